@@ -1,0 +1,157 @@
+"""Encodings back to weights, by the rules of FORMAT.md, and what a sound encoding must fulfil."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mediant.errors import CheckpointError
+from mediant.kernels.bfloat16 import to_float32
+from mediant.kernels.bit_planes import packed_bytes, unpack
+from mediant.kernels.dequantize import dequantize
+from mediant.kernels.part_shapes import GridForm, grid_form, part_shapes
+from mediant.kernels.scale_codes import FULL, decode_scales
+from mediant.models.matrix_form import from_matrix
+from mediant.values import Array, Encoding
+
+Floats = NDArray[np.float32]
+
+# bfloat16 travels as its bit patterns (kernels/bfloat16.py).
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    "uint8": np.dtype("u1"),
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype("<u2"),
+    "float32": np.dtype("<f4"),
+}
+
+
+def decode(encoding: Encoding, form: GridForm | None = None) -> Floats:
+    """The weights of an encoding in the tensor's own shape, float32.
+
+    Args:
+        encoding: a sound one (`check`).
+        form: its grid as a manifest states it; by default that of the grid the plan names.
+
+    Raises:
+        ValueError: a code has no level.
+        PlanError: there is no such grid.
+    """
+    if encoding.plan.method == "cast":
+        return _numbers(encoding.parts["data"], encoding.plan.dtype).reshape(encoding.info.shape)
+    form = form or grid_form(encoding.plan)
+    rows, columns = encoding.info.matrix_shape
+    scale, zero = _scales(encoding), _zeros(encoding) if form.zero_point else None
+    matrix = np.empty((rows, columns), np.float32)
+    row = byte = 0
+    for run in encoding.plan.runs:
+        codes = unpack(encoding.parts["codes"][byte:], run.rows * columns, run.bits).reshape(run.rows, columns)
+        here = slice(row, row + run.rows)
+        dequantize(
+            codes,
+            scale[here],
+            None if zero is None else zero[here],
+            levels(encoding, form, run.bits),
+            encoding.plan.group,
+            out=matrix[here],
+        )
+        row += run.rows
+        byte += packed_bytes(run.rows * columns, run.bits)
+    return np.asarray(from_matrix(matrix, encoding.info))
+
+
+def levels(encoding: Encoding, form: GridForm, bits: int) -> Floats:
+    """The level of every code at one depth, float32."""
+    if form.counts:
+        return np.asarray(encoding.parts[f"levels.{bits}"], np.float32)
+    return np.float32(form.first.get(bits, 0)) + np.arange(1 << bits, dtype=np.float32)
+
+
+def check(encoding: Encoding, form: GridForm | None) -> None:
+    """Refuses an encoding that is not what its plan says or does not decode to finite weights.
+
+    Raises:
+        CheckpointError: one sentence about the first fault.
+        PlanError: the plan does not fit the tensor.
+    """
+    name = encoding.info.name
+    expected = part_shapes(encoding.info, encoding.plan, form)
+    found = {part: (array.dtype, array.shape) for part, array in encoding.parts.items()}
+    if found != {part: (NUMPY_DTYPES[dtype], shape) for part, (dtype, shape) in expected.items()}:
+        raise CheckpointError(f"The parts of {name!r} are not those of its plan: {found} instead of {expected}.")
+    for part, (dtype, _) in expected.items():
+        if dtype != "uint8" and not _finite(encoding.parts[part], dtype):
+            raise CheckpointError(f"The part {part!r} of {name!r} holds a number that is not finite.")
+    if form is not None:
+        _check_levels(encoding, form)
+        _check_reach(encoding, form)
+        _check_codes(encoding, form)
+
+
+def _check_levels(encoding: Encoding, form: GridForm) -> None:
+    for bits in form.counts:
+        if not np.all(np.diff(encoding.parts[f"levels.{bits}"]) > 0):
+            raise CheckpointError(f"The levels of {encoding.info.name!r} at {bits} bits do not ascend.")
+
+
+def _check_reach(encoding: Encoding, form: GridForm) -> None:
+    """The largest scale times the largest level must not overflow."""
+    depths = {run.bits for run in encoding.plan.runs}
+    # The difference of a code and a zero of b bits is below 2^b, as is every code.
+    level = max(float(np.abs(levels(encoding, form, bits)).max()) for bits in depths)
+    part = "scales" if encoding.plan.scale_bits == FULL else "row_scales"
+    scale = float(np.abs(to_float32(encoding.parts[part])).max())
+    if level * scale > float(np.finfo(np.float32).max):
+        raise CheckpointError(f"The scales of {encoding.info.name!r} are too large for finite weights.")
+
+
+def _check_codes(encoding: Encoding, form: GridForm) -> None:
+    columns = encoding.info.matrix_shape[1]
+    byte = 0
+    for run in encoding.plan.runs:
+        count = form.counts.get(run.bits, 1 << run.bits)
+        if count < 1 << run.bits:
+            codes = unpack(encoding.parts["codes"][byte:], run.rows * columns, run.bits)
+            if int(codes.max()) >= count:
+                raise CheckpointError(
+                    f"The tensor {encoding.info.name!r} has the code {int(codes.max())}, but only {count} levels."
+                )
+        byte += packed_bytes(run.rows * columns, run.bits)
+
+
+def _finite(part: Array, dtype: str) -> bool:
+    """Whether no exponent is the largest one; NumPy's own test converts half floats first and is far slower."""
+    exponents = {"float16": (np.uint16, 0x7C00), "bfloat16": (np.uint16, 0x7F80), "float32": (np.uint32, 0x7F800000)}
+    word, exponent = exponents[dtype]
+    return not bool(np.any((part.view(word) & exponent) == exponent))
+
+
+def _numbers(data: Array, dtype: str) -> Floats:
+    return to_float32(data) if dtype == "bfloat16" else data.astype(np.float32)
+
+
+def _scales(encoding: Encoding) -> Floats:
+    parts = dict(encoding.parts)
+    if encoding.plan.scale_bits != FULL:
+        shape = _groups(encoding)
+        count = shape[0] * shape[1]
+        parts["scale_codes"] = unpack(parts["scale_codes"], count, encoding.plan.scale_bits).reshape(shape)
+    return decode_scales(parts, encoding.plan.scale_bits)
+
+
+def _zeros(encoding: Encoding) -> Floats:
+    zeros = np.empty(_groups(encoding), np.float32)
+    row = byte = 0
+    for run in encoding.plan.runs:
+        count = run.rows * zeros.shape[1]
+        stored = unpack(encoding.parts["zeros"][byte:], count, run.bits)
+        zeros[row : row + run.rows] = stored.reshape(run.rows, -1)
+        row += run.rows
+        byte += packed_bytes(count, run.bits)
+    return zeros
+
+
+def _groups(encoding: Encoding) -> tuple[int, int]:
+    rows, columns = encoding.info.matrix_shape
+    return rows, -(-columns // encoding.plan.group)

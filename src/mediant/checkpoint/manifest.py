@@ -1,0 +1,187 @@
+"""The manifest `mediant.json`: what a checkpoint is, and what became of every tensor.
+
+Its length depends only on the model and the plan, so that a size can be met to the byte before anything is encoded:
+hashes and measured numbers have a fixed width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version as installed
+from typing import Any
+
+from mediant.kernels.part_shapes import GridForm, grid_form, part_shapes
+from mediant.values import Certificate, Model, Plan, TensorInfo, TensorPlan, tensor_plan_to_dict
+
+FORMAT = "mediant"
+VERSION = 1
+MANIFEST_FILE = "mediant.json"
+PAYLOAD_FILE = "mediant.safetensors"
+NUMBER_WIDTH = len("1.000000e-01")
+UNKNOWN_HASH = "0" * 64
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Which text the statistics came from."""
+
+    source: str
+    tokens: int
+    text_fingerprint: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The model that was compressed."""
+
+    name: str
+    architecture: str
+    fingerprint: str
+    weights: int
+    causal: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stored array; `sha256` is that of its bytes, in hexadecimal."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str = UNKNOWN_HASH
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one tensor. `form` is None where it was cast."""
+
+    info: TensorInfo
+    plan: TensorPlan
+    form: GridForm | None
+    parts: Mapping[str, Part]
+    certificate: Certificate | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that `mediant.json` says. `files` are the names of the files beside the two that are always there."""
+
+    tool_version: str
+    model: Origin
+    recipe: str
+    seed: int
+    target_bytes: int | None
+    predicted_loss: float | None
+    calibration: Calibration | None
+    files: tuple[str, ...]
+    tensors: Mapping[str, Entry]
+
+    def part_shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of everything in `mediant.safetensors`, by key, in the order of the manifest."""
+        return {
+            f"{name}.{part}": (stored.dtype, stored.shape)
+            for name, entry in self.tensors.items()
+            for part, stored in entry.parts.items()
+        }
+
+    def to_json(self) -> str:
+        """The text of `mediant.json`.
+
+        Raises:
+            ValueError: a certificate or the predicted loss is negative or not finite.
+        """
+        head = {
+            "format": FORMAT,
+            "version": VERSION,
+            "tool_version": self.tool_version,
+            "model": asdict(self.model),
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "target_bytes": self.target_bytes,
+            "calibration": None if self.calibration is None else asdict(self.calibration),
+            "files": self.files,
+        }
+        tensors = ",\n".join(f"{_compact(name)}:{_entry_json(entry)}" for name, entry in self.tensors.items())
+        loss = fixed_width(self.predicted_loss)
+        return f'{_compact(head)[:-1]},"predicted_loss":{loss},"tensors":{{\n{tensors}}}}}\n'
+
+
+def forecast(model: Model, plan: Plan, calibration: Calibration | None, files: tuple[str, ...]) -> Manifest:
+    """The manifest of a plan before anything is encoded: as long as the final one, with hashes and errors unknown.
+
+    Raises:
+        PlanError: the plan does not fit the model.
+    """
+    return Manifest(
+        tool_version=installed("mediant"),
+        model=Origin(model.name, model.architecture, model.fingerprint, model.weights, model.causal),
+        recipe=plan.recipe,
+        seed=plan.seed,
+        target_bytes=plan.target_bytes,
+        predicted_loss=plan.predicted_loss,
+        calibration=calibration,
+        files=tuple(sorted(files)),
+        tensors={info.name: _forecast_entry(info, plan.tensors[info.name]) for info in model.tensors},
+    )
+
+
+def _forecast_entry(info: TensorInfo, plan: TensorPlan) -> Entry:
+    form = grid_form(plan) if plan.method == "quantize" else None
+    parts = {name: Part(dtype, shape) for name, (dtype, shape) in part_shapes(info, plan, form).items()}
+    return Entry(info, plan, form, parts)
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file of that name may lie in a checkpoint's folder beside the two that are always there.
+
+    >>> is_companion("config.json"), is_companion("../config.json"), is_companion("mediant.json")
+    (True, False, False)
+    """
+    plain = name not in ("", ".", "..") and not set(name) & set("/\\") and name.isprintable()
+    return plain and name not in (MANIFEST_FILE, PAYLOAD_FILE)
+
+
+def fixed_width(number: float | None) -> str:
+    """A number from 0 to 9.999999e99, or null, as JSON in `NUMBER_WIDTH` characters; below 1e-99 it becomes 0.
+
+    Raises:
+        ValueError: any other number.
+
+    >>> fixed_width(0.25), fixed_width(None)
+    ('2.500000e-01', '        null')
+    """
+    if number is None:
+        return "null".rjust(NUMBER_WIDTH)
+    text = f"{0.0 if 0 <= number < 1e-99 else number:.6e}"
+    if not (math.isfinite(number) and len(text) == NUMBER_WIDTH):
+        raise ValueError(f"the manifest holds numbers from 0 to 9.999999e99, not {number}")
+    return text
+
+
+def _entry_json(entry: Entry) -> str:
+    info = {name: value for name, value in vars(entry.info).items() if name != "name"}
+    text = info | {"plan": tensor_plan_to_dict(entry.plan)}
+    if entry.form is not None:
+        text["grid"] = _form_dict(entry.form)
+    text["parts"] = {name: vars(part) for name, part in entry.parts.items()}
+    return f'{_compact(text)[:-1]},"certificate":{_certificate_json(entry.certificate)}}}'
+
+
+def _certificate_json(certificate: Certificate | None) -> str:
+    names = Certificate.__dataclass_fields__
+    numbers = (fixed_width(None if certificate is None else getattr(certificate, name)) for name in names)
+    return "{" + ",".join(f'"{name}":{number}' for name, number in zip(names, numbers, strict=True)) + "}"
+
+
+def _form_dict(form: GridForm) -> dict[str, Any]:
+    if form.zero_point:
+        return {"kind": "zero_point"}
+    if form.counts:
+        return {"kind": "table"}
+    return {"kind": "affine", "first": {str(bits): first for bits, first in sorted(form.first.items())}}
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,232 @@
+"""The manifest read back: nothing is believed that was not checked, and nothing large is allocated."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from mediant.checkpoint import strict_json
+from mediant.checkpoint.header import MOST_AXES
+from mediant.checkpoint.manifest import FORMAT, VERSION, Calibration, Entry, Manifest, Origin, Part, is_companion
+from mediant.errors import CheckpointError, PlanError
+from mediant.kernels.part_shapes import GridForm, part_shapes
+from mediant.values import (
+    Certificate,
+    Layout,
+    Role,
+    TensorInfo,
+    TensorPlan,
+    tensor_plan_from_dict,
+    tensor_plan_to_dict,
+)
+
+NUMBER = (int, float)
+OPTIONAL_NUMBER = (int, float, type(None))
+MANIFEST: strict_json.Kinds = {
+    "format": str,
+    "version": int,
+    "tool_version": str,
+    "model": dict,
+    "recipe": str,
+    "seed": int,
+    "target_bytes": (int, type(None)),
+    "predicted_loss": OPTIONAL_NUMBER,
+    "calibration": (dict, type(None)),
+    "files": list,
+    "tensors": dict,
+}
+ORIGIN: strict_json.Kinds = {"name": str, "architecture": str, "fingerprint": str, "weights": int, "causal": bool}
+CALIBRATION: strict_json.Kinds = {"source": str, "tokens": int, "text_fingerprint": str}
+ENTRY: strict_json.Kinds = {
+    "shape": list,
+    "dtype": str,
+    "role": str,
+    "layout": str,
+    "module": str,
+    "layer": int,
+    "aliases": list,
+    "plan": dict,
+    "parts": dict,
+    "certificate": dict,
+}
+PLAN: strict_json.Kinds = {
+    "method": str,
+    "dtype": str,
+    "grid": dict,
+    "scale": dict,
+    "rounding": dict,
+    "runs": list,
+    "group": int,
+    "scale_bits": int,
+    "bias_correction": bool,
+}
+PART: strict_json.Kinds = {"dtype": str, "shape": list, "sha256": str}
+# Reaches every grid of whole or half steps that eight bits can index.
+LARGEST_FIRST_LEVEL = 1 << 16
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """The manifest in the bytes of a `mediant.json`.
+
+    Raises:
+        CheckpointError: one sentence about the first thing in it that no Mediant of this version writes.
+    """
+    value = strict_json.mapping(strict_json.parse(data, where), where)
+    if value.get("format") != FORMAT:
+        raise CheckpointError(f"{where} is not the manifest of a Mediant checkpoint.")
+    if type(value.get("version")) is not int or value["version"] != VERSION:
+        raise CheckpointError(
+            f"{where} has version {str(value.get('version'))[:20]}; this Mediant reads version {VERSION}."
+        )
+    head = strict_json.fields(value, MANIFEST, where)
+    tensors = strict_json.mapping(head["tensors"], f"'tensors' of {where}")
+    entries = {name: _entry(name, entry, f"the entry {name!r} of {where}") for name, entry in tensors.items()}
+    _check_names(entries, where)
+    return Manifest(
+        tool_version=head["tool_version"],
+        model=Origin(**strict_json.fields(head["model"], ORIGIN, f"'model' of {where}")),
+        recipe=head["recipe"],
+        seed=head["seed"],
+        target_bytes=head["target_bytes"],
+        predicted_loss=_number(head["predicted_loss"], where),
+        calibration=_calibration(head["calibration"], where),
+        files=_files(head["files"], where),
+        tensors=entries,
+    )
+
+
+def _check_names(entries: Mapping[str, Entry], where: str) -> None:
+    seen = set()
+    for entry in entries.values():
+        for name in (entry.info.name, *entry.info.aliases):
+            if name in seen:
+                raise CheckpointError(f"{where} gives the name {name!r} to two tensors.")
+            seen.add(name)
+
+
+def _calibration(value: Any, where: str) -> Calibration | None:
+    return None if value is None else Calibration(**strict_json.fields(value, CALIBRATION, f"'calibration' of {where}"))
+
+
+def _entry(name: str, value: Any, where: str) -> Entry:
+    quantized = isinstance(value, dict) and "grid" in value
+    found = strict_json.fields(value, {**ENTRY, "grid": dict} if quantized else ENTRY, where)
+    info, plan = _info(name, found, where), _plan(found["plan"], where)
+    if quantized != (plan.method == "quantize"):
+        raise CheckpointError(f"In {where}, a grid goes with the method 'quantize' and with no other.")
+    parts = {
+        part: _part(stored, f"the part {part!r} of {where}")
+        for part, stored in strict_json.mapping(found["parts"], f"'parts' in {where}").items()
+    }
+    form = _form(found["grid"], plan, parts, where) if quantized else None
+    try:
+        expected = part_shapes(info, plan, form)
+    except PlanError as problem:
+        raise CheckpointError(f"In {where}, the plan is impossible: {problem}") from None
+    if {part: (stored.dtype, stored.shape) for part, stored in parts.items()} != expected:
+        raise CheckpointError(f"In {where}, the parts are not those of the plan, which are: {_listed(expected)}.")
+    return Entry(info, plan, form, parts, _certificate(found["certificate"], where))
+
+
+def _info(name: str, found: Mapping[str, Any], where: str) -> TensorInfo:
+    if found["role"] not in get_args(Role) or found["layout"] not in get_args(Layout):
+        raise CheckpointError(f"In {where}, the role {found['role']!r} or the layout {found['layout']!r} is unknown.")
+    if found["layer"] < -1:
+        raise CheckpointError(f"In {where}, the layer is {found['layer']}; it is -1 or an index.")
+    return TensorInfo(
+        name=name,
+        shape=_shape(found["shape"], where),
+        dtype=found["dtype"],
+        role=found["role"],
+        layout=found["layout"],
+        module=found["module"],
+        layer=found["layer"],
+        aliases=_texts(found["aliases"], f"'aliases' in {where}"),
+    )
+
+
+def _plan(value: dict[str, Any], where: str) -> TensorPlan:
+    known = {name: kind for name, kind in PLAN.items() if name in value}
+    raw = strict_json.fields(value, known, f"the plan in {where}")
+    for run in raw.get("runs", ()):
+        if len(strict_json.whole_numbers(run, f"A run in {where}")) != 2:
+            raise CheckpointError(f"In {where}, a run is not a pair of rows and bits.")
+    try:
+        plan = tensor_plan_from_dict(raw)
+    except (TypeError, ValueError) as problem:
+        raise CheckpointError(f"The plan in {where} is not one: {problem}.") from None
+    # What a plan does not write, or writes otherwise, was not written by Mediant.
+    if json.dumps(tensor_plan_to_dict(plan), sort_keys=True) != json.dumps(raw, sort_keys=True):
+        raise CheckpointError(f"The plan in {where} lacks a field of its method or has one of another.")
+    return plan
+
+
+def _form(value: dict[str, Any], plan: TensorPlan, parts: Mapping[str, Part], where: str) -> GridForm:
+    depths = {str(run.bits): run.bits for run in plan.runs}
+    if value == {"kind": "zero_point"}:
+        return GridForm(zero_point=True)
+    if value == {"kind": "table"}:
+        return GridForm(counts={bits: _count(parts.get(f"levels.{bits}"), bits, where) for bits in depths.values()})
+    first = value.get("first")
+    if value != {"kind": "affine", "first": first} or not isinstance(first, dict) or first.keys() != depths.keys():
+        raise CheckpointError(
+            f"In {where}, the grid is none of zero_point, table and affine with a first level a depth."
+        )
+    if any(type(n) not in NUMBER or abs(n) > LARGEST_FIRST_LEVEL or 2 * n != int(2 * n) for n in first.values()):
+        raise CheckpointError(f"In {where}, a first level is not a multiple of 1/2 of at most {LARGEST_FIRST_LEVEL}.")
+    return GridForm(first={depths[bits]: float(n) for bits, n in first.items()})
+
+
+def _count(levels: Part | None, bits: int, where: str) -> int:
+    if levels is None or len(levels.shape) != 1 or not 1 <= levels.shape[0] <= 1 << min(bits, 8):
+        raise CheckpointError(f"In {where}, a table grid needs 1 to 2^{bits} levels in the part 'levels.{bits}'.")
+    return levels.shape[0]
+
+
+def _part(value: Any, where: str) -> Part:
+    found = strict_json.fields(value, PART, where)
+    if not re.fullmatch("[0-9a-f]{64}", found["sha256"]):
+        raise CheckpointError(f"In {where}, the SHA-256 is not 64 hexadecimal digits in lower case.")
+    return Part(found["dtype"], _shape(found["shape"], where), found["sha256"])
+
+
+def _shape(value: Any, where: str) -> tuple[int, ...]:
+    shape = strict_json.whole_numbers(value, f"The shape in {where}")
+    if len(shape) > MOST_AXES:
+        raise CheckpointError(f"In {where}, a shape has {len(shape)} axes; at most {MOST_AXES} are right.")
+    return shape
+
+
+def _certificate(value: Any, where: str) -> Certificate | None:
+    names = Certificate.__dataclass_fields__
+    found = strict_json.fields(value, dict.fromkeys(names, OPTIONAL_NUMBER), f"the certificate in {where}")
+    numbers = {name: _number(found[name], where) for name in names}
+    known = {name: number for name, number in numbers.items() if number is not None}
+    if known and len(known) != len(names):
+        raise CheckpointError(f"In {where}, the certificate is known only in part.")
+    return Certificate(**known) if known else None
+
+
+def _number(value: float | None, where: str) -> float | None:
+    if value is not None and not 0 <= value < 1e100:
+        raise CheckpointError(f"In {where}, a measured number is outside 0 to 1e100.")
+    return None if value is None else float(value)
+
+
+def _texts(value: list[Any], where: str) -> tuple[str, ...]:
+    if any(type(text) is not str or not text.isprintable() for text in value):
+        raise CheckpointError(f"{where} is not a list of printable texts.")
+    return tuple(value)
+
+
+def _files(value: list[Any], where: str) -> tuple[str, ...]:
+    names = _texts(value, f"'files' of {where}")
+    if not all(map(is_companion, names)) or len(set(names)) != len(names):
+        raise CheckpointError(f"'files' of {where} are not different names of files beside the manifest.")
+    return names
+
+
+def _listed(parts: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
+    return ", ".join(f"{name} ({dtype}, {list(shape)})" for name, (dtype, shape) in parts.items())

@@ -1,0 +1,174 @@
+"""Reading a checkpoint: cheap checks of everything first, then one tensor at a time from the mapped file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mediant import files
+from mediant.checkpoint import strict_json
+from mediant.checkpoint.decoding import NUMPY_DTYPES, check, decode
+from mediant.checkpoint.header import LENGTH_BYTES, Slot, header_length, parse_header
+from mediant.checkpoint.manifest import FORMAT, MANIFEST_FILE, PAYLOAD_FILE, VERSION, Entry, Manifest, Origin
+from mediant.checkpoint.manifest_parsing import parse_manifest
+from mediant.errors import CheckpointError, PlanError
+from mediant.kernels.part_shapes import grid_form
+from mediant.values import Array, Encoding, Plan
+
+__all__ = ["Checkpoint", "decode", "open_checkpoint", "read_manifest"]
+
+# Far more than the manifest of any model needs; parsed JSON takes some ten times its length in memory.
+MOST_MANIFEST_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A compressed model on disk, its structure checked; weights are read, and their hashes checked, when asked for.
+
+    The file stays mapped, so the checkpoint can be read on even if its folder is replaced.
+    """
+
+    folder: Path
+    manifest: Manifest
+    slots: Mapping[str, Slot] = field(repr=False)
+    data: NDArray[np.uint8] = field(repr=False, compare=False)
+
+    @property
+    def tensors(self) -> Mapping[str, Entry]:
+        """What became of every tensor, by name, in model order."""
+        return self.manifest.tensors
+
+    @property
+    def model(self) -> Origin:
+        """The model that was compressed."""
+        return self.manifest.model
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that leads to this checkpoint again."""
+        m = self.manifest
+        return Plan(
+            model_fingerprint=m.model.fingerprint,
+            recipe=m.recipe,
+            seed=m.seed,
+            tensors={name: entry.plan for name, entry in m.tensors.items()},
+            target_bytes=m.target_bytes,
+            predicted_loss=m.predicted_loss,
+        )
+
+    def encoding(self, name: str) -> Encoding:
+        """One tensor as it is stored; its parts are read-only views of the file.
+
+        Raises:
+            KeyError: there is no tensor of that name.
+            CheckpointError: a hash differs, or the parts do not decode to finite weights.
+        """
+        entry = self.tensors[name]
+        parts = {part: self._part(f"{name}.{part}", stored.sha256) for part, stored in entry.parts.items()}
+        encoding = Encoding(entry.info, entry.plan, parts, entry.certificate)
+        check(encoding, entry.form)
+        return encoding
+
+    def weight(self, name: str) -> NDArray[np.float32]:
+        """One tensor's weights in its own shape, float32; errors as for `encoding`."""
+        return decode(self.encoding(name), self.tensors[name].form)
+
+    def state(self, aliases: bool = False) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Names and weights in model order, one at a time; `aliases` repeats tied tensors under their other names.
+
+        Raises:
+            CheckpointError: as for `encoding`.
+        """
+        for name, entry in self.tensors.items():
+            weight = self.weight(name)
+            yield name, weight
+            for alias in entry.info.aliases if aliases else ():
+                yield alias, weight
+
+    def _part(self, key: str, sha256: str) -> Array:
+        slot = self.slots[key]
+        stored = self.data[slot.begin : slot.end]
+        if files.sha256(stored.data) != sha256:
+            where = self.folder / PAYLOAD_FILE
+            raise CheckpointError(f"The part {key!r} in {where} is damaged: its SHA-256 is not that in the manifest.")
+        part: Array = stored.view(NUMPY_DTYPES[slot.dtype]).reshape(slot.shape)
+        return part
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Opens the checkpoint in a folder and checks its whole structure, without reading weights.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged, tampered with or of another version.
+    """
+    manifest_file, payload_file = folder / MANIFEST_FILE, folder / PAYLOAD_FILE
+    text = _manifest_bytes(manifest_file)
+    manifest = parse_manifest(text, str(manifest_file))
+    _check_grids(manifest, str(manifest_file))
+    with _readable(payload_file):
+        data: NDArray[np.uint8] = np.asarray(np.memmap(payload_file, np.uint8, "r"))
+    slots, metadata, start = _header(data, str(payload_file))
+    _check_metadata(metadata, files.sha256(text), str(payload_file))
+    if {key: (slot.dtype, slot.shape) for key, slot in slots.items()} != manifest.part_shapes():
+        raise CheckpointError(f"The parts in {payload_file} are not those that {manifest_file} lists.")
+    return Checkpoint(folder, manifest, slots, data[start:])
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint alone, checked in itself.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged or of another version.
+    """
+    return parse_manifest(_manifest_bytes(folder / MANIFEST_FILE), str(folder / MANIFEST_FILE))
+
+
+def _manifest_bytes(file: Path) -> bytes:
+    with _readable(file):
+        if file.stat().st_size > MOST_MANIFEST_BYTES:
+            raise CheckpointError(f"{file} has {file.stat().st_size} bytes, too many for a manifest.")
+        return file.read_bytes()
+
+
+def _header(data: NDArray[np.uint8], where: str) -> tuple[dict[str, Slot], dict[str, str], int]:
+    length = header_length(data[:LENGTH_BYTES].tobytes(), data.size, where)
+    start = LENGTH_BYTES + length
+    slots, metadata = parse_header(data[LENGTH_BYTES:start].tobytes(), data.size - start, where)
+    return slots, metadata, start
+
+
+def _check_metadata(metadata: dict[str, str], manifest_sha256: str, where: str) -> None:
+    kinds = {"format": str, "version": str, "manifest_sha256": str}
+    found = strict_json.fields(metadata, kinds, f"The metadata of {where}")
+    if (found["format"], found["version"]) != (FORMAT, str(VERSION)):
+        raise CheckpointError(f"{where} is not the file of a Mediant checkpoint of version {VERSION}.")
+    if found["manifest_sha256"] != manifest_sha256:
+        raise CheckpointError(
+            f"{where} belongs to another {MANIFEST_FILE}: its SHA-256 is not that of the one beside it."
+        )
+
+
+def _check_grids(manifest: Manifest, where: str) -> None:
+    """The stored form of a grid rules; but where this Mediant knows the grid, `decode` without it must agree."""
+    for name, entry in manifest.tensors.items():
+        with contextlib.suppress(PlanError):
+            if entry.form is not None and entry.form != grid_form(entry.plan):
+                raise CheckpointError(
+                    f"In {where}, the grid of {name!r} is not what this Mediant calls {entry.plan.grid.get('name')!r}."
+                )
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Turns a file that is missing, empty or no file into one sentence."""
+    if not file.is_file():
+        raise CheckpointError(f"There is no file {file}; a Mediant checkpoint has {MANIFEST_FILE} and {PAYLOAD_FILE}.")
+    try:
+        yield
+    except (OSError, ValueError) as problem:
+        raise CheckpointError(f"{file} cannot be read: {problem}.") from problem

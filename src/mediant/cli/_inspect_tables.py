@@ -1,0 +1,133 @@
+"""The tables of `mediant inspect`, made for 100 columns."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+Figures = Mapping[str, Any]
+
+
+def show(console: Console, figures: Figures, tensors: bool) -> None:
+    """Prints the summary, where the bytes are, every tensor if wanted, and the ledger."""
+    _summary(console, figures)
+    console.print(_files_table(figures))
+    console.print(_roles_table(figures["roles"]))
+    if tensors:
+        console.print(_tensors_table(figures["tensors"]))
+    _ledger(console, figures)
+
+
+def _summary(console: Console, figures: Figures) -> None:
+    model, calibration = figures["model"], figures["calibration"]
+    lines = {
+        "model": f"{model['name']} ({model['architecture']}, {model['weights']:,} weights)",
+        "size": f"{figures['bytes']:,} bytes, {_bits(figures['bits_per_weight'])} bits per weight, everything counted",
+        "asked for": f"{figures['target_bytes']:,} bytes" if figures["target_bytes"] else "",
+        "recipe": f"{figures['recipe']}, seed {figures['seed']}, by mediant {figures['tool_version']}",
+        "calibration": f"{calibration['source']}, {calibration['tokens']:,} tokens" if calibration else "none",
+        "predicted": "" if figures["predicted_loss"] is None else f"{figures['predicted_loss']:.4g} nats per token",
+    }
+    for name, text in lines.items():
+        if text:
+            console.print(f"[bold]{name:12}[/bold]{escape(text)}")
+
+
+def _files_table(figures: Figures) -> Table:
+    table = _table("Bytes", ("file or part",), ("bytes", "share"))
+    for name, size in figures["files"].items():
+        table.add_row(escape(name), *_size_cells(size, figures["bytes"]))
+    for kind, size in figures["parts"].items():
+        table.add_row(f"  of parts: {kind}", *_size_cells(size, figures["bytes"]), style="dim")
+    return table
+
+
+def _roles_table(lines: Iterable[Figures]) -> Table:
+    table = _table("Roles", ("role", "method"), ("tensors", "weights", "bytes", "bits per weight"))
+    for line in lines:
+        counts = (f"{line[name]:,}" for name in ("tensors", "weights", "bytes"))
+        table.add_row(line["role"], line["method"], *counts, _bits(line["bits_per_weight"]))
+    return table
+
+
+def _tensors_table(entries: Iterable[Figures]) -> Table:
+    columns = ("shape", "bits", "bytes", "error")
+    table = _table("Tensors", ("tensor", "role", "stored as"), columns)
+    for entry in entries:
+        shape = "×".join(map(str, entry["shape"]))
+        cells = (shape, _depth(entry), f"{entry['bytes']:,}", _error(entry["certificate"]))
+        name = entry["name"].removesuffix(".weight")
+        table.add_row(escape(name), entry["role"], escape(_method(entry)), *cells)
+    return table
+
+
+def _ledger(console: Console, figures: Figures) -> None:
+    coverage, weights = figures["coverage"], figures["model"]["weights"]
+    console.print(
+        f"[bold]Coverage[/bold]: {coverage['weights']:,} of {weights:,} weights: {coverage['quantized']:,} quantized, "
+        f"{coverage['untouched']:,} cast."
+    )
+    for (pattern, dtype), count in _untouched(figures["tensors"]).items():
+        console.print(f"  not quantized, {dtype}: {escape(pattern)}" + (f" ({count} tensors)" if count > 1 else ""))
+    for name in coverage["missing_files"]:
+        console.print(f"  [yellow]missing file[/yellow]: {escape(name)}")
+    for name in coverage["foreign_files"]:
+        console.print(f"  [yellow]not part of the checkpoint[/yellow]: {escape(name)}")
+    if figures["verified"]:
+        console.print(f"Read and checked: {len(figures['tensors'])} tensors, every SHA-256 as in the manifest.")
+
+
+def _untouched(entries: Iterable[Figures]) -> Counter[tuple[str, str]]:
+    """Cast tensors with the numbers in their names as `*`."""
+    cast = (entry for entry in entries if entry["method"] == "cast")
+    return Counter((re.sub(r"(?<=\.)\d+(?=\.)", "*", entry["name"]), entry["dtype"]) for entry in cast)
+
+
+def _method(entry: Figures) -> str:
+    """`float16`, or the grid with its group and bits of a scale: `uniform g64 s6`."""
+    if entry["method"] == "cast":
+        return str(entry["dtype"])
+    return f"{entry['grid'].get('name')} g{entry['group']} s{entry['scale_bits']}"
+
+
+def _depth(entry: Figures) -> str:
+    """Bits of a code: one number, or the range and the mean over rows."""
+    runs = entry.get("runs")
+    if not runs:
+        return "–"
+    depths = [bits for _, bits in runs]
+    if min(depths) == max(depths):
+        return str(depths[0])
+    mean = sum(rows * bits for rows, bits in runs) / sum(rows for rows, _ in runs)
+    return f"{min(depths)}–{max(depths)} ({mean:.2f})"
+
+
+def _error(certificate: Figures | None) -> str:
+    """The relative squared error; the JSON has the other figures of a certificate."""
+    return "–" if certificate is None else f"{certificate['relative_error']:.1e}"
+
+
+def _size_cells(size: int, total: int) -> tuple[str, str]:
+    return f"{size:,}", f"{100 * size / total:.2f} %"
+
+
+def _bits(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _table(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for name in left:
+        table.add_column(name, overflow="fold", no_wrap=name != "tensor")
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

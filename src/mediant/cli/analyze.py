@@ -1,0 +1,128 @@
+"""`mediant analyze`: figures of every tensor, and which to quantize first."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mediant.cli._console import JsonOption, RichProgress, table_console, write_json
+from mediant.errors import UsageError
+
+if TYPE_CHECKING:
+    from mediant.progress import Progress
+    from mediant.statistics.analysis import Analysis, KindAnalysis, TensorAnalysis
+    from mediant.values import Model, Statistics, TensorInfo
+
+FIGURES = (
+    "count",
+    "minimum",
+    "maximum",
+    "absmax",
+    "mean",
+    "std",
+    "skewness",
+    "kurtosis",
+    "peak",
+    "zeros_share",
+)
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A Hugging Face folder or name, or a GGUF file.")],
+    tensors: Annotated[str, typer.Option(metavar="GLOB", help="Only tensors of such a name, like '*.mlp.*'.")] = "*",
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Measure sensitivity on this text file.")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure sensitivity on text that the model writes.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of samples and of the text the model writes.")] = 0,
+    spectrum: Annotated[bool, typer.Option(help="Compute singular values and Fourier energy.")] = True,
+    json: JsonOption = None,
+) -> None:
+    """Show what a model's weights look like, and which of them to quantize first."""
+    from mediant.cli._analysis_tables import show
+    from mediant.models.opening import open_model
+    from mediant.statistics.analysis import analyze
+
+    progress = RichProgress()
+    opened = open_model(model, progress)
+    chosen = choose(opened, tensors)
+    statistics = _calibrated(opened, calibration, seed, progress) if calibration or calibrate else None
+    analysis = analyze(opened, chosen, statistics, spectrum, seed, progress)
+    show(table_console(json), opened, analysis, statistics)
+    write_json(json, report(opened, analysis, statistics))
+
+
+def choose(model: Model, pattern: str) -> list[TensorInfo]:
+    """The tensors one of whose names matches the pattern.
+
+    Raises:
+        UsageError: there are none.
+    """
+    chosen = [t for t in model.tensors if any(fnmatch.fnmatchcase(name, pattern) for name in (t.name, *t.aliases))]
+    if not chosen:
+        example = model.tensors[0].name
+        raise UsageError(f"No tensor of {model.name} matches {pattern!r}; a name is like {example!r}.")
+    return chosen
+
+
+def _calibrated(model: Model, file: Path | None, seed: int, progress: Progress) -> Statistics:
+    from mediant.statistics.calibration import calibration_tokens
+    from mediant.statistics.sensitivity import collect
+
+    return collect(model, calibration_tokens(model, file, seed, progress), progress)
+
+
+def report(model: Model, analysis: Analysis, statistics: Statistics | None) -> dict[str, Any]:
+    """All figures in JSON types; what is not a finite number becomes null."""
+    calibration = {"source": statistics.source, "tokens": statistics.tokens} if statistics else None
+    data = {
+        "model": model.name,
+        "architecture": model.architecture,
+        "fingerprint": model.fingerprint,
+        "weights": model.weights,
+        "calibration": calibration,
+        "kinds": [_kind_report(k) for k in analysis.kinds],
+        "tensors": [_tensor_report(t) for t in analysis.tensors],
+        "targets": [dataclasses.asdict(t) for t in analysis.targets],
+    }
+    plain: dict[str, Any] = _plain(data)
+    return plain
+
+
+def _kind_report(kind: KindAnalysis) -> dict[str, Any]:
+    return {"role": kind.role, "tensors": kind.tensors, **_values_report(kind), "families": kind.families}
+
+
+def _tensor_report(tensor: TensorAnalysis) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(tensor.info),
+        **_values_report(tensor),
+        "family": tensor.families.best,
+        "families": dataclasses.asdict(tensor.families),
+        "spectrum": dataclasses.asdict(tensor.spectrum) if tensor.spectrum else None,
+        "sensitivity": dataclasses.asdict(tensor.sensitivity) if tensor.sensitivity else None,
+        "loss": tensor.loss,
+    }
+
+
+def _values_report(part: TensorAnalysis | KindAnalysis) -> dict[str, Any]:
+    figures = {name: getattr(part.moments, name) for name in FIGURES}
+    return {**figures, "outliers": part.outliers}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,147 @@
+"""`mediant inspect`: what is in a checkpoint, and whether all of the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mediant.cli._console import JsonOption, RichProgress, table_console, write_json
+from mediant.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from mediant.checkpoint.manifest import Entry
+    from mediant.checkpoint.reader import Checkpoint
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="A folder that mediant compress has written.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="Show every tensor.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read everything and check every hash.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Show what became of every tensor, where the bytes are, and whether all of the model is there.
+
+    Example: mediant inspect smol-60 --tensors --verify
+    """
+    from mediant.checkpoint.reader import open_checkpoint
+    from mediant.cli._inspect_tables import show
+
+    checkpoint = open_checkpoint(folder)
+    if verify:
+        for name in RichProgress().track(checkpoint.tensors, "Checking hashes"):
+            checkpoint.encoding(name)
+    figures = report(checkpoint) | {"verified": verify}
+    show(table_console(json), figures, tensors)
+    write_json(json, figures)
+    if not figures["coverage"]["complete"]:
+        raise CheckpointError(
+            f"{folder} is not the whole model: its tensors have {figures['coverage']['weights']} weights, "
+            f"the model has {checkpoint.model.weights}."
+        )
+
+
+def report(checkpoint: Checkpoint) -> dict[str, Any]:
+    """All figures in JSON types."""
+    manifest = checkpoint.manifest
+    entries = [_tensor(entry) for entry in checkpoint.tensors.values()]
+    beside = {f.relative_to(checkpoint.folder).as_posix(): f for f in checkpoint.folder.rglob("*") if f.is_file()}
+    sizes = {name: file.stat().st_size for name, file in sorted(beside.items())}
+    total, weights = sum(sizes.values()), checkpoint.model.weights
+    calibration = manifest.calibration
+    return {
+        "folder": str(checkpoint.folder),
+        "tool_version": manifest.tool_version,
+        "model": asdict(manifest.model),
+        "recipe": manifest.recipe,
+        "seed": manifest.seed,
+        "calibration": None if calibration is None else asdict(calibration),
+        "target_bytes": manifest.target_bytes,
+        "predicted_loss": manifest.predicted_loss,
+        "bytes": total,
+        "bits_per_weight": _bits_per_weight(total, weights),
+        "files": sizes,
+        "parts": _part_bytes(checkpoint),
+        "roles": _roles(entries),
+        "coverage": _coverage(entries, weights, {*manifest.files}, {*sizes}),
+        "tensors": entries,
+    }
+
+
+def _tensor(entry: Entry) -> dict[str, Any]:
+    from mediant.kernels.part_shapes import payload_bytes
+
+    plan, info = entry.plan, entry.info
+    stored = payload_bytes(info, plan, entry.form)
+    common = {
+        "name": info.name,
+        "aliases": list(info.aliases),
+        "role": info.role,
+        "shape": list(info.shape),
+        "weights": info.size,
+        "method": plan.method,
+        "bytes": stored,
+        "bits_per_weight": _bits_per_weight(stored, info.size),
+        "certificate": None if entry.certificate is None else asdict(entry.certificate),
+    }
+    if plan.method == "cast":
+        return common | {"dtype": plan.dtype}
+    return common | {
+        "grid": dict(plan.grid),
+        "group": plan.group,
+        "scale_bits": plan.scale_bits,
+        "runs": [[run.rows, run.bits] for run in plan.runs],
+    }
+
+
+def _part_bytes(checkpoint: Checkpoint) -> dict[str, int]:
+    """Bytes by kind of part; the levels of all depths are one kind."""
+    totals: dict[str, int] = {}
+    for name, entry in checkpoint.tensors.items():
+        for part in entry.parts:
+            slot = checkpoint.slots[f"{name}.{part}"]
+            kind = part.partition(".")[0]
+            totals[kind] = totals.get(kind, 0) + slot.end - slot.begin
+    return totals
+
+
+def _roles(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One line for every role and method."""
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in entries:
+        key = entry["role"], entry["method"]
+        line = lines.setdefault(key, dict(zip(("role", "method"), key, strict=True)) | dict.fromkeys(SUMS, 0))
+        line["tensors"] += 1
+        line["weights"] += entry["weights"]
+        line["bytes"] += entry["bytes"]
+    return [line | {"bits_per_weight": _bits_per_weight(line["bytes"], line["weights"])} for line in lines.values()]
+
+
+SUMS = ("tensors", "weights", "bytes")
+
+
+def _coverage(
+    entries: Iterable[Mapping[str, Any]], model_weights: int, listed: set[str], present: set[str]
+) -> dict[str, Any]:
+    """The ledger: every weight of the model is quantized, or cast and so untouched by quantization, or missing."""
+    from mediant.checkpoint.manifest import MANIFEST_FILE, PAYLOAD_FILE
+
+    by_method = {"quantize": 0, "cast": 0}
+    for entry in entries:
+        by_method[entry["method"]] += entry["weights"]
+    weights = sum(by_method.values())
+    return {
+        "complete": weights == model_weights,
+        "weights": weights,
+        "quantized": by_method["quantize"],
+        "untouched": by_method["cast"],
+        "missing_files": sorted(listed - present),
+        "foreign_files": sorted(present - listed - {MANIFEST_FILE, PAYLOAD_FILE}),
+    }
+
+
+def _bits_per_weight(stored: int, weights: int) -> float | None:
+    return 8 * stored / weights if weights else None

@@ -1,0 +1,53 @@
+"""A method is found by its file name: `methods/grids/farey.py` is the grid `farey`.
+
+Each such file defines `METHOD`, one frozen dataclass whose fields are the method's parameters. A *spec* names it
+in a Plan: `{"name": "farey", "order": 5}`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from mediant.errors import PlanError
+
+Spec = Mapping[str, Any]
+
+
+@cache
+def names(kind: str) -> tuple[str, ...]:
+    """Names of all methods of a kind, such as `grids` or `scales`, in alphabetical order."""
+    package = importlib.import_module(f"mediant.methods.{kind}")
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")))
+
+
+def make(kind: str, spec: Spec) -> Any:
+    """The method that `spec` names, with its parameters.
+
+    Raises:
+        PlanError: no such method, or a parameter that it does not have.
+    """
+    parameters = dict(spec)
+    name = parameters.pop("name", None)
+    if name not in names(kind):
+        raise PlanError(f"There is no method {name!r} among the {kind}; there are: {', '.join(names(kind))}.")
+    method = importlib.import_module(f"mediant.methods.{kind}.{name}").METHOD
+    known = {field.name for field in dataclasses.fields(method) if field.init}
+    unknown = sorted(set(parameters) - known)
+    if unknown:
+        choice = ", ".join(sorted(known)) or "none"
+        raise PlanError(f"The method {name!r} of {kind} has no parameter {unknown[0]!r}; it has: {choice}.")
+    try:
+        return method(**parameters)
+    except (TypeError, ValueError) as problem:
+        raise PlanError(f"The method {name!r} of {kind} refuses {parameters}: {problem}") from None
+
+
+def spec(method: Any) -> dict[str, Any]:
+    """The spec that `make` turns back into an equal method."""
+    name = type(method).__module__.rpartition(".")[2]
+    return {"name": name, **dataclasses.asdict(method)}

@@ -1,0 +1,180 @@
+"""The verb `evaluate`: what a compressed model lost against its reference, on text calibration never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from mediant.errors import UsageError
+from mediant.evaluation import divergence, embeddings
+from mediant.evaluation.windows import check, cut
+from mediant.models.reference import load_reference, load_tokenizer
+from mediant.progress import SILENT, Progress
+from mediant.statistics.calibration import held_out_windows, token_ids
+from mediant.values import Model, Scorecard
+
+WINDOWS = 20  # enough for a trend; published figures take at least 60
+WINDOW = 512
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is judged: how to run it, the bytes of all its files, and its weights, tied ones counted once.
+
+    `load` gives a module that is called like the reference's: `input_ids` to an object with `logits`, or with
+    `last_hidden_state` for an encoder.
+    """
+
+    load: Callable[[], Any]
+    bytes: int
+    weights: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Every stored bit over every weight."""
+        return 8 * self.bytes / self.weights
+
+
+class Measurement(NamedTuple):
+    """A scorecard and the figures of every scored token behind it."""
+
+    scorecard: Scorecard
+    comparison: divergence.Comparison
+
+
+def evaluate(
+    candidate: Candidate,
+    reference: Model,
+    text: Path | None = None,
+    windows: int = WINDOWS,
+    window: int = WINDOW,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Measurement:
+    """Compares a language model with its reference (evaluation/divergence.py says how).
+
+    Args:
+        candidate: the model that is judged.
+        reference: the model that it should equal; its tokenizer cuts the text.
+        text: a UTF-8 file; None lets the reference write held-out text from `seed`.
+        windows: windows to score, from the start of the text.
+        window: tokens in a window; the second half is scored.
+        seed: for held-out text only.
+        progress: told after each window.
+
+    Raises:
+        UsageError: a window that the reference cannot take.
+        TextError: the text cannot be read or is too short.
+        ModelError: logits that are not finite, or vocabularies that differ.
+    """
+    tokens, source = _windows(reference, text, windows, window, seed, progress)
+    networks = _logits(load_reference(reference)), _logits(candidate.load())
+    found = divergence.compare(*networks, tokens, progress)
+    card = Scorecard(
+        kl=found.kl,
+        kl_se=found.kl_se,
+        perplexity=found.perplexity,
+        reference_perplexity=found.reference_perplexity,
+        top1=found.top1,
+        bytes=candidate.bytes,
+        bits_per_weight=candidate.bits_per_weight,
+        windows=windows,
+        window=window,
+        tokens=found.token_kl.size,
+        text=source,
+    )
+    return Measurement(card, found)
+
+
+def evaluate_encoder(
+    candidate: Candidate,
+    reference: Model,
+    text: Path | None = None,
+    sentences: int = WINDOWS,
+    length: int = WINDOW,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> embeddings.EmbeddingScorecard:
+    """Compares an encoder with its reference (evaluation/embeddings.py says how).
+
+    Args:
+        candidate: the encoder that is judged.
+        reference: the encoder that it should equal.
+        text: a UTF-8 file with a sentence on each line, all of which are used; None takes random tokens.
+        sentences: random sequences, where there is no text.
+        length: their tokens, at most the encoder's positions.
+        seed: for random tokens only.
+        progress: told after each sentence.
+
+    Raises:
+        TextError: the text cannot be read or has no sentence.
+        ModelError: hidden states that are not finite, or of different width.
+    """
+    tokens, source = _sentences(reference, text, sentences, length, seed)
+    networks = _states(load_reference(reference)), _states(candidate.load())
+    found = embeddings.cosines(*networks, tokens, progress)
+    return embeddings.EmbeddingScorecard(
+        cosine=float(found.mean()),
+        cosine_se=divergence.token_standard_error(found),
+        bytes=candidate.bytes,
+        bits_per_weight=candidate.bits_per_weight,
+        sentences=len(found),
+        text=source,
+    )
+
+
+def positions(model: Model) -> int | None:
+    """The longest sequence the model was made for; None where its configuration does not say."""
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length")
+    config = {**model.config, **model.config.get("text_config", {})}
+    return next((int(config[name]) for name in names if config.get(name)), None)
+
+
+def _windows(
+    reference: Model, text: Path | None, windows: int, window: int, seed: int, progress: Progress
+) -> tuple[torch.Tensor, str]:
+    check(windows, window)
+    limit = positions(reference)
+    if limit is not None and window > limit:
+        raise UsageError(f"A window of {window} tokens is longer than the model's {limit} positions.")
+    if text is None:
+        return held_out_windows(
+            reference, windows, window, seed, progress
+        ), f"written by the reference, seed {seed}"
+    return cut(token_ids(reference, text), windows, window), text.name
+
+
+def _sentences(
+    reference: Model, text: Path | None, sentences: int, length: int, seed: int
+) -> tuple[list[torch.Tensor], str]:
+    check(sentences, length)
+    limit = positions(reference)
+    if text is None:
+        vocabulary, length = int(reference.config["vocab_size"]), min(length, limit or length)
+        return embeddings.random_sentences(vocabulary, sentences, length, seed), f"random tokens, seed {seed}"
+    tokenizer = load_tokenizer(reference)
+    longest = min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
+    encoded = tokenizer(embeddings.lines(text), truncation=True, max_length=longest)["input_ids"]
+    return [torch.tensor(ids) for ids in encoded], text.name
+
+
+def _logits(network: Any) -> divergence.Forward:
+    def logits(ids: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = network(input_ids=ids, use_cache=False).logits
+        return found
+
+    return logits
+
+
+def _states(network: Any) -> embeddings.Embed:
+    encoder = network.get_encoder() if network.config.is_encoder_decoder else network.base_model
+
+    def states(ids: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = encoder(input_ids=ids).last_hidden_state
+        return found
+
+    return states

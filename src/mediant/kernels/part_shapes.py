@@ -1,0 +1,134 @@
+"""The parts of a stored tensor: what they are called, their types and their shapes. Arithmetic only.
+
+Planning counts bytes with it, the writer lays files out with it, and the reader refuses whatever differs from it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mediant import discovery
+from mediant.errors import PlanError
+from mediant.kernels.bit_planes import packed_bytes
+from mediant.values import TensorInfo, TensorPlan
+
+ITEM_BYTES = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
+CAST_DTYPES = ("float32", "float16", "bfloat16")
+MATRIX_AXES = {"out_in": 2, "in_out": 2, "experts_out_in": 3, "experts_in_out": 3}
+# Every product of sizes below this bound is exact in 64 bits and in a double.
+MOST_WEIGHTS = 1 << 48
+
+# A grid that is fitted to data shows its form on any: as many levels as it ever has, and no two of them 1 apart.
+_ANY_SAMPLE = np.linspace(-1, 1, 1025) ** 3
+
+Parts = dict[str, tuple[str, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class GridForm:
+    """What a file must say about a grid, by depth in bits.
+
+    An *affine* grid has the levels first, first + 1, ... and says only `first`; a *table* grid stores its levels and
+    says here how many there are. A grid with a zero point is affine from 0.
+    """
+
+    first: Mapping[int, float] = field(default_factory=dict)
+    counts: Mapping[int, int] = field(default_factory=dict)
+    zero_point: bool = False
+
+
+def grid_form(plan: TensorPlan) -> GridForm:
+    """The form of the grid that a plan names, at the depths of the plan's runs.
+
+    Raises:
+        PlanError: there is no such grid, or it does not have such a depth.
+    """
+    depths = tuple(sorted({run.bits for run in plan.runs}))
+    return _grid_form(json.dumps(dict(plan.grid), sort_keys=True), depths)
+
+
+@cache
+def _grid_form(spec: str, depths: tuple[int, ...]) -> GridForm:
+    grid = discovery.make("grids", json.loads(spec))
+    try:
+        tables = {bits: np.asarray(grid.levels(bits, _ANY_SAMPLE)) for bits in depths}
+    except (ArithmeticError, TypeError, ValueError) as problem:
+        raise PlanError(f"The grid {spec} does not have the depths {depths}: {problem}.") from None
+    if grid.zero_point:
+        return GridForm(zero_point=True)
+    first = {bits: first_level(table) for bits, table in tables.items()}
+    if None in first.values():
+        return GridForm(counts={bits: len(table) for bits, table in tables.items()})
+    return GridForm(first={bits: level for bits, level in first.items() if level is not None})
+
+
+def first_level(levels: NDArray[np.floating]) -> float | None:
+    """The first level if it is a multiple of 1/2 and the others follow in steps of 1, else None."""
+    first = float(levels[0])
+    affine = (2 * first).is_integer() and bool(np.all(np.diff(levels) == 1))
+    return first if affine else None
+
+
+def part_shapes(info: TensorInfo, plan: TensorPlan, form: GridForm | None = None) -> Parts:
+    """Type and shape of every part of a tensor, by name, in the order of the format description.
+
+    Args:
+        info: the tensor.
+        plan: what becomes of it.
+        form: its grid; by default that of the grid the plan names.
+
+    Raises:
+        PlanError: the plan does not fit the tensor.
+    """
+    if math.prod(max(1, size) for size in info.shape) >= MOST_WEIGHTS or min(info.shape, default=1) < 0:
+        raise PlanError(f"The tensor {info.name!r} cannot have the shape {list(info.shape)}.")
+    if plan.method == "cast":
+        if plan.dtype not in CAST_DTYPES:
+            raise PlanError(
+                f"The tensor {info.name!r} cannot be cast to {plan.dtype!r}; it takes {', '.join(CAST_DTYPES)}."
+            )
+        return {"data": (plan.dtype, info.shape)}
+    rows, columns = _checked_matrix(info, plan)
+    groups = -(-columns // plan.group)
+    form = form or grid_form(plan)
+    codes = sum(packed_bytes(run.rows * columns, run.bits) for run in plan.runs)
+    parts: Parts = {"codes": ("uint8", (codes,))}
+    if plan.scale_bits == 16:
+        parts["scales"] = ("bfloat16", (rows, groups))
+    else:
+        parts["row_scales"] = ("bfloat16", (rows,))
+        parts["scale_codes"] = ("uint8", (packed_bytes(rows * groups, plan.scale_bits),))
+    if form.zero_point:
+        parts["zeros"] = ("uint8", (sum(packed_bytes(run.rows * groups, run.bits) for run in plan.runs),))
+    return parts | {f"levels.{bits}": ("float32", (count,)) for bits, count in sorted(form.counts.items())}
+
+
+def payload_bytes(info: TensorInfo, plan: TensorPlan, form: GridForm | None = None) -> int:
+    """Bytes of all parts of a tensor; arguments and errors as for `part_shapes`."""
+    return sum(math.prod(shape) * ITEM_BYTES[dtype] for dtype, shape in part_shapes(info, plan, form).values())
+
+
+def _checked_matrix(info: TensorInfo, plan: TensorPlan) -> tuple[int, int]:
+    if len(info.shape) != MATRIX_AXES.get(info.layout):
+        raise PlanError(
+            f"The tensor {info.name!r} of shape {list(info.shape)} is not a matrix, so it can only be cast."
+        )
+    rows, columns = info.matrix_shape
+    if rows < 1 or columns < 1:
+        raise PlanError(f"The tensor {info.name!r} of shape {list(info.shape)} is empty, so it can only be cast.")
+    if sum(run.rows for run in plan.runs) != rows or any(run.rows < 1 for run in plan.runs):
+        raise PlanError(f"The runs of {info.name!r} do not add up to its {rows} rows.")
+    if not all(1 <= run.bits <= 8 for run in plan.runs):
+        raise PlanError(f"A run of {info.name!r} has a depth outside 1 to 8 bits.")
+    if plan.group < 1:
+        raise PlanError(f"The group of {info.name!r} is {plan.group}; it takes a whole number from 1.")
+    if plan.scale_bits != 16 and not 3 <= plan.scale_bits <= 8:
+        raise PlanError(f"The scales of {info.name!r} have {plan.scale_bits} bits; they take 16, or 3 to 8.")
+    return rows, columns

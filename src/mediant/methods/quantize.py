@@ -1,0 +1,195 @@
+"""Quantize a matrix: grid x scale x rounding, group by group, into the parts that the checkpoint stores.
+
+Minimises sum_ij h_ij (w_ij - s_g (l(p_ij) - z_g))^2 over scales s, zeros z and codes p, for each group g of
+neighbouring columns in a row, with sensitivities h (docs/notation.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mediant import discovery
+from mediant.errors import PlanError
+from mediant.kernels.bit_planes import pack
+from mediant.kernels.dequantize import dequantize
+from mediant.kernels.part_shapes import grid_form
+from mediant.kernels.scale_codes import decode_scales, encode_scales
+from mediant.values import Array, Certificate, LayerStatistics, TensorPlan
+
+# Weights per pass: bounds the memory of the padded float32 copies to a few times 16 MB.
+CHUNK = 1 << 22
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Parts of one matrix as stored, what they decode to, and what is known about the error."""
+
+    parts: dict[str, Array]
+    matrix: Floats
+    certificate: Certificate
+
+
+def quantize(matrix: Floats, plan: TensorPlan, statistics: LayerStatistics | None) -> Quantized:
+    """Quantizes a matrix [rows, columns] by its plan.
+
+    Raises:
+        PlanError: the runs do not add up to the rows, or a grid does not have the depth it is asked for.
+    """
+    rows, columns = matrix.shape
+    if sum(run.rows for run in plan.runs) != rows or any(run.rows < 1 for run in plan.runs):
+        raise PlanError(f"The runs of a matrix of {rows} rows add up to {sum(r.rows for r in plan.runs)}.")
+    form = grid_form(plan)
+    tables = {bits: levels(matrix, plan, statistics, bits) for bits in sorted({r.bits for r in plan.runs})}
+    parts: dict[str, list[Array]] = {}
+    decoded = np.empty_like(matrix)
+    error = Errors()
+    start = 0
+    for run in plan.runs:
+        table = tables[run.bits]
+        codes = np.empty((run.rows, columns), np.uint8)
+        zeros = []
+        for begin, end in _chunks(run.rows, columns):
+            where = slice(start + begin, start + end)
+            h = sensitivities(statistics, where)
+            stored, scale, zero, codes[begin:end] = _chunk(matrix[where], h, plan, table)
+            decoded[where] = dequantize(codes[begin:end], scale, zero, table.astype(np.float32), plan.group)
+            error.add(matrix[where], decoded[where], h, scale, zero, table, plan.group)
+            for name, part in stored.items():
+                parts.setdefault(name, []).append(part)
+            zeros.append(zero)
+        parts.setdefault("codes", []).append(pack(codes.reshape(-1), run.bits))
+        if form.zero_point:
+            parts.setdefault("zeros", []).append(
+                pack(np.concatenate(zeros).astype(np.uint8).reshape(-1), run.bits)
+            )
+        start += run.rows
+    whole = {name: np.concatenate(pieces) for name, pieces in parts.items()}
+    if "scale_codes" in whole:
+        whole["scale_codes"] = pack(whole["scale_codes"].reshape(-1), plan.scale_bits)
+    whole |= {f"levels.{bits}": _filled(tables[bits], count) for bits, count in form.counts.items()}
+    return Quantized(whole, decoded, error.certificate(tables))
+
+
+def _filled(table: NDArray[np.float64], count: int) -> Floats:
+    """A table as stored; one fitted to fewer distinct values than it has room for is filled up with unused levels."""
+    unused = table[-1] + np.arange(1, count - len(table) + 1)
+    return np.concatenate([table, unused]).astype(np.float32)
+
+
+def levels(
+    matrix: Floats, plan: TensorPlan, statistics: LayerStatistics | None, bits: int
+) -> NDArray[np.float64]:
+    """The grid's levels at one depth; a fitted grid sees an evenly strided sample of the matrix.
+
+    Raises:
+        PlanError: the grid does not have that depth.
+    """
+    grid = discovery.make("grids", plan.grid)
+    stride = max(1, matrix.size // (1 << 18))
+    sample = matrix[::stride]
+    peaks = np.abs(to_groups(sample, plan.group)).max(1, keepdims=True)
+    groups = to_groups(sample, plan.group) / np.where(peaks == 0, 1, peaks)
+    h = sensitivities(statistics, slice(0, len(matrix), stride))
+    weights = None if h is None else to_groups(np.broadcast_to(h, sample.shape), plan.group).ravel()
+    try:
+        table: NDArray[np.float64] = grid.levels(bits, groups.ravel(), weights)
+    except ValueError as problem:
+        raise PlanError(f"The grid {plan.grid['name']!r} cannot have {bits} bits: {problem}.") from None
+    # Stored as float32, so the error is measured with what will be read back.
+    return table.astype(np.float32).astype(np.float64)
+
+
+def sensitivities(statistics: LayerStatistics | None, rows: slice) -> Floats | None:
+    """H for the given rows: [1, columns] where a row factor would cancel, [rows, columns] where two metrics add."""
+    if statistics is None:
+        return None
+    h = statistics.input_square[None]
+    if statistics.head_square is not None and statistics.head_fisher is not None:
+        h = statistics.output_fisher[rows, None] * h
+        h = h + statistics.head_fisher[rows, None] * statistics.head_square[None]
+    peak = h.max()
+    return (h / (peak if peak > 0 else 1)).astype(np.float32)
+
+
+def to_groups(matrix: Floats, group: int) -> Floats:
+    """[rows, columns] as [rows * groups, group]; the last group of a row is filled up with zeros."""
+    rows, columns = matrix.shape
+    padding = -columns % group
+    padded = np.pad(matrix, ((0, 0), (0, padding))) if padding else np.ascontiguousarray(matrix)
+    return padded.reshape(rows * ((columns + padding) // group), group)
+
+
+def _chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    step = max(1, CHUNK // columns)
+    yield from ((begin, min(rows, begin + step)) for begin in range(0, rows, step))
+
+
+def _chunk(
+    matrix: Floats, h: Floats | None, plan: TensorPlan, table: NDArray[np.float64]
+) -> tuple[dict[str, Array], Floats, Floats, NDArray[np.uint8]]:
+    rows, columns = matrix.shape
+    groups = to_groups(matrix, plan.group)
+    weights = _group_weights(h, matrix.shape, plan.group)
+    zero_point = discovery.make("grids", plan.grid).zero_point
+    fit = discovery.make("scales", plan.scale).fit(groups, weights, table, zero_point)
+    stored = encode_scales(fit.scale.reshape(rows, -1), plan.scale_bits)
+    scale = decode_scales(stored, plan.scale_bits)
+    codes = discovery.make("rounding", plan.rounding).codes(groups, scale.reshape(-1), fit.zero, table)
+    return stored, scale, fit.zero.reshape(rows, -1), codes.reshape(rows, -1)[:, :columns]
+
+
+def _group_weights(h: Floats | None, shape: tuple[int, int], group: int) -> Floats | None:
+    # Padding must not count, so without sensitivities a padded matrix still needs weights.
+    if h is None:
+        return None if shape[1] % group == 0 else to_groups(np.ones(shape, np.float32), group)
+    return to_groups(np.broadcast_to(h, shape), group)
+
+
+class Errors:
+    """Adds up what a certificate states."""
+
+    def __init__(self) -> None:
+        self.squared = self.energy = self.weighted = self.weighted_energy = 0.0
+        self.outside = self.count = 0
+
+    def add(
+        self,
+        matrix: Floats,
+        decoded: Floats,
+        h: Floats | None,
+        scale: Floats,
+        zero: Floats,
+        table: NDArray[np.float64],
+        group: int,
+    ) -> None:
+        """Counts one piece [rows, columns] with its scales and zeros [rows, groups]."""
+        difference = np.square(matrix.astype(np.float64) - decoded)
+        energy = np.square(matrix.astype(np.float64))
+        weight = np.float64(1) if h is None else h.astype(np.float64)
+        self.squared += float(difference.sum())
+        self.energy += float(energy.sum())
+        self.weighted += float((difference * weight).sum())
+        self.weighted_energy += float((energy * weight).sum())
+        columns = matrix.shape[1]
+        s = np.repeat(scale, group, axis=1)[:, :columns]
+        z = np.repeat(zero, group, axis=1)[:, :columns]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            position = np.where(s == 0, z + table[0], matrix / s + z)
+        self.outside += int(((position < table[0] - 0.5) | (position > table[-1] + 0.5)).sum())
+        self.count += matrix.size
+
+    def certificate(self, tables: dict[int, NDArray[np.float64]]) -> Certificate:
+        """The sums as shares."""
+        gaps = [float(np.diff(t).max()) / 2 if len(t) > 1 else 0.0 for t in tables.values()]
+        return Certificate(
+            relative_error=self.squared / self.energy if self.energy else 0.0,
+            weighted_error=self.weighted / self.weighted_energy if self.weighted_energy else 0.0,
+            bound=max(gaps),
+            clipped=self.outside / self.count if self.count else 0.0,
+        )

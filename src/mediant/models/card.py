@@ -1,0 +1,49 @@
+"""The model card that travels with a compressed model: what it is, where it is from, how to run it."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, StrictUndefined
+
+from mediant.values import Model
+
+TEMPLATE = """\
+---
+{% if base %}base_model: {{ base }}
+base_model_relation: quantized
+{% endif %}library_name: mediant
+pipeline_tag: {{ "text-generation" if causal else "feature-extraction" }}
+tags: [mediant, quantized]
+---
+# {{ name }}, compressed with Mediant
+
+Made from `{{ name }}` ({{ architecture }}, {{ "{:,}".format(weights) }} weights) with the recipe `{{ recipe }}`,
+seed {{ seed }}; calibration text: {{ calibration }}.
+
+```python
+import mediant
+from transformers import AutoTokenizer
+
+model = mediant.load("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```
+
+After `import mediant`, `from_pretrained` of transformers loads this folder too. `mediant inspect` shows what became
+of every tensor and what is known about its error; `mediant evaluate` measures the cost against the original.
+"""
+
+
+def model_card(model: Model, recipe: str, seed: int, calibration: str) -> str:
+    """The README.md of a compressed model, with the metadata that model hubs read."""
+    identifier = model.config.get("_name_or_path") or ""
+    base = identifier if "/" in identifier and not identifier.startswith((".", "/")) else ""
+    template = Environment(undefined=StrictUndefined, autoescape=False).from_string(TEMPLATE)
+    return template.render(
+        name=model.name,
+        base=base,
+        architecture=model.architecture,
+        weights=model.weights,
+        causal=model.causal,
+        recipe=recipe,
+        seed=seed,
+        calibration=calibration,
+    )

@@ -1,0 +1,49 @@
+"""The files that travel with the weights: configuration, tokenizer, generation defaults, model card.
+
+Losing the tokenizer or the chat template is a standing complaint about converted models; their bytes count towards
+the size a person names, so JSON is written without white space.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mediant.values import Model
+
+TOKENIZER_FILES: tuple[str, ...] = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "preprocessor_config.json",
+)
+# Only needed where there is no tokenizer.json, which holds the same vocabulary.
+SLOW_TOKENIZER_FILES: tuple[str, ...] = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model")
+
+
+def companion_files(model: Model, card: str) -> dict[str, bytes]:
+    """Name and content of every file beside the weights, in a fixed order."""
+    config = {k: v for k, v in model.config.items() if k != "quantization_config"}
+    # Plain transformers does not know this method and finds no model.safetensors: it refuses.
+    config["quantization_config"] = {"quant_method": "mediant", "format_version": 1}
+    contents = {"config.json": _compact(config)}
+    names = TOKENIZER_FILES
+    if not (model.path / "tokenizer.json").exists():
+        names += SLOW_TOKENIZER_FILES
+    for name in names:
+        if (model.path / name).is_file():
+            contents[name] = _content(model.path / name)
+    contents["README.md"] = card.encode()
+    return dict(sorted(contents.items()))
+
+
+def _content(path: Path) -> bytes:
+    data = path.read_bytes()
+    return _compact(json.loads(data)) if path.suffix == ".json" else data
+
+
+def _compact(data: object) -> bytes:
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,0 +1,136 @@
+"""A Hugging Face folder: what must be in it, and the tensors its safetensors files hold."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from mediant.errors import ModelError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CHECKPOINT = "mediant.json"
+ORIGIN = "source.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5")
+
+DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as it lies in a file; `dtype` by its NumPy name (`bfloat16` included)."""
+
+    name: str
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def check(folder: Path) -> None:
+    """Whether a folder holds a plain model.
+
+    Raises:
+        ModelError: it is a Mediant checkpoint, has no config.json, is already quantized, or has no whole
+            set of safetensors weights.
+    """
+    if (folder / CHECKPOINT).exists():
+        raise ModelError(f"{folder} is a Mediant checkpoint; give the model it was made from.")
+    if not (folder / "config.json").is_file():
+        guesses = sorted(folder.glob("*.gguf"))
+        hint = f"; for the GGUF file in it give {guesses[0]}" if guesses else ""
+        raise ModelError(f"The folder {folder} has no config.json, so it is not a Hugging Face model{hint}.")
+    quantization = read_config(folder).get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise ModelError(f"The model in {folder} is already quantized by {method!r}; give the model it was made from.")
+    weight_files(folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a folder as it stands.
+
+    Raises:
+        ModelError: it cannot be read, or is not a JSON object.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ModelError(f"The config.json of {folder} cannot be read: {problem}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"The config.json of {folder} is not a JSON object.")
+    return config
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of a model, in alphabetical order.
+
+    Raises:
+        ModelError: there are none, or the index names one that is not there.
+    """
+    if (folder / SINGLE).is_file():
+        return (folder / SINGLE,)
+    if (folder / INDEX).is_file():
+        return _shards(folder)
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if pickles:
+        raise ModelError(
+            f"The weights in {folder} are pickles ({pickles[0]}), which can run any code when opened;"
+            " convert them to safetensors first."
+        )
+    raise ModelError(f"The folder {folder} has no weights: neither {SINGLE} nor {INDEX}.")
+
+
+def _shards(folder: Path) -> tuple[Path, ...]:
+    try:
+        listed: Any = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        names = sorted(set(listed))
+        files = tuple(folder / name for name in names if Path(name).name == name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise ModelError(f"The {INDEX} of {folder} cannot be read: {problem!r}") from None
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or len(files) != len(names) or not files:
+        raise ModelError(
+            f"The {INDEX} of {folder} names {len(names)} weight files, but the folder does not hold"
+            f" {(missing or names or ['a single one'])[0]}."
+        )
+    return files
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """What the headers of the weight files say, by name.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    found = {}
+    for file in weight_files(folder):
+        with opened(file) as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a mapping)
+                piece = tensors.get_slice(name)
+                code = piece.get_dtype()
+                found[name] = StoredTensor(name, file, tuple(piece.get_shape()), DTYPES.get(code, code.lower()))
+    return found
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[Any]:
+    """A safetensors file as torch tensors, memory-mapped.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as problem:
+        raise ModelError(f"The weight file {file} is damaged: {problem}") from problem

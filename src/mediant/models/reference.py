@@ -1,0 +1,72 @@
+"""The model as transformers runs it: for calibration, for evaluation, and its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from mediant.errors import ModelError
+from mediant.models import architecture
+from mediant.values import Model
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+)
+
+
+def load_reference(model: Model, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The whole model in memory, in evaluation mode.
+
+    Raises:
+        ModelError: transformers cannot load it, or finds a tensor missing.
+    """
+    network_class = architecture.network_class(architecture.load_config(model.path))
+    try:
+        network, report = network_class.from_pretrained(
+            model.path, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as problem:
+        raise ModelError(f"transformers cannot load the model in {model.path}: {problem}") from problem
+    check_complete(report, f"The weights in {model.path}")
+    loaded: PreTrainedModel = network.eval()
+    return loaded
+
+
+def check_complete(report: dict[str, Any], whose: str) -> None:
+    """Raises ModelError if transformers had to invent a tensor while loading, which it would only log."""
+    invented = sorted(report["missing_keys"]) + sorted(str(k[0]) for k in report["mismatched_keys"])
+    if invented:
+        raise ModelError(f"{whose} lack tensors of the network, {len(invented)} in all, such as {invented[0]}.")
+
+
+def load_tokenizer(model: Model | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in the folder of a model or checkpoint.
+
+    Raises:
+        ModelError: there is none, or transformers cannot read it.
+    """
+    folder = model.path if isinstance(model, Model) else model
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(
+            f"The folder {folder} has no tokenizer; put the tokenizer files of the model there, such as tokenizer.json."
+        )
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as problem:  # the tokenizers library raises bare Exception
+        raise ModelError(f"The tokenizer in {folder} cannot be read: {problem}") from problem
+    return tokenizer
+
+
+def parameters_to_modules(network: nn.Module) -> dict[str, nn.Module]:
+    """The module that owns each tensor, by its name in the state dict; tied ones under each name."""
+    modules = dict(network.named_modules(remove_duplicate=False))
+    return {name: modules[name.rpartition(".")[0]] for name in network.state_dict(keep_vars=True)}

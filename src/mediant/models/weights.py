@@ -1,0 +1,75 @@
+"""Reads a model's weights one tensor at a time, straight from its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from mediant.errors import ModelError
+from mediant.models import architecture, folder, names, reference, roles
+from mediant.values import Array, Model
+
+
+class WeightReader:
+    """The weights of `model`, read when they are asked for; a context manager that keeps the files open.
+
+    A tensor that lies in the files as the network has it costs its own size in memory. Where transformers
+    puts tensors together on load (experts stored one by one), the first such tensor loads the whole model,
+    in the precision in which it is stored.
+    """
+
+    def __init__(self, model: Model):
+        self.model = model
+        network = architecture.empty_network(architecture.load_config(model.path))
+        self._stored = folder.stored_tensors(model.path)
+        self._direct = names.match(network, self._stored, roles.ties(network)).direct
+        self._open = ExitStack()
+        self._files: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._files.clear()
+        self._open.close()
+
+    def read(self, name: str) -> Array:
+        """The tensor of that name or alias: float32, in its own shape.
+
+        Raises:
+            KeyError: the model has no such tensor.
+            ModelError: it holds NaN or infinity, or its file is damaged.
+        """
+        info = self.model.tensor(name)
+        given = next((n for n in (info.name, *info.aliases) if n in self._direct), None)
+        tensor = self._loaded[info.name] if given is None else self._read_stored(self._direct[given])
+        values: Array = tensor.to(torch.float32).numpy()
+        wrong = values.size - int(np.count_nonzero(np.isfinite(values)))
+        if wrong:
+            raise ModelError(
+                f"The tensor {info.name!r} of {self.model.path} holds {wrong} values that are not finite;"
+                " a model with NaN or infinity in its weights cannot be compressed."
+            )
+        return values
+
+    def _read_stored(self, key: str) -> torch.Tensor:
+        file = self._stored[key].file
+        if file.name not in self._files:
+            self._files[file.name] = self._open.enter_context(folder.opened(file))
+        tensor: torch.Tensor = self._files[file.name].get_tensor(key)
+        return tensor
+
+    @cached_property
+    def _loaded(self) -> Mapping[str, torch.Tensor]:
+        dtypes = {getattr(torch, t.dtype) for t in self.model.tensors}
+        dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+        state: Mapping[str, torch.Tensor] = reference.load_reference(self.model, dtype).state_dict()
+        return state

@@ -1,0 +1,131 @@
+"""approximate: Plan -> Encodings, one tensor at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from mediant.checkpoint.reader import decode
+from mediant.errors import PlanError
+from mediant.kernels.bfloat16 import from_float32
+from mediant.methods.quantize import quantize
+from mediant.models.matrix_form import to_matrix
+from mediant.models.weights import WeightReader
+from mediant.pipeline.workspace import Workspace
+from mediant.progress import SILENT, Progress
+from mediant.values import Array, Certificate, Encoding, Model, Plan, Statistics, TensorInfo, TensorPlan
+from mediant.workers import ordered
+
+Means = Mapping[str, Array]
+
+
+def check(plan: Plan, model: Model) -> None:
+    """Refuses a plan that was made for another model or does not name every tensor.
+
+    Raises:
+        PlanError: with the first difference.
+    """
+    if plan.model_fingerprint != model.fingerprint:
+        raise PlanError(
+            f"The plan was made for another model (fingerprint {plan.model_fingerprint[:12]}); "
+            f"this one has {model.fingerprint[:12]}."
+        )
+    ours = {t.name for t in model.tensors}
+    for name in sorted(ours ^ set(plan.tensors)):
+        problem = "does not say what becomes of" if name in ours else "names an unknown tensor,"
+        raise PlanError(f"The plan {problem} {name!r}.")
+
+
+def approximate(
+    model: Model,
+    plan: Plan,
+    statistics: Statistics | None,
+    workspace: Workspace | None = None,
+    progress: Progress = SILENT,
+) -> Iterator[Encoding]:
+    """Encodings of all tensors, in model order.
+
+    With a workspace, every finished tensor is kept there and not computed again. Quantized tensors come out of
+    several threads in order; each is computed from its own weights, so the result does not depend on the threads.
+    """
+    check(plan, model)
+    matrices = [t for t in model.tensors if plan.tensors[t.name].method == "quantize"]
+    with WeightReader(model) as weights:
+
+        def jobs() -> Iterator[tuple[TensorInfo, Array | None]]:
+            for info in matrices:
+                finished = workspace is not None and workspace.has(_step(info))
+                yield info, None if finished else weights.read(info.name)
+
+        def encode(job: tuple[TensorInfo, Array | None]) -> Encoding:
+            info, values = job
+            if values is None and workspace is not None:
+                return _restored(info, plan.tensors[info.name], workspace.read(_step(info)))
+            local = None if statistics is None else statistics.layers.get(info.name)
+            encoding = _quantized(info, np.asarray(values), plan.tensors[info.name], local)
+            if workspace is not None:
+                workspace.write(_step(info), _stored(encoding))
+            return encoding
+
+        encoded = progress.track(ordered(encode, jobs()), "Rounding weights", len(matrices))
+        shifts: dict[str, Array] = {}
+        for info in model.tensors:
+            if plan.tensors[info.name].method == "quantize":
+                encoding = next(encoded)
+                # A module's weight stands before its bias in every torch model.
+                shifts |= _shift(encoding, weights, statistics, plan)
+                yield encoding
+            else:
+                yield _cast(info, plan.tensors[info.name], weights, shifts.get(info.name))
+
+
+def _quantized(info: TensorInfo, values: Array, plan: TensorPlan, local: object) -> Encoding:
+    result = quantize(to_matrix(values, info), plan, local)  # type: ignore[arg-type]
+    return Encoding(info, plan, result.parts, result.certificate)
+
+
+def _shift(
+    encoding: Encoding, weights: WeightReader, statistics: Statistics | None, plan: Plan
+) -> dict[str, Array]:
+    """What the bias of a quantized layer takes up: (W - W^) E[x], by the bias's name.
+
+    First-order correction of Nagel et al. 2019 (arXiv 1906.04721, section 4.2).
+    """
+    info = encoding.info
+    bias = f"{info.module}.bias"
+    local = None if statistics is None else statistics.layers.get(info.name)
+    if local is None or bias not in plan.tensors or not plan.tensors[bias].bias_correction:
+        return {}
+    difference = to_matrix(weights.read(info.name), info) - to_matrix(decode(encoding), info)
+    return {bias: (difference.astype(np.float64) * local.input_mean).sum(axis=1)}
+
+
+def _cast(info: TensorInfo, plan: TensorPlan, weights: WeightReader, shift: Array | None) -> Encoding:
+    values = weights.read(info.name)
+    if shift is not None:
+        values = (values.astype(np.float64) + shift).astype(np.float32)
+    if plan.dtype == "float16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+        raise PlanError(f"The tensor {info.name!r} does not fit float16; plan bfloat16 or float32 for it.")
+    data = from_float32(values) if plan.dtype == "bfloat16" else values.astype(plan.dtype)
+    return Encoding(info, plan, {"data": data})
+
+
+def _step(info: TensorInfo) -> str:
+    return f"{info.name}.safetensors"
+
+
+def _stored(encoding: Encoding) -> bytes:
+    certificate = None if encoding.certificate is None else dataclasses.asdict(encoding.certificate)
+    data: bytes = save(dict(encoding.parts), {"certificate": json.dumps(certificate)})
+    return data
+
+
+def _restored(info: TensorInfo, plan: TensorPlan, data: bytes) -> Encoding:
+    length = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    certificate = json.loads(metadata["certificate"])
+    return Encoding(info, plan, load(data), None if certificate is None else Certificate(**certificate))

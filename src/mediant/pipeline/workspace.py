@@ -1,0 +1,65 @@
+"""A folder beside the output in which every finished step of a run is kept until the run is done.
+
+A step is written whole or not at all, so a run that was killed at any moment goes on with the first step that is
+missing and ends with the same bytes as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mediant import files
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Finished steps of one run, as files in `folder`."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, output: Path, key: Mapping[str, Any], resume: bool) -> Workspace:
+        """The workspace of the run that makes `output` with the options in `key`; emptied if those differ.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        folder = output.with_name(f".{output.name}.mediant-work")
+        stamp = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+        known = folder / "run"
+        if not (resume and known.exists() and known.read_text() == stamp):
+            shutil.rmtree(folder, ignore_errors=True)
+            files.write(known, stamp.encode())
+        return cls(folder)
+
+    def step(self, name: str, compute: Callable[[], bytes]) -> bytes:
+        """The bytes of a step, computed and kept if it is not finished yet."""
+        if not self.has(name):
+            self.write(name, compute())
+        return self.read(name)
+
+    def has(self, name: str) -> bool:
+        """Whether a step is finished."""
+        return (self.folder / name).exists()
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a finished step."""
+        return (self.folder / name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Keeps the bytes of a step that has just been finished."""
+        files.write(self.folder / name, data)
+
+    def branch(self, key: str) -> Workspace:
+        """The part of the workspace for steps that depend on `key` too."""
+        return Workspace(self.folder / hashlib.sha256(key.encode()).hexdigest()[:16])
+
+    def close(self) -> None:
+        """Removes the folder: the run is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)

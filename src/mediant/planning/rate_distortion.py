@@ -1,0 +1,166 @@
+"""Which part of a model gets how many bits: least predicted loss under an exact byte budget.
+
+Minimises sum_u D_u(b_u) subject to sum_u bytes_u(b_u) <= budget over one depth b_u for each unit u: the
+multiple-choice knapsack problem. It is solved exactly on a grid of bytes (dynamic programming; Kellerer, Pferschy
+and Pisinger 2004, chapter 11), every size rounded up, so the budget is never exceeded and a larger one never
+predicts more loss. A Lagrange multiplier would find only the convex hull of choices. Then one unit is split by rows
+to use what rounding left. Cost: units x depths x 2^18 additions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mediant.errors import SizeError
+from mediant.planning.size import human
+from mediant.values import Run
+
+CELLS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Consecutive rows of one tensor that get one depth: bytes and predicted loss at each depth on offer."""
+
+    tensor: str
+    rows: int
+    columns: int
+    sizes: Mapping[int, int]
+    losses: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Runs for each tensor, their payload in bytes, and the loss predicted for them."""
+
+    runs: Mapping[str, tuple[Run, ...]]
+    bytes: int
+    loss: float
+
+
+def allocate(units: Sequence[Unit], budget: int, fixed: int = 0) -> Allocation:
+    """Depths of all units within `budget` bytes; `fixed` bytes of other things are only named in the refusal.
+
+    Raises:
+        SizeError: not even the smallest depths fit, or the largest leave more than half a percent unused.
+    """
+    smallest = sum(min(u.sizes.values()) for u in units)
+    largest = sum(max(u.sizes.values()) for u in units)
+    if not smallest <= budget:
+        raise SizeError(
+            f"The size {human(budget + fixed)} cannot be met: the smallest this model can be made with this recipe "
+            f"is {human(smallest + fixed)} ({smallest + fixed} bytes)."
+        )
+    if largest + fixed < 0.995 * (budget + fixed):
+        raise SizeError(
+            f"The size {human(budget + fixed)} is more than this model takes at its greatest depth with this recipe: "
+            f"{human(largest + fixed)} ({largest + fixed} bytes) is the largest."
+        )
+    depths = _knapsack(units, budget, largest)
+    return _split_one(units, depths, budget)
+
+
+def _knapsack(units: Sequence[Unit], budget: int, largest: int) -> list[int]:
+    quantum = 1 << max(0, (largest // CELLS).bit_length())
+    # Rounding every size up must not make a feasible budget infeasible, so the smallest sizes are paid exactly.
+    floor = [min(u.sizes.values()) for u in units]
+    cells = (budget - sum(floor)) // quantum
+    best = np.zeros(cells + 1)
+    picks = np.empty((len(units), cells + 1), np.uint8)
+    options = [sorted(u.sizes) for u in units]
+    for i, unit in enumerate(units):
+        total = np.full(cells + 1, np.inf)
+        for k, bits in enumerate(options[i]):
+            extra = -(-(unit.sizes[bits] - floor[i]) // quantum)
+            if extra > cells:
+                continue
+            candidate = best[: cells + 1 - extra] + unit.losses[bits]
+            better = candidate < total[extra:]
+            total[extra:][better] = candidate[better]
+            picks[i, extra:][better] = k
+        best = total
+    depths = [0] * len(units)
+    cell = int(np.argmin(best))
+    for i in reversed(range(len(units))):
+        depths[i] = options[i][picks[i, cell]]
+        cell -= -(-(units[i].sizes[depths[i]] - floor[i]) // quantum)
+    return depths
+
+
+def _split_one(units: Sequence[Unit], depths: list[int], budget: int) -> Allocation:
+    left = budget - sum(u.sizes[b] for u, b in zip(units, depths, strict=True))
+    left -= _fill(units, depths, left)
+    split, rows, gain = _best_split(units, depths, left)
+    runs: dict[str, list[Run]] = {}
+    total = 0
+    for i, (unit, bits) in enumerate(zip(units, depths, strict=True)):
+        pieces = [Run(unit.rows, bits)]
+        if i == split:
+            pieces = [Run(rows, _next(unit, bits)), Run(unit.rows - rows, bits)]
+            total += _split_bytes(unit, bits, rows)
+        else:
+            total += unit.sizes[bits]
+        runs.setdefault(unit.tensor, []).extend(pieces)
+    loss = sum(u.losses[b] for u, b in zip(units, depths, strict=True)) - gain
+    return Allocation({name: merged(r) for name, r in runs.items()}, total, loss)
+
+
+def _fill(units: Sequence[Unit], depths: list[int], left: int) -> int:
+    """Raises whole units to their next depth while they fit, best gain per byte first; returns the bytes used."""
+    used = 0
+    while True:
+        options = []
+        for i, (unit, bits) in enumerate(zip(units, depths, strict=True)):
+            if (higher := _next(unit, bits)) != bits:
+                cost = unit.sizes[higher] - unit.sizes[bits]
+                gain = unit.losses[bits] - unit.losses[higher]
+                if cost <= left - used and gain > 0:
+                    options.append((gain / max(cost, 1), i, higher, cost))
+        if not options:
+            return used
+        _, i, depths[i], cost = max(options)
+        used += cost
+
+
+def _best_split(units: Sequence[Unit], depths: Sequence[int], left: int) -> tuple[int, int, float]:
+    """The unit whose first rows are worth most when raised by one depth within `left` bytes: index, rows, gain."""
+    best = (-1, 0, 0.0)
+    for i, (unit, bits) in enumerate(zip(units, depths, strict=True)):
+        higher = _next(unit, bits)
+        if higher == bits:
+            continue
+        rows = min(unit.rows - 1, max(0, left - 2 * higher) * 8 // (unit.columns * (higher - bits)))
+        while rows > 0 and _split_bytes(unit, bits, rows) > unit.sizes[bits] + left:
+            rows -= 1
+        gain = (unit.losses[bits] - unit.losses[higher]) * rows / unit.rows
+        if rows > 0 and gain > best[2]:
+            best = (i, rows, gain)
+    return best
+
+
+def _next(unit: Unit, bits: int) -> int:
+    return min((b for b in unit.sizes if b > bits), default=bits)
+
+
+def _split_bytes(unit: Unit, bits: int, rows: int) -> int:
+    """Bytes when the first `rows` get the next depth: the code planes change, all else stays."""
+
+    def planes(count: int, depth: int) -> int:
+        return -(-count * unit.columns // 8) * depth
+
+    codes = planes(rows, _next(unit, bits)) + planes(unit.rows - rows, bits)
+    return unit.sizes[bits] - planes(unit.rows, bits) + codes
+
+
+def merged(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Neighbouring runs of equal depth as one."""
+    merged: list[Run] = []
+    for run in runs:
+        if merged and merged[-1].bits == run.bits:
+            merged[-1] = Run(merged[-1].rows + run.rows, run.bits)
+        else:
+            merged.append(run)
+    return tuple(merged)

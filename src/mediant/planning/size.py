@@ -1,0 +1,56 @@
+"""Sizes as people write them: `60MB`, `57MiB`, `3.5bpw`, `25%`, or a plain number of bytes."""
+
+from __future__ import annotations
+
+import re
+
+from mediant.errors import UsageError
+from mediant.values import Model
+
+UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+STORED_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
+
+
+def parse_size(text: str, model: Model) -> int:
+    """Target in bytes for the whole output folder.
+
+    `bpw` counts every bit of every file over the model's weights; `%` is of the bytes of the weights as the given
+    model stores them (a .gguf counts as the float32 model it is unpacked to).
+
+    Raises:
+        UsageError: not a size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z%]*)\s*", text)
+    unit = match[2].lower() if match else None
+    if match is None or (unit not in UNITS and unit not in ("bpw", "%")) or float(match[1]) == 0:
+        raise UsageError(
+            f"{text!r} is not a size; write it as 60MB, 57MiB, 1.5GB, 3.5bpw, 25% or a number of bytes."
+        )
+    number = float(match[1])
+    if unit == "bpw":
+        return int(number * model.weights / 8)
+    if unit == "%":
+        return int(number / 100 * stored_bytes(model))
+    return int(number * UNITS[unit or ""])
+
+
+def stored_bytes(model: Model) -> int:
+    """Bytes of the weights in the types the model stores them in, tied ones once."""
+    return sum(t.size * STORED_BYTES.get(t.dtype.removeprefix("torch."), 4) for t in model.tensors)
+
+
+def human(size: float) -> str:
+    """Bytes in the largest decimal unit that leaves a number of at least one."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= scale:
+            return f"{size / scale:.2f} {unit}"
+    return f"{size:.0f} bytes"

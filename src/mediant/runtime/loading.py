@@ -1,0 +1,85 @@
+"""A compressed checkpoint as an ordinary network of transformers, its weights decoded to float32."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+
+from mediant.checkpoint.reader import Checkpoint, open_checkpoint
+from mediant.errors import CheckpointError
+from mediant.models import architecture
+
+GENERATION_FILE = "generation_config.json"
+
+
+def load(folder: str | Path) -> PreTrainedModel:
+    """The network in the checkpoint at `folder`, in float32 and evaluation mode.
+
+    It is a plain network: `save_pretrained` writes it dense, without compression.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is damaged, or its tensors are not those of its network.
+        ModelError: transformers does not know its architecture.
+    """
+    checkpoint = open_checkpoint(Path(folder))
+    config = architecture.load_config(checkpoint.folder)
+    network_class = architecture.network_class(config)
+    settings = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    network, report = build(network_class, checkpoint, config, settings)
+    strange = [*report["missing_keys"], *report["unexpected_keys"], *(key[0] for key in report["mismatched_keys"])]
+    if strange:
+        raise CheckpointError(
+            f"The tensors in {folder} are not those of {network_class.__name__} by its config.json:"
+            f" {min(strange)!r} is missing, superfluous or of another shape."
+        )
+    loaded: PreTrainedModel = network
+    return loaded
+
+
+def build(
+    network_class: type[PreTrainedModel],
+    checkpoint: Checkpoint,
+    config: PretrainedConfig,
+    settings: Mapping[str, Any],
+    arguments: Sequence[Any] = (),
+) -> Any:
+    """What `network_class.from_pretrained(folder, *arguments, **settings)` should give for the decoded weights.
+
+    They are float32 unless `settings` ask for another `dtype`: rounding them to the type in which the original was
+    stored would be an error on top of the compression's.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+    """
+    asked = {name: value for name, value in settings.items() if name != "dtype" or value not in (None, "auto")}
+    result = network_class.from_pretrained(
+        None,
+        *arguments,
+        config=_dense(config),
+        # Copies, because torch aligns memory more than NumPy does, and the order of its sums depends on that.
+        state_dict={name: torch.from_numpy(weights).clone() for name, weights in checkpoint.state()},
+        **{"dtype": torch.float32, **asked},
+    )
+    network = result[0] if settings.get("output_loading_info") else result
+    _restore(network, checkpoint.folder, own_generation=settings.get("generation_config") is None)
+    return result
+
+
+def _dense(config: PretrainedConfig) -> PretrainedConfig:
+    """The configuration of the same network without compression."""
+    dense = copy.deepcopy(config)
+    if hasattr(dense, "quantization_config"):
+        del dense.quantization_config
+    return dense
+
+
+def _restore(network: PreTrainedModel, folder: Path, own_generation: bool) -> None:
+    """What transformers only sets when it reads a folder: where the network is from, and how it generates."""
+    network.config.name_or_path = network.name_or_path = str(folder)
+    if own_generation and network.can_generate() and (folder / GENERATION_FILE).is_file():
+        network.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)

@@ -1,0 +1,119 @@
+"""Teaches transformers to load compressed checkpoints: `AutoModelForCausalLM.from_pretrained(folder)`.
+
+transformers finds no plug-ins by itself: somebody has to change it once it is imported. Importing it takes seconds, so
+`install` waits for that and changes one thing then: `PreTrainedModel.from_pretrained`, the one place through which
+every class loads, gives folders with a `mediant.json` to `mediant.runtime.loading`. Without Mediant transformers
+refuses such a folder, as it has no `model.safetensors`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+MODULE = "transformers.modeling_utils"
+
+# Keyword arguments of from_pretrained that only say where and how to find files.
+FILE_ARGUMENTS = (
+    "cache_dir", "force_download", "local_files_only", "token", "revision", "proxies", "subfolder",
+    "use_safetensors", "weights_only", "variant", "disable_mmap",
+)  # fmt: skip
+
+# Keyword arguments that from_pretrained takes itself, although a configuration may have an attribute of that name.
+NETWORK_ARGUMENTS = (
+    "dtype",
+    "attn_implementation",
+    "experts_implementation",
+    "quantization_config",
+    "generation_config",
+)
+
+
+def install() -> None:
+    """Makes `from_pretrained` know our checkpoints: now if transformers is imported, else as soon as it is."""
+    if MODULE in sys.modules:
+        wrap(sys.modules[MODULE])
+    elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _WhenImported())
+
+
+class _WhenImported(importlib.abc.MetaPathFinder):
+    """Finds only `MODULE`, and once: as it would be found without this, to be wrapped when it has been executed."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_wrap(module: ModuleType) -> None:
+                execute(module)
+                wrap(module)
+
+            spec.loader.exec_module = execute_and_wrap  # type: ignore[method-assign]
+        return spec
+
+
+def wrap(module: ModuleType) -> None:
+    """Replaces `PreTrainedModel.from_pretrained`; a second call changes nothing."""
+    from mediant.checkpoint.manifest import MANIFEST_FILE
+
+    original = module.PreTrainedModel.from_pretrained.__func__
+    if hasattr(original, "loads_mediant"):
+        return
+
+    @functools.wraps(original)
+    def from_pretrained(
+        cls: type[PreTrainedModel],
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *arguments: Any,
+        **settings: Any,
+    ) -> Any:
+        name = pretrained_model_name_or_path
+        folder = None if name is None else Path(name) / settings.get("subfolder", "")
+        if folder is None or not (folder / MANIFEST_FILE).is_file():
+            return original(cls, name, *arguments, **settings)
+        return _load(cls, folder, settings, arguments)
+
+    from_pretrained.loads_mediant = True  # type: ignore[attr-defined]
+    module.PreTrainedModel.from_pretrained = classmethod(from_pretrained)
+
+
+def _load(cls: type[PreTrainedModel], folder: Path, settings: dict[str, Any], arguments: Sequence[Any]) -> Any:
+    """What `from_pretrained` promises for the checkpoint in `folder`."""
+    from mediant.checkpoint.reader import open_checkpoint
+    from mediant.runtime.loading import build
+
+    settings = {name: value for name, value in settings.items() if name not in FILE_ARGUMENTS}
+    if "torch_dtype" in settings:
+        settings.setdefault("dtype", settings.pop("torch_dtype"))
+    config = _config(cls, folder, settings)
+    return build(cls, open_checkpoint(folder), config, settings, arguments)
+
+
+def _config(cls: type[PreTrainedModel], folder: Path, settings: dict[str, Any]) -> PretrainedConfig:
+    """The configuration among the settings, or that of the folder with what the settings change in it taken out."""
+    from transformers import PretrainedConfig
+
+    config = settings.pop("config", None)
+    if isinstance(config, PretrainedConfig):
+        return config
+    read: PretrainedConfig = cls.config_class.from_pretrained(config or folder)
+    changes = [name for name in settings if hasattr(read, name) and name not in NETWORK_ARGUMENTS]
+    read.update({name: settings.pop(name) for name in changes})
+    return read

@@ -1,0 +1,156 @@
+"""The text that calibration reads: a file, or text that the model writes itself.
+
+A model's own text needs no data set and no permission, and covers what the model knows (LLM-QAT, Liu et al. 2023,
+arXiv 2305.17888, section 3.1): a first token drawn evenly from the vocabulary, four greedy tokens, then sampling
+from the full distribution. Deviation: sequences go on after an end-of-text token, as in packed pretraining.
+
+Held-out text for evaluation comes from the same procedure with another stream of the seed, so that the two never mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+
+from mediant import files
+from mediant.errors import TextError
+from mediant.models.reference import load_reference, load_tokenizer
+from mediant.progress import SILENT, Progress
+from mediant.values import Model
+from mediant.workers import ordered
+
+WINDOWS = 32
+WINDOW = 256
+GREEDY_TOKENS = 4
+MOST_AT_ONCE = 16
+STREAMS = {"calibration": 0, "held-out": 1}
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """Token windows [windows, window] (int64) and where they came from."""
+
+    windows: torch.Tensor
+    source: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the tokens."""
+        return hashlib.sha256(self.windows.numpy().tobytes()).hexdigest()
+
+
+def calibration_tokens(
+    model: Model,
+    file: Path | None,
+    seed: int,
+    progress: Progress = SILENT,
+    windows: int = WINDOWS,
+    window: int = WINDOW,
+) -> CalibrationText:
+    """Calibration windows from `file`, spread evenly over it, or written by the model.
+
+    Raises:
+        TextError: the file cannot be read as text or has fewer tokens than one window.
+    """
+    if file is not None:
+        return CalibrationText(_file_windows(model, file, windows, window), f"file {file.name}")
+    if not model.causal:
+        return CalibrationText(_random_windows(model, windows, window, seed), f"random tokens, seed {seed}")
+    tokens = sampled_windows(model, windows, window, seed, "calibration", progress)
+    return CalibrationText(tokens, f"written by the model, seed {seed}")
+
+
+def held_out_windows(
+    model: Model, windows: int, window: int, seed: int, progress: Progress = SILENT
+) -> torch.Tensor:
+    """Token windows [windows, window] written by the model and never used for calibration."""
+    return sampled_windows(model, windows, window, seed, "held-out", progress)
+
+
+def sampled_windows(
+    model: Model, windows: int, window: int, seed: int, stream: str, progress: Progress = SILENT
+) -> torch.Tensor:
+    """Text written by the model, [windows, window]; kept in the cache folder and the same for any thread count."""
+    key = f"{model.fingerprint}-{windows}x{window}-{seed}-{stream}"
+    cached = files.cache_folder() / "texts" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    if cached.exists():
+        tokens: torch.Tensor = load_file(cached)["tokens"]
+        return tokens
+    network = load_reference(model)
+    # At least two batches for two threads; the choice must not depend on the number of threads.
+    batch = min(MOST_AT_ONCE, -(-windows // 2))
+    jobs = [
+        (network, min(batch, windows - start), window, _generator(seed, stream, start))
+        for start in range(0, windows, batch)
+    ]
+    steps = progress.track(_ticks(len(jobs) * window), "Writing calibration text", len(jobs) * window)
+    written = torch.cat(list(ordered(lambda job: _write(*job, steps), jobs, _alone)))
+    files.write(cached, save({"tokens": written}))
+    return written
+
+
+def _ticks(count: int) -> Iterable[int]:
+    return iter(range(count))
+
+
+def _alone() -> None:
+    torch.set_num_threads(1)
+
+
+def _generator(seed: int, stream: str, offset: int) -> torch.Generator:
+    state = np.random.SeedSequence([seed, STREAMS[stream], offset]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)
+
+
+@torch.inference_mode()
+def _write(network: Any, count: int, window: int, generator: torch.Generator, steps: Any) -> torch.Tensor:
+    tokens = torch.randint(network.config.get_text_config().vocab_size, (count, 1), generator=generator)
+    cache, newest = None, tokens
+    for position in range(window - 1):
+        out = network(input_ids=newest, past_key_values=cache, use_cache=True)
+        cache, logits = out.past_key_values, out.logits[:, -1].float()
+        if position < GREEDY_TOKENS:
+            newest = logits.argmax(-1, keepdim=True)
+        else:
+            newest = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+        tokens = torch.cat([tokens, newest], dim=1)
+        next(steps, None)
+    return tokens
+
+
+def _file_windows(model: Model, file: Path, windows: int, window: int) -> torch.Tensor:
+    ids = torch.tensor(token_ids(model, file))
+    whole = len(ids) // window
+    if whole == 0:
+        raise TextError(f"The text {file} has {len(ids)} tokens; calibration needs at least {window}.")
+    chosen = np.unique(np.linspace(0, whole - 1, min(windows, whole)).round().astype(int))
+    return torch.stack([ids[i * window : (i + 1) * window] for i in chosen])
+
+
+def token_ids(model: Model, file: Path) -> list[int]:
+    """Token ids of a text file, without special tokens.
+
+    Raises:
+        TextError: the file is missing or is not UTF-8 text.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise TextError(f"There is no text file {file}.") from None
+    except (UnicodeDecodeError, IsADirectoryError, PermissionError) as problem:
+        raise TextError(f"{file} cannot be read as UTF-8 text: {problem}.") from None
+    ids: list[int] = load_tokenizer(model)(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def _random_windows(model: Model, windows: int, window: int, seed: int) -> torch.Tensor:
+    vocabulary = int(model.config["vocab_size"])
+    limit = min(window, int(model.config.get("max_position_embeddings", window)))
+    return torch.randint(vocabulary, (windows, limit), generator=_generator(seed, "calibration", 0))

@@ -1,0 +1,254 @@
+"""The nouns that travel between the verbs: frozen, and every one that outlives a run can be written and read back.
+
+Conventions: a *matrix* has rows = outputs and columns = inputs, whatever way round the model stores it
+(`TensorInfo.layout`). Bytes are whole files. Bits per weight count every stored bit over every weight of the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mediant.errors import PlanError
+
+Role = Literal["linear", "embedding", "head", "norm", "bias", "expert", "other"]
+Layout = Literal["out_in", "in_out", "experts_out_in", "experts_in_out", "none"]
+Array = NDArray[Any]
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a model.
+
+    `name` is its name in the transformers model; `aliases` are other names of the same storage (a tied head).
+    `layout` says how it becomes a matrix: `out_in` as it is; `in_out` transposed (GPT-2's Conv1D);
+    `experts_*` a stack of such matrices, [experts, ...]; `none` it has no matrix form.
+    `module` is the path of the module that owns it, `layer` the index of its transformer block or -1.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    role: Role
+    layout: Layout = "none"
+    module: str = ""
+    layer: int = -1
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Rows and columns of the matrix form; the matrices of a stack of experts lie under one another."""
+        if self.layout == "out_in":
+            return self.shape[0], self.shape[1]
+        if self.layout == "in_out":
+            return self.shape[1], self.shape[0]
+        if self.layout == "experts_out_in":
+            return self.shape[0] * self.shape[1], self.shape[2]
+        if self.layout == "experts_in_out":
+            return self.shape[0] * self.shape[2], self.shape[1]
+        raise PlanError(f"The tensor {self.name!r} of shape {self.shape} has no matrix form.")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as it lies on disk: a Hugging Face folder, and what is in it. Weights stay there until they are read."""
+
+    path: Path
+    name: str
+    architecture: str
+    config: Mapping[str, Any]
+    tensors: tuple[TensorInfo, ...]
+    fingerprint: str
+    causal: bool = True
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, tied ones counted once."""
+        return sum(t.size for t in self.tensors)
+
+    def tensor(self, name: str) -> TensorInfo:
+        """The tensor of that name or alias; KeyError if there is none."""
+        for t in self.tensors:
+            if name == t.name or name in t.aliases:
+                return t
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Diagonal second-order statistics of one matrix over the calibration tokens, float64.
+
+    For a linear layer, `input_square[j]` = E[x_j^2] and `input_mean[j]` = E[x_j] over n inputs, and
+    `output_fisher[i]` = E[(dl/dy_i)^2] over m outputs, where l is the log-likelihood of a label sampled from the
+    model (Fisher, not the empirical gradient). Weight ij then has the sensitivity output_fisher[i] * input_square[j].
+    For an embedding, rows are tokens: `output_fisher[i]` is the frequency of token i and `input_square[j]` the Fisher
+    of component j of its output; a tied head adds a second term, in `head_square` and `head_fisher`.
+    """
+
+    input_square: Array
+    input_mean: Array
+    output_fisher: Array
+    tokens: int
+    head_square: Array | None = None
+    head_fisher: Array | None = None
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What calibration learned, by tensor name, and from what."""
+
+    layers: Mapping[str, LayerStatistics]
+    model_fingerprint: str
+    text_fingerprint: str
+    tokens: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive rows of a matrix that share one depth."""
+
+    rows: int
+    bits: int
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """What becomes of one tensor.
+
+    `method` is `quantize` (grid x scale x rounding), or `cast` to `dtype`; a bias that is cast may take up the mean
+    error of its module's quantized weight (`bias_correction`). Specs name files under `methods`.
+    `runs` give the depth of consecutive rows and add up to all rows. `group` is the number of neighbouring columns
+    that share a scale. `scale_bits` 16 stores a bfloat16 scale per group; 3 to 8 store a sign and a power of
+    2^(-1/8) relative to a bfloat16 row scale in so many bits (kernels/scale_codes.py).
+    """
+
+    method: Literal["quantize", "cast"]
+    dtype: str = "float16"
+    grid: Mapping[str, Any] = field(default_factory=dict)
+    scale: Mapping[str, Any] = field(default_factory=dict)
+    rounding: Mapping[str, Any] = field(default_factory=dict)
+    runs: tuple[Run, ...] = ()
+    group: int = 64
+    scale_bits: int = 6
+    bias_correction: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The narrow waist: all that `approximate` needs beside the model and its statistics. A person can edit it."""
+
+    model_fingerprint: str
+    recipe: str
+    seed: int
+    tensors: Mapping[str, TensorPlan]
+    target_bytes: int | None = None
+    predicted_loss: float | None = None
+    version: int = PLAN_VERSION
+
+    def to_json(self) -> str:
+        """A JSON text with one tensor a line, so that two plans can be compared by diff."""
+        head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "tensors"}
+        lines = [f" {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
+        rows = [f"  {json.dumps(n)}: {json.dumps(tensor_plan_to_dict(t))}" for n, t in self.tensors.items()]
+        return "{\n" + "\n".join(lines) + '\n "tensors": {\n' + ",\n".join(rows) + "\n }\n}\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "the plan") -> Plan:
+        """Reads what `to_json` writes.
+
+        Raises:
+            PlanError: not JSON, an unknown version, or a field that is missing, unknown or mistyped.
+        """
+        try:
+            data = json.loads(text)
+            if data.get("version") != PLAN_VERSION:
+                raise PlanError(
+                    f"{where} has version {data.get('version')!r}; this Mediant reads version {PLAN_VERSION}."
+                )
+            data["tensors"] = {n: tensor_plan_from_dict(t) for n, t in data["tensors"].items()}
+            return cls(**data)
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as problem:
+            raise PlanError(f"{where} is not a plan: {problem}.") from None
+
+
+def tensor_plan_to_dict(plan: TensorPlan) -> dict[str, Any]:
+    """A JSON form without the fields that do not matter for the method."""
+    if plan.method == "cast":
+        correction = {"bias_correction": True} if plan.bias_correction else {}
+        return {"method": "cast", "dtype": plan.dtype, **correction}
+    unused = ("dtype", "bias_correction")
+    data = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name not in unused}
+    data["runs"] = [[r.rows, r.bits] for r in plan.runs]
+    return {k: dict(v) if isinstance(v, Mapping) else v for k, v in data.items()}
+
+
+def tensor_plan_from_dict(data: Mapping[str, Any]) -> TensorPlan:
+    """The inverse of `tensor_plan_to_dict`; TypeError or ValueError on anything else."""
+    fields = dict(data)
+    if fields.get("method") not in ("quantize", "cast"):
+        raise ValueError(f"method {fields.get('method')!r} is not 'quantize' or 'cast'")
+    fields["runs"] = tuple(Run(int(rows), int(bits)) for rows, bits in fields.get("runs", ()))
+    return TensorPlan(**fields)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is known about the error of one encoded matrix W^ against W.
+
+    `relative_error` = ||W - W^||^2 / ||W||^2. `weighted_error` is the same in the metric of the calibrated
+    sensitivities (equal to `relative_error` where there were none). `bound` is the largest |w - w^| that can occur
+    when nothing clips, in units of the scale (half the widest gap of the grid); `clipped` the share of weights
+    outside the grid's range.
+    """
+
+    relative_error: float
+    weighted_error: float
+    bound: float
+    clipped: float
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One approximated tensor: its parts exactly as they are stored, and how to read them (checkpoint/FORMAT.md)."""
+
+    info: TensorInfo
+    plan: TensorPlan
+    parts: Mapping[str, Array]
+    certificate: Certificate | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(int(p.nbytes) for p in self.parts.values())
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """The cost of a compression on one text, by the protocol of docs/notation.md."""
+
+    kl: float
+    kl_se: float
+    perplexity: float
+    reference_perplexity: float
+    top1: float
+    bytes: int
+    bits_per_weight: float
+    windows: int
+    window: int
+    tokens: int
+    text: str

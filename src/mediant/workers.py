@@ -1,0 +1,46 @@
+"""Ordered work on several threads whose result does not depend on how many there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from mediant.errors import UsageError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def threads() -> int:
+    """Threads to use: `MEDIANT_THREADS`, else the processors this process may run on."""
+    wanted = os.environ.get("MEDIANT_THREADS", "")
+    if wanted:
+        if not wanted.isdigit() or int(wanted) < 1:
+            raise UsageError(f"MEDIANT_THREADS is {wanted!r}; it takes a whole number from 1.")
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered(
+    work: Callable[[T], R], items: Iterable[T], prepare: Callable[[], None] | None = None
+) -> Iterator[R]:
+    """Yields `work(item)` in the order of the items, computed by `threads()` threads.
+
+    `prepare` runs once in every worker thread; with PyTorch it sets that thread to compute alone, so that an item's
+    result is the same however many workers there are. At most two items per thread wait, so memory stays bounded.
+    """
+    count = threads()
+    iterator = iter(items)
+    with ThreadPoolExecutor(count, initializer=prepare) as pool:
+        waiting: list[Future[R]] = [pool.submit(work, item) for item in islice(iterator, 2 * count)]
+        try:
+            while waiting:
+                result = waiting.pop(0).result()
+                waiting += [pool.submit(work, item) for item in islice(iterator, 1)]
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,123 @@
+"""A small checkpoint with every layout, grid form, width of scales and cast, made once for a test run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from mediant import discovery
+from mediant.checkpoint.manifest import Calibration
+from mediant.checkpoint.writer import write
+from mediant.kernels.bfloat16 import from_float32
+from mediant.kernels.bit_planes import pack
+from mediant.kernels.part_shapes import grid_form
+from mediant.kernels.scale_codes import encode_scales
+from mediant.values import Certificate, Encoding, Model, Plan, Run, TensorInfo, TensorPlan
+
+
+class SampleGrid(NamedTuple):
+    """A grid for `sample_checkpoint`, of each form that a checkpoint knows."""
+
+    form: str
+    zero_point: bool
+
+    def levels(self, bits: int, sample: object = None, weights: object = None) -> np.ndarray:
+        """Half steps around 0, whole steps from 0, or a table with three quarters of the codes."""
+        count = 1 << bits
+        if self.form == "sample_table":
+            return np.arange(max(2, 3 * count // 4)) ** 1.5 - 1
+        return np.arange(count) - (0 if self.zero_point else (count - 1) / 2)
+
+
+class Sample(NamedTuple):
+    """What `sample_checkpoint` has written, and where."""
+
+    folder: Path
+    model: Model
+    plan: Plan
+    calibration: Calibration
+    encodings: tuple[Encoding, ...]
+    companions: dict[str, bytes]
+
+
+@pytest.fixture(scope="session")
+def sample_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
+    """The sample, with the stub grids in place as long as the tests run. Not to be changed."""
+    real = discovery.make
+
+    def make(kind: str, spec: discovery.Spec) -> object:
+        name = spec.get("name")
+        stub = kind == "grids" and name in ("sample_affine", "sample_zero_point", "sample_table")
+        return SampleGrid(str(name), name == "sample_zero_point") if stub else real(kind, spec)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(discovery, "make", make)
+        yield write_sample(tmp_path_factory.mktemp("sample") / "checkpoint")
+
+
+def write_sample(folder: Path) -> Sample:
+    """Writes the checkpoint of `sample_checkpoint`."""
+    generator = np.random.default_rng(5)
+
+    def quantized(form: str, runs: list[tuple[int, int]], group: int, scale_bits: int) -> TensorPlan:
+        name = {"name": f"sample_{form}"}
+        return TensorPlan(
+            "quantize", grid=name, scale=name, rounding=name, runs=tuple(itertools.starmap(Run, runs)),
+            group=group, scale_bits=scale_bits,
+        )  # fmt: skip
+
+    planned = [
+        (TensorInfo("embed.weight", (37, 24), "float32", "embedding", "out_in", "embed", aliases=("head.weight",)),
+         quantized("affine", [(5, 8), (20, 3), (12, 1)], 16, 6)),
+        (TensorInfo("layers.0.in.weight", (24, 10), "float32", "linear", "in_out", "layers.0.in", 0),
+         quantized("zero_point", [(3, 4), (7, 2)], 10, 16)),
+        (TensorInfo("layers.0.in.bias", (10,), "float32", "bias", "none", "layers.0.in", 0),
+         TensorPlan("cast", "bfloat16", bias_correction=True)),
+        (TensorInfo("layers.1.up", (3, 6, 5), "bfloat16", "expert", "experts_in_out", "layers.1", 1),
+         quantized("table", [(7, 3), (8, 2)], 4, 3)),
+        (TensorInfo("layers.1.down", (2, 4, 9), "bfloat16", "expert", "experts_out_in", "layers.1", 1),
+         quantized("affine", [(8, 5)], 64, 8)),
+        (TensorInfo("norm.weight", (7,), "float16", "norm"), TensorPlan("cast", "float32")),
+        (TensorInfo("positions", (3, 5), "float32", "other"), TensorPlan("cast", "float16")),
+        (TensorInfo("temperature", (), "float32", "other"), TensorPlan("cast", "float32")),
+    ]  # fmt: skip
+    infos = tuple(info for info, _ in planned)
+    model = Model(folder, "sample", "SampleForCausalLM", {}, infos, "5a" * 32)
+    plan = Plan(model.fingerprint, "sample", 3, {info.name: p for info, p in planned}, 9999, 0.125)
+    encodings = tuple(random_encoding(info, p, generator) for info, p in planned)
+    calibration = Calibration("sample.txt", 640, "7e" * 32)
+    companions = {"config.json": b'{"quantization_config":{"quant_method":"mediant"}}', "README.md": "größe".encode()}
+    write(folder, model, plan, calibration, encodings, companions)
+    return Sample(folder, model, plan, calibration, encodings, companions)
+
+
+def random_encoding(info: TensorInfo, plan: TensorPlan, generator: np.random.Generator) -> Encoding:
+    """A sound encoding: any codes with a level, scales of some size, ascending levels."""
+    if plan.method == "cast":
+        values = generator.standard_normal(info.shape).astype(np.float32)
+        data = from_float32(values) if plan.dtype == "bfloat16" else values.astype(plan.dtype)
+        return Encoding(info, plan, {"data": np.asarray(data)})
+    form = grid_form(plan)
+    columns = info.matrix_shape[1]
+    groups = -(-columns // plan.group)
+
+    def packed(width: int, counts: Mapping[int, int]) -> np.ndarray:
+        runs = [generator.integers(counts.get(r.bits, 1 << r.bits), size=r.rows * width) for r in plan.runs]
+        return np.concatenate([pack(c.astype(np.uint8), r.bits) for c, r in zip(runs, plan.runs, strict=True)])
+
+    parts: dict[str, np.ndarray] = {"codes": packed(columns, form.counts)}
+    scale = generator.standard_normal((info.matrix_shape[0], groups)).astype(np.float32)
+    scale[0, 0] = 0
+    parts |= encode_scales(scale, plan.scale_bits)
+    if "scale_codes" in parts:
+        parts["scale_codes"] = pack(parts["scale_codes"], plan.scale_bits)
+    if form.zero_point:
+        parts["zeros"] = packed(groups, {})
+    grid = discovery.make("grids", plan.grid)
+    parts |= {f"levels.{bits}": grid.levels(bits).astype(np.float32) for bits in form.counts}
+    return Encoding(info, plan, parts, Certificate(0.25, 0.125, 0.5, 1e-3))

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mediant.checkpoint.decoding import check, decode
+from mediant.errors import CheckpointError
+from mediant.kernels.bfloat16 import from_float32
+from mediant.kernels.bit_planes import pack
+from mediant.kernels.part_shapes import GridForm, grid_form
+from mediant.values import Encoding, Run, TensorInfo, TensorPlan
+
+Sample = Any
+
+LAYOUTS = {
+    "out_in": ((4, 3), lambda t, r, c: t[r, c]),
+    "in_out": ((3, 4), lambda t, r, c: t[c, r]),
+    "experts_out_in": ((2, 2, 3), lambda t, r, c: t[r // 2, r % 2, c]),
+    "experts_in_out": ((2, 3, 2), lambda t, r, c: t[r // 2, c, r % 2]),
+}
+FORM = GridForm(first={4: 0.0})
+
+
+def encoding(layout: str = "out_in", shape: tuple[int, ...] = (4, 3), **parts: np.ndarray) -> Encoding:
+    """Rows of three codes of four bits from 0 to 11, each row with a scale of its own."""
+    info = TensorInfo("w", shape, "float32", "linear", layout)
+    plan = TensorPlan("quantize", runs=(Run(4, 4),), group=64, scale_bits=16)
+    scales = from_float32(np.float32([[1], [2], [4], [8]]))
+    return Encoding(info, plan, {"codes": pack(np.arange(12, dtype=np.uint8), 4), "scales": scales} | parts)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_tensor_its_matrix_stands_for(layout: str) -> None:
+    shape, element = LAYOUTS[layout]
+    tensor = decode(encoding(layout, shape), FORM)
+    assert (tensor.shape, tensor.dtype, tensor.flags.c_contiguous) == (shape, np.float32, True)
+    for row in range(4):
+        for column in range(3):
+            assert element(tensor, row, column) == 2**row * (3 * row + column)
+
+
+def test_the_grid_of_the_plan_is_the_default(sample_checkpoint: Sample) -> None:
+    for item in sample_checkpoint.encodings:
+        form = grid_form(item.plan) if item.plan.method == "quantize" else None
+        np.testing.assert_array_equal(decode(item), decode(item, form))
+        assert decode(item).shape == item.info.shape
+
+
+def test_sound_encodings_pass(sample_checkpoint: Sample) -> None:
+    for item in sample_checkpoint.encodings:
+        check(item, grid_form(item.plan) if item.plan.method == "quantize" else None)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"codes": np.zeros(7, np.uint8)},
+        {"codes": np.zeros(8, np.int8)},
+        {"scales": np.zeros((4, 1), np.float16)},
+        {"scales": np.zeros(4, np.uint16)},
+        {"more": np.zeros(1, np.uint8)},
+    ],
+)
+def test_other_parts_are_refused(parts: dict[str, np.ndarray]) -> None:
+    check(encoding(), FORM)
+    with pytest.raises(CheckpointError, match="are not those of its plan"):
+        check(encoding(**parts), FORM)
+
+
+@pytest.mark.parametrize("pattern", [0x7F80, 0xFF80, 0x7FC0, 0x7F81])
+def test_scales_that_are_not_finite_are_refused(pattern: int) -> None:
+    with pytest.raises(CheckpointError, match="'scales' of 'w' holds a number that is not finite"):
+        check(encoding(scales=np.array([[0], [0], [pattern], [0]], np.uint16)), FORM)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_cast_weights_that_are_not_finite_are_refused(dtype: str, value: float) -> None:
+    info, plan = TensorInfo("w", (2,), "float32", "norm"), TensorPlan("cast", dtype)
+
+    def stored(values: np.ndarray) -> Encoding:
+        return Encoding(info, plan, {"data": from_float32(values) if dtype == "bfloat16" else values.astype(dtype)})
+
+    check(stored(np.float32([1, 2])), None)
+    with pytest.raises(CheckpointError, match="holds a number that is not finite"):
+        check(stored(np.float32([1, value])), None)
+
+
+def test_scales_whose_weights_would_overflow_are_refused() -> None:
+    largest = np.full((4, 1), 0x7F7F, np.uint16)
+    with pytest.raises(CheckpointError, match="too large for finite weights"):
+        check(encoding(scales=largest), FORM)
+
+
+def table(levels: list[float], codes: np.ndarray) -> tuple[Encoding, GridForm]:
+    item = encoding(codes=pack(codes.astype(np.uint8), 4), **{"levels.4": np.float32(levels)})
+    return item, GridForm(counts={4: len(levels)})
+
+
+def test_a_code_without_a_level_is_refused() -> None:
+    levels = [-1.0, 0.5, 0.75]
+    check(*table(levels, np.arange(12) % 3))
+    with pytest.raises(CheckpointError, match="has the code 3, but only 3 levels"):
+        check(*table(levels, np.arange(12) % 4))
+
+
+@pytest.mark.parametrize("levels", [[0.0, 0.0], [1.0, 0.0]])
+def test_levels_that_do_not_ascend_are_refused(levels: list[float]) -> None:
+    with pytest.raises(CheckpointError, match="do not ascend"):
+        check(*table(levels, np.zeros(12)))
+
+
+@pytest.mark.parametrize("level", [np.nan, np.inf])
+def test_levels_that_are_not_finite_are_refused(level: float) -> None:
+    with pytest.raises(CheckpointError, match=r"'levels.4' of 'w' holds a number that is not finite"):
+        check(*table([0.0, level], np.zeros(12)))
+
+
+def test_every_stored_bit_of_the_codes_matters(sample_checkpoint: Sample) -> None:
+    """The comparison of decoded weights would see any wrong bit, but for unused ones and zero scales."""
+    item = next(e for e in sample_checkpoint.encodings if e.info.name == "layers.1.down")
+    right = decode(item)
+    codes = item.parts["codes"]
+    for bit in range(8 * codes.size):
+        damaged = codes.copy()
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        wrong = decode(dataclasses.replace(item, parts={**item.parts, "codes": damaged}))
+        place = bit % 72
+        changed = np.flatnonzero(wrong.ravel() != right.ravel())
+        assert changed.tolist() == ([] if place < 9 else [place])

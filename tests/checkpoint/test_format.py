@@ -1,0 +1,199 @@
+"""The format description against the code: its example, its constants, and a reader written from it alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mediant import checkpoint
+from mediant.checkpoint import manifest
+from mediant.checkpoint.reader import open_checkpoint
+from mediant.checkpoint.writer import write
+from mediant.kernels.part_shapes import GridForm, grid_form
+from mediant.values import Model
+
+Sample = Any
+PAGE = (Path(checkpoint.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
+POWERS = [
+    struct.unpack(">f", bytes.fromhex(digits))[0]
+    for digits in re.findall("`([0-9a-f]{8})`", next(line for line in PAGE.splitlines() if "2^(−j/8)" in line))
+]
+
+
+def float32(value: float) -> float:
+    """Rounds a double once to float32."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+class Stranger:
+    """Reads a checkpoint by FORMAT.md, one weight at a time, with nothing of ours and no NumPy."""
+
+    def __init__(self, folder: Path) -> None:
+        self.manifest = json.loads((folder / "mediant.json").read_text(encoding="utf-8"))
+        raw = (folder / "mediant.safetensors").read_bytes()
+        length = int.from_bytes(raw[:8], "little")
+        self.header = json.loads(raw[8 : 8 + length])
+        self.data = raw[8 + length :]
+
+    def bytes_of(self, tensor: str, part: str) -> bytes:
+        begin, end = self.header[f"{tensor}.{part}"]["data_offsets"]
+        return self.data[begin:end]
+
+    def floats(self, tensor: str, part: str) -> list[float]:
+        raw = self.bytes_of(tensor, part)
+        dtype = self.manifest["tensors"][tensor]["parts"][part]["dtype"]
+        if dtype == "bfloat16":
+            return [struct.unpack("<f", b"\0\0" + raw[i : i + 2])[0] for i in range(0, len(raw), 2)]
+        return [x for (x,) in struct.iter_unpack({"float16": "<e", "float32": "<f"}[dtype], raw)]
+
+    @staticmethod
+    def unpacked(raw: bytes, count: int, bits: int) -> list[int]:
+        plane = -(-count // 8)
+        return [
+            sum((raw[p * plane + i // 8] >> (i % 8) & 1) << (bits - 1 - p) for p in range(bits)) for i in range(count)
+        ]
+
+    def runs(self, tensor: str, part: str, width: int) -> list[list[int]]:
+        """Rows of packed numbers, run by run."""
+        raw, rows = self.bytes_of(tensor, part), []
+        for count, bits in self.manifest["tensors"][tensor]["plan"]["runs"]:
+            numbers = self.unpacked(raw, count * width, bits)
+            rows += [numbers[r * width : (r + 1) * width] for r in range(count)]
+            raw = raw[bits * -(-count * width // 8) :]
+        assert not raw
+        return rows
+
+    def scales(self, tensor: str, rows: int, groups: int) -> list[list[float]]:
+        bits = self.manifest["tensors"][tensor]["plan"]["scale_bits"]
+        if bits == 16:
+            flat = self.floats(tensor, "scales")
+            return [flat[r * groups : (r + 1) * groups] for r in range(rows)]
+        codes = self.unpacked(self.bytes_of(tensor, "scale_codes"), rows * groups, bits)
+        row_scales = self.floats(tensor, "row_scales")
+
+        def factor(code: int) -> float:
+            k, sign = code % (1 << (bits - 1)), code >> (bits - 1)
+            power = 0.0 if k == (1 << (bits - 1)) - 1 else 2.0 ** -(k // 8) * POWERS[k % 8]
+            return (-1) ** sign * power
+
+        return [[float32(row_scales[r] * factor(codes[r * groups + g])) for g in range(groups)] for r in range(rows)]
+
+    def level(self, tensor: str, code: int, bits: int) -> float:
+        grid = self.manifest["tensors"][tensor]["grid"]
+        if grid["kind"] == "table":
+            return self.floats(tensor, f"levels.{bits}")[code]
+        return code + (grid["first"][str(bits)] if grid["kind"] == "affine" else 0)
+
+    def weights(self, tensor: str) -> list[float]:
+        """The weights of the tensor in its own order."""
+        entry = self.manifest["tensors"][tensor]
+        if entry["plan"]["method"] == "cast":
+            return self.floats(tensor, "data")
+        shape = entry["shape"]
+        columns = shape[-2] if entry["layout"] in ("in_out", "experts_in_out") else shape[-1]
+        group = entry["plan"]["group"]
+        groups = -(-columns // group)
+        codes = self.runs(tensor, "codes", columns)
+        zeros = self.runs(tensor, "zeros", groups) if entry["grid"]["kind"] == "zero_point" else None
+        scales = self.scales(tensor, len(codes), groups)
+        bits = [depth for rows, depth in entry["plan"]["runs"] for _ in range(rows)]
+
+        def weight(r: int, c: int) -> float:
+            zero = zeros[r][c // group] if zeros else 0
+            return float32(scales[r][c // group] * float32(self.level(tensor, codes[r][c], bits[r]) - zero))
+
+        matrix = [[weight(r, c) for c in range(columns)] for r in range(len(codes))]
+        if entry["layout"] in ("out_in", "experts_out_in"):
+            return [w for row in matrix for w in row]
+        outputs = shape[-1]
+        experts = [matrix[e : e + outputs] for e in range(0, len(matrix), outputs)]
+        return [rows[o][i] for rows in experts for i in range(columns) for o in range(outputs)]
+
+
+def test_a_stranger_reads_the_same_weights(sample_checkpoint: Sample) -> None:
+    stranger = Stranger(sample_checkpoint.folder)
+    for name, weight in open_checkpoint(sample_checkpoint.folder).state():
+        np.testing.assert_array_equal(weight.ravel(), np.float32(stranger.weights(name)))
+
+
+def test_the_constants_are_the_nearest_float32() -> None:
+    assert len(POWERS) == 8
+    for j, power in enumerate(POWERS):
+        # All but 1 lie between 1/2 and 1, where float32 numbers are 2^-24 apart.
+        low, high = Fraction(power) - Fraction(1, 1 << 25), Fraction(power) + Fraction(1, 1 << 25)
+        assert low**8 < Fraction(1, 1 << j) < high**8
+
+
+def blocks(language: str) -> list[str]:
+    example = PAGE[PAGE.index("## Example") :]
+    return re.findall(rf"```{language}\n(.*?)\n```", example, re.DOTALL)
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """The folder that the example describes."""
+    text, header = blocks("json")
+    (length,) = re.findall(r"(\d+) bytes with the spaces", PAGE)
+    data = b"".join(bytes.fromhex(line[:12].strip()) for line in blocks("text")[0].splitlines())
+    assert len(data) == 11
+    (tmp_path / "mediant.json").write_text(text + "\n", encoding="utf-8")
+    padded = header.encode().ljust(int(length))
+    (tmp_path / "mediant.safetensors").write_bytes(int(length).to_bytes(8, "little") + padded + data)
+    return tmp_path
+
+
+def test_the_example_decodes_as_it_says(example: Path) -> None:
+    (row,) = [line for line in PAGE.splitlines() if line.startswith("| weights |")]
+    stated = np.float32([float(x.replace("−", "-")) for x in re.findall(r"[−\d.]+", row)]).reshape(2, 3)
+    weight = open_checkpoint(example).weight("w")
+    np.testing.assert_array_equal(weight.view(np.uint32), stated.view(np.uint32))
+    np.testing.assert_array_equal(Stranger(example).weights("w"), stated.ravel())
+
+
+def test_the_writer_gives_the_bytes_of_the_example(
+    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = open_checkpoint(example)
+    monkeypatch.setattr(manifest, "installed", lambda _: read.manifest.tool_version)
+    monkeypatch.setattr(manifest, "grid_form", lambda plan: GridForm(first={1: -0.5, 2: -1.5}))
+    origin = read.model
+    model = Model(example, origin.name, origin.architecture, {}, (read.tensors["w"].info,), origin.fingerprint)
+    write(tmp_path / "again", model, read.plan, read.manifest.calibration, [read.encoding("w")], {})
+    for name in ("mediant.json", "mediant.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (example / name).read_bytes()
+
+
+def test_every_hash_is_of_the_bytes_it_is_said_to_be_of(sample_checkpoint: Sample) -> None:
+    stranger = Stranger(sample_checkpoint.folder)
+    text = (sample_checkpoint.folder / "mediant.json").read_bytes()
+    assert stranger.header["__metadata__"]["manifest_sha256"] == hashlib.sha256(text).hexdigest()
+    for name, entry in stranger.manifest["tensors"].items():
+        for part, stored in entry["parts"].items():
+            assert stored["sha256"] == hashlib.sha256(stranger.bytes_of(name, part)).hexdigest()
+
+
+def test_every_field_of_a_manifest_is_described(sample_checkpoint: Sample) -> None:
+    text = Stranger(sample_checkpoint.folder).manifest
+    described = set(re.findall(r"`([a-z0-9_]+)[`:]", PAGE))
+    entries = text["tensors"].values()
+    fields = set(text) | set(text["model"]) | set(text["calibration"])
+    fields = fields.union(*entries, *(e["plan"] for e in entries), *(e["certificate"] for e in entries))
+    assert fields - described - {"kind"} == set()
+    parts = {part.partition(".")[0] for entry in entries for part in entry["parts"]}
+    assert parts - described == {"levels"}
+    assert {e["layout"] for e in entries} <= described
+
+
+def test_the_sample_has_every_form_of_grid(sample_checkpoint: Sample) -> None:
+    forms = [grid_form(e.plan) for e in sample_checkpoint.encodings if e.plan.method == "quantize"]
+    assert any(f.first for f in forms)
+    assert any(f.counts for f in forms)
+    assert any(f.zero_point for f in forms)

@@ -1,0 +1,118 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from mediant.cli import _console, generate
+from mediant.errors import ModelError, UsageError
+
+Folder = Callable[[str], Path]
+Run = Callable[..., int]
+PROMPT = "the quick brown fox"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    app = typer.Typer()
+    app.command()(generate.command)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> int:
+        monkeypatch.setattr("sys.argv", ["generate", *map(str, arguments)])
+        return _console.run(app)
+
+    return call
+
+
+def written(run: Run, *arguments: object) -> dict[str, Any]:
+    assert run(*arguments, "--json", "o.json") == 0
+    found: dict[str, Any] = json.loads(Path("o.json").read_text())
+    return found
+
+
+def test_greedy_text_is_the_likeliest_token_each_time(
+    run: Run, tiny_folder: Folder, tiny_network: Callable[[str], PreTrainedModel],
+    tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    data = written(run, tiny_folder("llama"), PROMPT, "--max-tokens", 12)
+    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
+    start = ids.shape[1]
+    while ids.shape[1] < start + 12 and int(ids[0, -1]) != tokenizer.eos_token_id:
+        ids = torch.cat([ids, tiny_network("llama")(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
+    assert data["text"] == tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+    assert (data["tokens"], data["prompt_tokens"]) == (ids.shape[1] - start, start)
+    assert data["text"].strip() in capsys.readouterr().out
+
+
+def test_draws_follow_the_seed(run: Run, tiny_folder: Folder) -> None:
+    draws = [
+        written(run, tiny_folder("llama"), PROMPT, "--temperature", 1, "--seed", seed, "--max-tokens", 20)["text"]
+        for seed in (1, 1, 2)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_almost_no_temperature_or_mass_is_greedy(run: Run, tiny_folder: Folder) -> None:
+    ask = (tiny_folder("llama"), PROMPT, "--max-tokens", 20)
+    greedy = written(run, *ask)["text"]
+    assert written(run, *ask, "--temperature", 1e-4)["text"] == greedy
+    assert written(run, *ask, "--temperature", 1, "--top-p", 1e-6)["text"] == greedy
+
+
+def test_standard_output_is_json_alone(run: Run, tiny_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tiny_folder("llama"), PROMPT, "--max-tokens", 3, "--json", "-") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["text"].strip() in captured.err
+
+
+def test_a_chat_template_is_used_if_there_is_one(
+    run: Run, tmp_path: Path, tiny_network: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    folder = tmp_path / "chat"
+    tiny_network("llama").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}<s>{{ m.content }} !{% endfor %}")
+    plain = written(run, folder, PROMPT, "--no-chat", "--max-tokens", 2)
+    chat = written(run, folder, PROMPT, "--max-tokens", 2)
+    assert chat == {**written(run, folder, PROMPT, "--chat", "--max-tokens", 2), "seconds": chat["seconds"]}
+    assert chat["prompt_tokens"] == len(tokenizer(f"<s>{PROMPT} !")["input_ids"]) != plain["prompt_tokens"]
+
+
+def test_the_text_stops_where_the_positions_end(run: Run, tiny_folder: Folder) -> None:
+    data = written(run, tiny_folder("gpt2"), "y " * 58, "--max-tokens", 500)
+    assert 1 < data["tokens"] <= 128 - data["prompt_tokens"]
+
+
+def test_mistakes_have_their_exit_codes(run: Run, tiny_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    llama = tiny_folder("llama")
+    assert run(llama, "") == UsageError.exit_code
+    assert run(llama, "fox " * 500) == UsageError.exit_code
+    assert "fewer than 128" in capsys.readouterr().err
+    assert run(llama, PROMPT, "--chat") == UsageError.exit_code
+    assert run(llama, PROMPT, "--temperature", -1) == UsageError.exit_code
+    assert run(llama, PROMPT, "--max-tokens", 0) == UsageError.exit_code
+    assert run(tiny_folder("bert"), PROMPT) == ModelError.exit_code
+    assert run("nowhere/at/all", PROMPT) == ModelError.exit_code
+
+
+def test_ctrl_c_ends_the_line_and_the_run(
+    run: Run, tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import TextStreamer
+
+    calls: list[object] = []
+
+    def put(self: TextStreamer, value: object) -> None:
+        calls.append(value)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TextStreamer, "put", put)
+    assert run(tiny_folder("llama"), PROMPT, "--json", "o.json") == 130
+    assert capsys.readouterr().out.endswith("\n")
+    assert not Path("o.json").exists()

@@ -1,0 +1,454 @@
+"""Attacks on the reader: whatever the bytes, it gives the weights that were written, or one `CheckpointError`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mediant import discovery
+from mediant.checkpoint.reader import open_checkpoint
+from mediant.errors import CheckpointError
+
+Sample = Any
+MANIFEST, PAYLOAD = "mediant.json", "mediant.safetensors"
+SLOW_FIXTURE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+class Forgery:
+    """The two files of a checkpoint taken apart. `save` puts them together with the right hash of the manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.manifest: Any = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        raw = (folder / PAYLOAD).read_bytes()
+        length = int.from_bytes(raw[:8], "little")
+        self.header: Any = json.loads(raw[8 : 8 + length])
+        self.data = bytearray(raw[8 + length :])
+        self.text: str | None = None
+
+    def entry(self, name: str = "embed.weight") -> Any:
+        return self.manifest["tensors"][name]
+
+    def save(self, folder: Path) -> Path:
+        text = (self.text or json.dumps(self.manifest)).encode()
+        if isinstance(self.header.get("__metadata__"), dict) and "manifest_sha256" in self.header["__metadata__"]:
+            self.header["__metadata__"]["manifest_sha256"] = hashlib.sha256(text).hexdigest()
+        header = json.dumps(self.header).encode()
+        header += b" " * (-len(header) % 8)
+        (folder / MANIFEST).write_bytes(text)
+        (folder / PAYLOAD).write_bytes(len(header).to_bytes(8, "little") + header + self.data)
+        return folder
+
+
+def read_all(folder: Path) -> dict[str, np.ndarray]:
+    return dict(open_checkpoint(folder).state(aliases=True))
+
+
+def same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
+    """Bit for bit."""
+    return list(left) == list(right) and all(
+        left[n].shape == right[n].shape and left[n].tobytes() == right[n].tobytes() for n in left
+    )
+
+
+@pytest.fixture
+def forgery(sample_checkpoint: Sample) -> Forgery:
+    return Forgery(sample_checkpoint.folder)
+
+
+def test_an_honest_forgery_is_read(sample_checkpoint: Sample, forgery: Forgery, tmp_path: Path) -> None:
+    """So that every refusal below is due to the attack and not to the forging."""
+    assert same(read_all(forgery.save(tmp_path)), read_all(sample_checkpoint.folder))
+
+
+def test_the_comparison_sees_a_single_wrong_bit(sample_checkpoint: Sample) -> None:
+    right = read_all(sample_checkpoint.folder)
+    for name in right:
+        wrong = dict(right)
+        wrong[name] = (right[name].reshape(-1).view(np.uint32) ^ 1).view(np.float32).reshape(right[name].shape)
+        assert not same(wrong, right)
+    assert not same(dict(reversed(right.items())), right)
+
+
+def put(value: Any, *path: str | int) -> Callable[[Forgery], None]:
+    """An attack on the manifest: `value` at a path in it."""
+
+    def attack(forgery: Forgery) -> None:
+        place = forgery.manifest
+        for step in path[:-1]:
+            place = place[step]
+        place[path[-1]] = value
+
+    return attack
+
+
+def drop(*path: str | int) -> Callable[[Forgery], None]:
+    """An attack on the manifest: nothing at a path in it."""
+
+    def attack(forgery: Forgery) -> None:
+        place = forgery.manifest
+        for step in path[:-1]:
+            place = place[step]
+        del place[path[-1]]
+
+    return attack
+
+
+EMBED = ("tensors", "embed.weight")
+PLAN = (*EMBED, "plan")
+BIAS = ("tensors", "layers.0.in.bias")
+TABLE = ("tensors", "layers.1.up")
+
+MANIFEST_ATTACKS: dict[str, tuple[Callable[[Forgery], None], str]] = {
+    "another format": (put("gguf", "format"), "not the manifest of a Mediant checkpoint"),
+    "a later version": (put(2, "version"), "has version 2; this Mediant reads version 1"),
+    "a version that is true": (put(True, "version"), "has version True"),
+    "a version that is a float": (put(1.0, "version"), "has version 1.0"),
+    "a missing field": (drop("seed"), "lacks the field 'seed'"),
+    "an unknown field": (put(1, "run_me"), "unknown field 'run_me'"),
+    "a seed that is a text": (put("3", "seed"), "'seed' is of the wrong kind"),
+    "negative weights": (put(-1.5, "model", "weights"), "'weights' is of the wrong kind"),
+    "a name that steers the terminal": (put("\x1b[2J", "model", "name"), "cannot be printed"),
+    "a loss below nothing": (put(-0.5, "predicted_loss"), "outside 0 to 1e100"),
+    "a huge loss": (put(10**4000, "predicted_loss"), "outside 0 to 1e100"),
+    "a file elsewhere": (put(["../../.bashrc"], "files"), "names of files beside the manifest"),
+    "an absolute file": (put(["/etc/passwd"], "files"), "names of files beside the manifest"),
+    "a file twice": (put(["a", "a"], "files"), "names of files beside the manifest"),
+    "a file that is a number": (put([7], "files"), "not a list of printable texts"),
+    "tensors in a list": (put([], "tensors"), "'tensors' is of the wrong kind"),
+    "a missing tensor": (drop(*EMBED), "are not those that"),
+    "an alias that is a tensor": (put(["norm.weight"], *EMBED, "aliases"), "the name 'norm.weight' to two tensors"),
+    "an alias twice": (put(["a", "a"], *EMBED, "aliases"), "the name 'a' to two tensors"),
+    "a role of its own": (put("admin", *EMBED, "role"), "the role 'admin'"),
+    "a layout of its own": (put("diagonal", *EMBED, "layout"), "the layout 'diagonal'"),
+    "a layer below -1": (put(-2, *EMBED, "layer"), "the layer is -2"),
+    "a shape with a minus": (put([-37, 24], *EMBED, "shape"), "whole numbers from 0"),
+    "a shape with a point": (put([37.0, 24], *EMBED, "shape"), "whole numbers from 0"),
+    "a shape with true": (put([True, 888], *EMBED, "shape"), "whole numbers from 0"),
+    "a shape that overflows": (put([1 << 63, 1 << 63], *EMBED, "shape"), "cannot have the shape"),
+    "a shape of zeros and infinity": (put([0, 1 << 62], *BIAS, "shape"), "cannot have the shape"),
+    "a shape of many axes": (put([1] * 1000, *BIAS, "shape"), "1000 axes"),
+    "another shape of as many": (put([24, 37], *EMBED, "shape"), "do not add up"),
+    "the other layout": (put("in_out", *EMBED, "layout"), "do not add up"),
+    "an unknown method": (put("eval", *PLAN, "method"), "not 'quantize' or 'cast'"),
+    "a method with another's fields": (put("quantize", *BIAS, "plan", "method"), "lacks a field of its method"),
+    "a grid that is cast": (put({"kind": "zero_point"}, *BIAS, "grid"), "goes with the method 'quantize'"),
+    "a method without a grid": (drop(*EMBED, "grid"), "goes with the method 'quantize'"),
+    "a plan without a group": (drop(*PLAN, "group"), "lacks a field"),
+    "a plan with a dtype too": (put("float16", *PLAN, "dtype"), "lacks a field of its method or has one of another"),
+    "a plan with more": (put(1, *PLAN, "hook"), "unknown field 'hook'"),
+    "a group of nothing": (put(0, *PLAN, "group"), "it takes a whole number from 1"),
+    "a negative group": (put(-16, *PLAN, "group"), "it takes a whole number from 1"),
+    "a group that is true": (put(True, *PLAN, "group"), "'group' is of the wrong kind"),
+    "a group that is a float": (put(16.0, *PLAN, "group"), "'group' is of the wrong kind"),
+    "scales of two bits": (put(2, *PLAN, "scale_bits"), "16, or 3 to 8"),
+    "scales of too many bits": (put(17, *PLAN, "scale_bits"), "16, or 3 to 8"),
+    "a run of no bits": (put([[37, 0]], *PLAN, "runs"), "first level a depth"),
+    "a run of nine bits": (put([[5, 9], [20, 3], [12, 1]], *PLAN, "runs"), "first level a depth"),
+    "runs that end early": (put([[5, 8], [19, 3], [12, 1]], *PLAN, "runs"), "do not add up"),
+    "a run of fewer than no rows": (put([[-5, 8], [30, 3], [12, 1]], *PLAN, "runs"), "whole numbers from 0"),
+    "a run of no rows": (put([[0, 8], [25, 3], [12, 1]], *PLAN, "runs"), "do not add up"),
+    "a run of three": (put([[5, 8, 1], [20, 3], [12, 1]], *PLAN, "runs"), "not a pair"),
+    "a run with a point": (put([[5, 8.0], [20, 3], [12, 1]], *PLAN, "runs"), "whole numbers from 0"),
+    "a grid of its own": (put({"kind": "spiral"}, *EMBED, "grid"), "the grid is none of"),
+    "a grid without a depth": (drop(*EMBED, "grid", "first", "3"), "first level a depth"),
+    "a first level between": (put(0.25, *EMBED, "grid", "first", "3"), "multiple of 1/2"),
+    "a first level far away": (put(1e300, *EMBED, "grid", "first", "3"), "multiple of 1/2 of at most 65536"),
+    "a first level that is true": (put(True, *EMBED, "grid", "first", "3"), "multiple of 1/2"),
+    "another first level": (put(0.0, *EMBED, "grid", "first", "3"), "is not what this Mediant calls"),
+    "a zero point from nowhere": (put({"kind": "zero_point"}, *EMBED, "grid"), "not those of the plan"),
+    "a table from nowhere": (put({"kind": "table"}, *EMBED, "grid"), "needs 1 to 2^8 levels"),
+    "an empty table": (put([0], *TABLE, "parts", "levels.3", "shape"), "needs 1 to 2^3 levels"),
+    "a table too long": (put([9], *TABLE, "parts", "levels.3", "shape"), "needs 1 to 2^3 levels"),
+    "a table in rows": (put([2, 3], *TABLE, "parts", "levels.3", "shape"), "needs 1 to 2^3 levels"),
+    "a table that is shorter": (put([3], *TABLE, "parts", "levels.3", "shape"), "is not what this Mediant calls"),
+    "a part too many": (
+        put({"dtype": "uint8", "shape": [1], "sha256": "0" * 64}, *EMBED, "parts", "pickle"),
+        "not those of the plan",
+    ),
+    "a missing part": (drop(*EMBED, "parts", "row_scales"), "not those of the plan"),
+    "a part of another type": (put("uint8", *EMBED, "parts", "row_scales", "dtype"), "not those of the plan"),
+    "a part of another shape": (put([36], *EMBED, "parts", "row_scales", "shape"), "not those of the plan"),
+    "a part of a type unknown": (put("object", *BIAS, "plan", "dtype"), "cannot be cast to 'object'"),
+    "a hash in capitals": (put("A" * 64, *EMBED, "parts", "codes", "sha256"), "64 hexadecimal digits"),
+    "a short hash": (put("a" * 63, *EMBED, "parts", "codes", "sha256"), "64 hexadecimal digits"),
+    "the hash of something else": (put("a" * 64, *EMBED, "parts", "codes", "sha256"), "is damaged"),
+    "a certificate below nothing": (put(-1, *EMBED, "certificate", "bound"), "outside 0 to 1e100"),
+    "half a certificate": (put(None, *EMBED, "certificate", "bound"), "only in part"),
+    "a certificate that is a text": (put("0", *EMBED, "certificate", "bound"), "wrong kind"),
+}
+
+
+@pytest.mark.parametrize("attack", MANIFEST_ATTACKS)
+def test_a_manifest_that_lies_is_refused_though_its_hash_is_right(
+    forgery: Forgery, tmp_path: Path, attack: str
+) -> None:
+    change, message = MANIFEST_ATTACKS[attack]
+    change(forgery)
+    with pytest.raises(CheckpointError) as refusal:
+        read_all(forgery.save(tmp_path))
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def moved(key: str, by: int) -> Callable[[Forgery], None]:
+    def attack(forgery: Forgery) -> None:
+        forgery.header[key]["data_offsets"] = [offset + by for offset in forgery.header[key]["data_offsets"]]
+
+    return attack
+
+
+def header_put(key: str, field: str, value: Any) -> Callable[[Forgery], None]:
+    return lambda forgery: forgery.header[key].update({field: value})
+
+
+def swapped(first: str, second: str) -> Callable[[Forgery], None]:
+    def attack(forgery: Forgery) -> None:
+        header = forgery.header
+        header[first], header[second] = header[second], header[first]
+
+    return attack
+
+
+CODES = "embed.weight.codes"
+
+HEADER_ATTACKS: dict[str, tuple[Callable[[Forgery], None], str]] = {
+    "a part over its neighbour": (moved(CODES, -1), "begins at"),
+    "a hole": (moved(CODES, 1), "begins at"),
+    "a part behind the end": (moved("layers.1.down.scale_codes", 1 << 40), "begins at"),
+    "an end before the beginning": (header_put(CODES, "data_offsets", [9, 3]), "do not fit the shape"),
+    "a negative offset": (header_put(CODES, "data_offsets", [-8, 8]), "whole numbers from 0"),
+    "an offset with a point": (header_put(CODES, "data_offsets", [0.0, 8]), "whole numbers from 0"),
+    "one offset": (header_put(CODES, "data_offsets", [0]), "do not fit the shape"),
+    "a huge shape": (header_put(CODES, "shape", [1 << 62, 1 << 62]), "do not fit the shape"),
+    "a type of other size": (header_put(CODES, "dtype", "F32"), "do not fit the shape"),
+    "a type of the same size": (header_put("embed.weight.row_scales", "dtype", "F16"), "are not those that"),
+    "a type unknown": (header_put(CODES, "dtype", "PICKLE"), "the type 'PICKLE' is none of"),
+    "another shape of as many": (header_put("layers.0.in.weight.scales", "shape", [3, 10]), "are not those that"),
+    "two parts for each other": (swapped("layers.0.in.bias.data", "norm.weight.data"), "are not those that"),
+    "a field more": (header_put(CODES, "callback", 1), "unknown field 'callback'"),
+    "a part more": (
+        lambda f: f.header.update({"x": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}),
+        "are not those that",
+    ),
+    "a part less": (lambda f: f.header.pop("layers.1.down.scale_codes"), "bytes of data"),
+    "a part that is a text": (lambda f: f.header.update({CODES: "here"}), "not a JSON object"),
+    "no metadata": (lambda f: f.header.pop("__metadata__"), "metadata"),
+    "metadata of another format": (header_put("__metadata__", "format", "pt"), "not the file of a Mediant"),
+    "metadata of a later version": (header_put("__metadata__", "version", "2"), "not the file of a Mediant"),
+    "metadata of a number": (header_put("__metadata__", "version", 1), "wrong kind"),
+    "metadata of more": (header_put("__metadata__", "loader", "os.system"), "unknown field"),
+    "data behind the end": (lambda f: f.data.extend(b"\0"), "bytes of data"),
+    "data cut": (lambda f: f.data.pop(), "bytes of data"),
+}
+
+
+@pytest.mark.parametrize("attack", HEADER_ATTACKS)
+def test_a_header_that_lies_is_refused(forgery: Forgery, tmp_path: Path, attack: str) -> None:
+    change, message = HEADER_ATTACKS[attack]
+    change(forgery)
+    with pytest.raises(CheckpointError) as refusal:
+        read_all(forgery.save(tmp_path))
+    assert message in str(refusal.value)
+
+
+PART_ATTACKS: dict[str, tuple[str, bytes, str]] = {
+    "an infinite row scale": ("embed.weight.row_scales", b"\x80\x7f", "not finite"),
+    "a row scale that is no number": ("embed.weight.row_scales", b"\xc0\xff", "not finite"),
+    "an infinite scale": ("layers.0.in.weight.scales", b"\x80\xff", "not finite"),
+    "a scale that overflows": ("layers.0.in.weight.scales", b"\x7f\x7f", "too large for finite weights"),
+    "a level that is no number": ("layers.1.up.levels.3", b"\x00\x00\xc0\x7f", "not finite"),
+    "levels out of order": ("layers.1.up.levels.3", b"\x00\x00\xc8\x42", "do not ascend"),
+    "a code without a level": ("layers.1.up.codes", b"\xff" * 15, "but only 6 levels"),
+    "an infinite cast weight": ("norm.weight.data", b"\x00\x00\x80\x7f", "not finite"),
+    "an infinite half": ("positions.data", b"\x00\x7c", "not finite"),
+}
+
+
+@pytest.mark.parametrize("attack", PART_ATTACKS)
+def test_a_part_that_lies_is_refused_though_its_hash_is_right(forgery: Forgery, tmp_path: Path, attack: str) -> None:
+    key, content, message = PART_ATTACKS[attack]
+    name = next(n for n in forgery.manifest["tensors"] if key.startswith(f"{n}."))
+    begin, end = forgery.header[key]["data_offsets"]
+    forgery.data[begin : begin + len(content)] = content
+    part = forgery.entry(name)["parts"][key.removeprefix(f"{name}.")]
+    part["sha256"] = hashlib.sha256(forgery.data[begin:end]).hexdigest()
+    with pytest.raises(CheckpointError) as refusal:
+        read_all(forgery.save(tmp_path))
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        "{}",
+        "{" * 100_000,
+        "[" * 1_000_000,
+        '{"format":"mediant","format":"mediant"}',
+        '{"format":"mediant","version":NaN}',
+        '{"format":"mediant","version":' + "1" * 10_000 + "}",
+        "\ufeff{}",
+        '{"format":"mediant","version":1' + ',"x":1e999}',
+    ],
+)
+def test_a_manifest_that_is_no_manifest_is_refused(forgery: Forgery, tmp_path: Path, text: str) -> None:
+    forgery.text = text or " "
+    with pytest.raises(CheckpointError):
+        open_checkpoint(forgery.save(tmp_path))
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(CheckpointError):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("file", [MANIFEST, PAYLOAD])
+def test_a_file_cut_anywhere_is_refused(sample_checkpoint: Sample, forgery: Forgery, tmp_path: Path, file: str) -> None:
+    whole = (forgery.save(tmp_path) / file).read_bytes()
+    points = {*range(40), *range(0, len(whole), 29), *range(len(whole) - 40, len(whole))}
+    for point in points:
+        (tmp_path / file).write_bytes(whole[:point])
+        with pytest.raises(CheckpointError):
+            read_all(tmp_path)
+
+
+def test_a_header_length_that_lies_allocates_nothing(forgery: Forgery, tmp_path: Path) -> None:
+    whole = (forgery.save(tmp_path) / PAYLOAD).read_bytes()
+    for length in (0, 7, len(whole), 1 << 31, 99_999_992, 1 << 62, (1 << 64) - 8):
+        (tmp_path / PAYLOAD).write_bytes(length.to_bytes(8, "little") + whole[8:])
+        tracemalloc.start()
+        with pytest.raises(CheckpointError):
+            open_checkpoint(tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 100 * len(whole)
+
+
+def test_a_manifest_of_a_gigabyte_is_not_read(forgery: Forgery, tmp_path: Path) -> None:
+    with (forgery.save(tmp_path) / MANIFEST).open("r+b") as file:
+        file.truncate(1 << 30)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="too many for a manifest"):
+        open_checkpoint(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_the_files_of_two_checkpoints_do_not_mix(sample_checkpoint: Sample, forgery: Forgery, tmp_path: Path) -> None:
+    forgery.manifest["seed"] += 1
+    forgery.save(tmp_path)
+    (tmp_path / PAYLOAD).write_bytes((sample_checkpoint.folder / PAYLOAD).read_bytes())
+    with pytest.raises(CheckpointError, match=r"belongs to another mediant\.json"):
+        open_checkpoint(tmp_path)
+
+
+def attempt(folder: Path, right: dict[str, np.ndarray]) -> bool:
+    """Whether damaged files were read; True must mean read right."""
+    try:
+        found = read_all(folder)
+    except CheckpointError as refusal:
+        assert "\n" not in str(refusal)  # noqa: PT017
+        return False
+    assert same(found, right)
+    return True
+
+
+@pytest.mark.parametrize("file", [MANIFEST, PAYLOAD])
+@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_wrong_bit_in_any_byte_is_refused(sample_checkpoint: Sample, tmp_path: Path, file: str, step: int) -> None:
+    """Each byte in turn loses or gains one bit; no file survives that, as even white space is hashed or fixed."""
+    right = read_all(sample_checkpoint.folder)
+    contents = {name: (sample_checkpoint.folder / name).read_bytes() for name in (MANIFEST, PAYLOAD)}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    generator = np.random.default_rng(11)
+    whole = bytearray(contents[file])
+    for position in range(0, len(whole), step):
+        bit = int(generator.integers(8))
+        whole[position] ^= 1 << bit
+        (tmp_path / file).write_bytes(whole)
+        assert not attempt(tmp_path, right)
+        whole[position] ^= 1 << bit
+
+
+@SLOW_FIXTURE
+@given(st.data())
+def test_random_damage_is_refused_or_does_not_matter(
+    sample_checkpoint: Sample, tmp_path: Path, data: st.DataObject
+) -> None:
+    right = read_all(sample_checkpoint.folder)
+    for file in (MANIFEST, PAYLOAD):
+        whole = bytearray((sample_checkpoint.folder / file).read_bytes())
+        for _ in range(data.draw(st.integers(0, 3))):
+            position = data.draw(st.integers(0, len(whole) - 1))
+            piece = data.draw(st.binary(max_size=9))
+            whole[position : position + data.draw(st.integers(0, 9))] = piece
+        (tmp_path / file).write_bytes(whole)
+    attempt(tmp_path, right)
+
+
+@SLOW_FIXTURE
+@given(st.data())
+def test_random_lies_with_right_hashes_are_refused_or_are_sound(
+    sample_checkpoint: Sample, tmp_path: Path, data: st.DataObject
+) -> None:
+    """Any value of the manifest is exchanged for any other; what is still accepted decodes to finite weights."""
+    forgery = Forgery(sample_checkpoint.folder)
+    place, steps = forgery.manifest, 0
+    while steps < 6:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        key = data.draw(st.sampled_from(keys))
+        steps += 1
+        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.integers(0, 4)) == 0:
+            place[key] = data.draw(LIES)
+            break
+        place = place[key]
+    try:
+        found = read_all(forgery.save(tmp_path))
+    except CheckpointError:
+        return
+    assert all(np.isfinite(weight).all() for weight in found.values())
+
+
+PARAMETERS = [
+    (grid, field.name)
+    for grid in discovery.names("grids")
+    for field in dataclasses.fields(importlib.import_module(f"mediant.methods.grids.{grid}").METHOD)
+]
+
+
+@pytest.mark.parametrize(("grid", "parameter"), PARAMETERS)
+@pytest.mark.parametrize("value", [None, True, -1, 0.5, 10**9, 10**30, 1e300, "x", [], {}])
+def test_a_grid_of_ours_with_an_absurd_parameter_is_refused_or_does_not_matter(
+    sample_checkpoint: Sample, forgery: Forgery, tmp_path: Path, grid: str, parameter: str, value: object
+) -> None:
+    forgery.entry()["plan"]["grid"] = {"name": grid, parameter: value}
+    try:
+        found = read_all(forgery.save(tmp_path))
+    except CheckpointError:
+        return
+    assert same(found, read_all(sample_checkpoint.folder))
+
+
+LIES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 40)
+    | st.sampled_from([1 << 31, 1 << 63, 1 << 64, 10**400, 0.5, 1e300])
+    | st.text(max_size=9)
+    | st.sampled_from(["float16", "uint8", "quantize", "cast", "in_out", "table"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)

@@ -1,0 +1,60 @@
+import json
+
+import pytest
+import torch
+from transformers import BertConfig, GPT2Config, LlamaConfig, T5Config, ViTConfig
+
+from mediant.errors import ModelError
+from mediant.models import architecture as arch
+
+
+def named(config, name):
+    config.architectures = [name] if name else None
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config", "expected", "causal"),
+    [
+        (named(LlamaConfig(), None), "LlamaForCausalLM", True),
+        (named(LlamaConfig(), "LlamaForCausalLM"), "LlamaForCausalLM", True),
+        (named(LlamaConfig(), "LlamaModel"), "LlamaModel", False),
+        (named(LlamaConfig(), "LlamaForSequenceClassification"), "LlamaForSequenceClassification", False),
+        (named(LlamaConfig(), "GPT2LMHeadModel"), "LlamaForCausalLM", True),
+        (named(LlamaConfig(), "AutoModel"), "LlamaForCausalLM", True),
+        (named(LlamaConfig(), "MyOwnModel"), "LlamaForCausalLM", True),
+        (named(GPT2Config(), "GPT2LMHeadModel"), "GPT2LMHeadModel", True),
+        (named(BertConfig(), "BertModel"), "BertModel", False),
+        (named(BertConfig(), "BertForMaskedLM"), "BertForMaskedLM", False),
+        (named(T5Config(), "T5ForConditionalGeneration"), "T5ForConditionalGeneration", False),
+        (named(ViTConfig(), None), "ViTModel", False),
+    ],
+)
+def test_the_class_of_a_configuration(config, expected, causal):
+    assert arch.network_class(config).__name__ == expected
+    assert arch.is_causal(config) is causal
+
+
+def test_an_empty_network_takes_no_memory(tiny_folder):
+    network = arch.empty_network(arch.load_config(tiny_folder("llama")))
+    assert {p.device for p in network.parameters()} == {torch.device("meta")}
+
+
+@pytest.mark.parametrize("model_type", [None, 7, "nonsense"])
+def test_a_config_of_an_unknown_type(model_type, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(ModelError, match="has the model_type"):
+        arch.load_config(tmp_path)
+
+
+def test_a_config_with_an_impossible_value(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": "wide"}))
+    with pytest.raises(ModelError, match="refused by transformers"):
+        arch.load_config(tmp_path)
+
+
+def test_a_config_that_describes_no_network():
+    config = LlamaConfig(hidden_size=32, num_hidden_layers=1)
+    config.hidden_act = "sigmoidal"
+    with pytest.raises(ModelError, match="cannot build a 'llama' model"):
+        arch.empty_network(config)

@@ -1,0 +1,244 @@
+import json
+import struct
+
+import gguf
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from mediant import files
+from mediant.errors import ModelError, StorageError
+from mediant.models import gguf_conversion
+from mediant.models.gguf_conversion import converted
+from mediant.models.opening import open_model
+from mediant.models.reference import load_tokenizer
+
+HIDDEN, INNER, HEADS, KV_HEADS, LAYERS = 64, 96, 4, 2, 2
+Q4, Q8, F32 = gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32
+
+BLOCK = {
+    "attn_norm": ((HIDDEN,), F32, "input_layernorm"),
+    "attn_q": ((HIDDEN, HIDDEN), Q4, "self_attn.q_proj"),
+    "attn_k": ((HIDDEN // 2, HIDDEN), Q8, "self_attn.k_proj"),
+    "attn_v": ((HIDDEN // 2, HIDDEN), Q4, "self_attn.v_proj"),
+    "attn_output": ((HIDDEN, HIDDEN), F32, "self_attn.o_proj"),
+    "ffn_norm": ((HIDDEN,), F32, "post_attention_layernorm"),
+    "ffn_gate": ((INNER, HIDDEN), Q4, "mlp.gate_proj"),
+    "ffn_up": ((INNER, HIDDEN), Q8, "mlp.up_proj"),
+    "ffn_down": ((HIDDEN, INNER), Q4, "mlp.down_proj"),
+}
+
+
+def rotary_order(weight, heads):
+    """Hugging Face's rows as llama.cpp orders them: the two halves of each head interleaved."""
+    return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def tensors(vocabulary):
+    """(name in the file, type, values as written, name in the network, values expected there)."""
+    rng = np.random.default_rng(0)
+    wanted = [("token_embd.weight", (vocabulary, HIDDEN), Q8, "model.embed_tokens.weight")]
+    wanted += [("output_norm.weight", (HIDDEN,), F32, "model.norm.weight")]
+    for n in range(LAYERS):
+        wanted += [(f"blk.{n}.{g}.weight", s, t, f"model.layers.{n}.{h}.weight") for g, (s, t, h) in BLOCK.items()]
+    for name, shape, kind, there in wanted:
+        blocks = gguf.quantize(rng.standard_normal(shape).astype(np.float32), kind)
+        values = gguf.dequantize(blocks, kind)
+        heads = {"attn_q": HEADS, "attn_k": KV_HEADS}.get(name.split(".")[2] if "blk" in name else "")
+        if heads:
+            yield name, kind, gguf.quantize(rotary_order(values, heads), kind), there, values
+        else:
+            yield name, kind, blocks, there, values
+
+
+@pytest.fixture
+def write(tmp_path, tokenizer):
+    """Writes a tiny llama as a GGUF file and returns its path; `change` may alter the writer before it is closed."""
+
+    def make(name="Tiny.Q4_0.gguf", change=lambda _: None, skip=(), architecture="llama"):
+        writer = gguf.GGUFWriter(tmp_path / name, architecture)
+        writer.add_name("Tiny llama")
+        writer.add_block_count(LAYERS)
+        writer.add_context_length(128)
+        writer.add_embedding_length(HIDDEN)
+        writer.add_feed_forward_length(INNER)
+        writer.add_head_count(HEADS)
+        writer.add_head_count_kv(KV_HEADS)
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_rope_freq_base(10000.0)
+        writer.add_rope_dimension_count(HIDDEN // HEADS)
+        vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("smollm")
+        writer.add_token_list(sorted(vocabulary["vocab"], key=vocabulary["vocab"].get))
+        writer.add_token_types([3, 3] + [1] * (len(vocabulary["vocab"]) - 2))
+        writer.add_token_merges([" ".join(pair) for pair in vocabulary["merges"]])
+        writer.add_bos_token_id(0)
+        writer.add_eos_token_id(1)
+        writer.add_chat_template("{{ messages[0]['content'] }}")
+        for there, kind, data, *_ in tensors(len(vocabulary["vocab"])):
+            if there not in skip:
+                writer.add_tensor(there, data, raw_dtype=kind)
+        change(writer)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDIANT_CACHE", str(tmp_path / "cache"))
+
+
+def test_every_value_is_the_dequantized_one(write, tokenizer):
+    folder = converted(write())
+    stored = load_file(folder / "model.safetensors")
+    expected = {there: values for *_, there, values in tensors(len(tokenizer))}
+    assert sorted(stored) == sorted(expected)
+    for name, values in expected.items():
+        assert stored[name].numpy().dtype == np.float32
+        np.testing.assert_array_equal(stored[name].numpy(), values)
+
+
+def test_it_is_a_plain_model(write):
+    file = write()
+    model = open_model(str(file))
+    assert model.name == "Tiny llama"
+    assert model.architecture == "LlamaForCausalLM"
+    assert model.tensor("lm_head.weight").name == "model.embed_tokens.weight"
+    assert "quantization_config" not in model.config
+    origin = json.loads((model.path / "source.json").read_text())
+    assert origin["sha256"] == files.file_sha256(file)
+    assert origin["file"] == str(file.resolve())
+    assert not list(model.path.parent.glob(".*"))
+
+
+def test_a_head_of_its_own(write, tokenizer):
+    head = np.random.default_rng(1).standard_normal((len(tokenizer), HIDDEN)).astype(np.float32)
+    folder = converted(write(change=lambda w: w.add_tensor("output.weight", head)))
+    assert open_model(str(folder)).tensor("lm_head.weight").role == "head"
+    np.testing.assert_array_equal(load_file(folder / "model.safetensors")["lm_head.weight"].numpy(), head)
+
+
+def test_the_tokenizer_is_complete_and_compact(write, tokenizer):
+    folder = converted(write())
+    text = (folder / "tokenizer.json").read_text()
+    assert text == json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False)
+    found = load_tokenizer(folder)
+    sentence = "the lazy dog <s>"
+    assert found(sentence).input_ids == tokenizer(sentence).input_ids
+    assert found.eos_token_id == 1
+    assert found.apply_chat_template([{"role": "user", "content": "bees"}], tokenize=False) == "bees"
+
+
+def test_digits_are_split_where_the_file_says_so(write):
+    digits = [load_tokenizer(converted(write())).backend_tokenizer.pre_tokenizer.pre_tokenize_str("  12")]
+    other = write("other.gguf", lambda w: w.add_string("tokenizer.ggml.pre", "gpt-2"))
+    digits.append(load_tokenizer(converted(other)).backend_tokenizer.pre_tokenizer.pre_tokenize_str("  12"))
+    assert [[piece for piece, _ in pieces] for pieces in digits] == [["ĠĠ", "1", "2"], ["Ġ", "Ġ12"]]
+
+
+def test_it_is_converted_once(write, monkeypatch):
+    file = write()
+    folder = converted(file)
+    monkeypatch.setattr(gguf_conversion, "_read", lambda *_: pytest.fail("converted again"))
+    assert converted(file) == folder
+    assert converted(file.rename(file.parent / "cache" / file.name)) == folder
+
+
+def test_another_file_of_the_same_name_is_another_model(write):
+    one = converted(write())
+    two = converted(write(change=lambda w: w.add_description("other")))
+    assert one != two
+
+
+def test_compact_keeps_pairs_that_cannot_be_joined(tmp_path):
+    spaced = Tokenizer(models.BPE({"a": 0, " ": 1, "a ": 2}, [("a", " ")]))
+    spaced.pre_tokenizer = pre_tokenizers.ByteLevel()
+    file = tmp_path / "tokenizer.json"
+    spaced.save(str(file))
+    gguf_conversion._compact(file)
+    assert Tokenizer.from_file(str(file)).to_str() == spaced.to_str()
+    assert b'["a"," "]' in file.read_bytes()
+
+
+def test_a_missing_tensor_is_not_invented(write):
+    file = write(skip=("blk.1.ffn_up.weight",))
+    with pytest.raises(ModelError, match=r"lack tensors .* 1 in all, such as model\.layers\.1\.mlp\.up_proj\.weight"):
+        converted(file)
+
+
+def test_rotary_scaling_is_not_dropped(write):
+    for n, change in enumerate(
+        (
+            lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN),
+            lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, np.float32)),
+        )
+    ):
+        with pytest.raises(ModelError, match="scales its rotary frequencies"):
+            converted(write(f"{n}.gguf", change))
+    converted(write("none.gguf", lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.NONE)))
+
+
+def test_an_architecture_that_transformers_does_not_take(write):
+    with pytest.raises(ModelError, match=r"architecture 'plamo'.* is not supported"):
+        converted(write(architecture="plamo"))
+
+
+def test_one_part_of_a_split_file(write):
+    with pytest.raises(ModelError, match="one of 3 parts of a model"):
+        converted(write(change=lambda w: w.add_uint16("split.count", 3)))
+
+
+def test_a_file_that_is_no_model(write):
+    with pytest.raises(ModelError, match="is not a model but 'adapter'"):
+        converted(write(change=lambda w: w.add_type("adapter")))
+
+
+@pytest.mark.parametrize("data", [b"", b"GGU", b"PK\3\4", b"gguf" + bytes(20)])
+def test_not_a_gguf_file(tmp_path, data):
+    (tmp_path / "x.gguf").write_bytes(data)
+    with pytest.raises(ModelError, match="does not begin with the letters GGUF"):
+        converted(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("keep", [4, 8, 24, 100, 2000, -1, -20000])
+def test_a_truncated_file(write, keep):
+    file = write()
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ModelError, match=r"damaged|cannot convert"):
+        converted(file)
+
+
+@pytest.mark.parametrize("offset", [4, 8, 16, 24, 30])
+def test_a_wrong_length_in_the_header(write, offset):
+    file = write()
+    data = bytearray(file.read_bytes())
+    data[offset : offset + 4] = struct.pack("<I", 0x7FFFFFFF)
+    file.write_bytes(data)
+    with pytest.raises(ModelError):
+        converted(file)
+
+
+def test_a_cache_that_cannot_be_written(write, tmp_path, monkeypatch):
+    file = write()
+    (tmp_path / "blocked").write_text("a file")
+    monkeypatch.setenv("MEDIANT_CACHE", str(tmp_path / "blocked"))
+    with pytest.raises(StorageError, match="part of the path is a file"):
+        converted(file)
+
+
+def test_nothing_is_left_when_writing_fails(write, tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    file = write()
+    monkeypatch.setattr(gguf_conversion, "_compact", full)
+    with pytest.raises(StorageError, match="no space left"):
+        converted(file)
+    assert list((tmp_path / "cache" / "models").iterdir()) == []

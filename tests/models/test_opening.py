@@ -1,0 +1,113 @@
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mediant.errors import ModelError
+from mediant.models.opening import open_model
+
+NOT_CAUSAL = ("bert",)
+
+
+@pytest.fixture
+def copy(tiny_folder, tmp_path):
+    """A copy of a tiny folder that may be changed."""
+    return lambda name: shutil.copytree(tiny_folder(name), tmp_path / name)
+
+
+def change_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def change_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+def test_every_weight_is_counted_once(architecture, tiny_folder, tiny_network):
+    model, network = open_model(str(tiny_folder(architecture))), tiny_network(architecture)
+    assert model.weights == sum(p.numel() for p in network.parameters())
+    names = [n for t in model.tensors for n in (t.name, *t.aliases)]
+    assert sorted(names) == sorted(network.state_dict())
+    assert model.causal is (architecture not in NOT_CAUSAL)
+    assert model.architecture == type(network).__name__
+    assert model.name == tiny_folder(architecture).name
+    assert model.config["model_type"] == network.config.model_type
+
+
+def test_the_same_content_has_the_same_fingerprint_anywhere(tiny_folder, copy):
+    folder = copy("llama")
+    change_config(folder, _name_or_path="elsewhere", transformers_version="0.0.1")
+    os.utime(folder / "model.safetensors", (0, 0))
+    assert open_model(str(folder)).fingerprint == open_model(str(tiny_folder("llama"))).fingerprint
+
+
+def test_other_content_has_another_fingerprint(tiny_folder, copy):
+    folder = copy("llama")
+    found = {open_model(str(tiny_folder("llama"))).fingerprint}
+    change_config(folder, rms_norm_eps=1e-5)
+    found.add(open_model(str(folder)).fingerprint)
+    change_weights(folder, lambda w: w["model.norm.weight"].mul_(2))
+    found.add(open_model(str(folder)).fingerprint)
+    assert len(found) == 3
+
+
+def test_a_head_that_differs_is_not_tied_whatever_the_config_says(copy, tiny_network):
+    folder = copy("llama_tied")
+    head = torch.ones(tiny_network("llama_tied").lm_head.weight.shape)
+    change_weights(folder, lambda w: w.update({"lm_head.weight": head}))
+    model = open_model(str(folder))
+    assert model.tensor("lm_head.weight").role == "head"
+    assert model.tensor("model.embed_tokens.weight").aliases == ()
+
+
+def test_a_head_that_is_stored_twice_is_tied(copy):
+    folder = copy("llama_tied")
+    change_weights(folder, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
+    assert open_model(str(folder)).tensor("lm_head.weight").name == "model.embed_tokens.weight"
+
+
+def test_tensors_without_a_place_are_reported(copy):
+    folder, said = copy("llama"), []
+
+    class Listener:
+        def track(self, items, what, total=None):
+            yield from items
+
+        def say(self, text):
+            said.append(text)
+
+    change_weights(
+        folder, lambda w: w.update({"model.stray": torch.ones(2), "model.layers.0.rotary_emb.inv_freq": torch.ones(4)})
+    )
+    open_model(str(folder), Listener())
+    assert said == [f"LlamaForCausalLM has no place for tensors of {folder}, 1 in all, such as model.stray"]
+
+
+def test_a_missing_tensor(copy):
+    folder = copy("llama")
+    change_weights(folder, lambda w: w.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(
+        ModelError,
+        match=r"lack tensors of LlamaForCausalLM, 1 in all, such as model\.layers\.1\.mlp\.up_proj\.weight\.",
+    ):
+        open_model(str(folder))
+
+
+def test_a_tensor_of_another_shape(copy):
+    folder = copy("llama")
+    change_config(folder, vocab_size=300)
+    with pytest.raises(ModelError, match=r"'model\.embed_tokens\.weight' .* shape \(320, 32\) .* \(300, 32\)"):
+        open_model(str(folder))
+
+
+def test_an_unknown_architecture(copy):
+    folder = copy("llama")
+    change_config(folder, model_type="perceptron9000")
+    with pytest.raises(ModelError, match=r"model_type 'perceptron9000', which transformers .* does not know"):
+        open_model(str(folder))
