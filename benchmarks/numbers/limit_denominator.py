@@ -1,10 +1,11 @@
-"""mediant.kernels.limit_denominator against `[Fraction(v).limit_denominator(N) for v in x]`, value by value and by time.
+"""mediant.kernels.limit_denominator against `[Fraction(v).limit_denominator(N) for v in x]`: every value, and time.
 
     python benchmarks/numbers/limit_denominator.py [--count 1000000] [--rounds 3] [--json FILE]
 
-Every fraction of every kind of input is compared. The two are timed in turn, piece by piece, so that a busy
-neighbour hits both; the ratio is that of the sums of each piece's best time over the rounds. Both sides are given
-what they take natively: a list of Python floats, an array of doubles.
+Every fraction of every kind of input is compared. `Fraction` takes a list of Python floats in pieces of 100000; after
+each piece the kernel takes the whole array of doubles, so that both meet the same neighbours. `ratio` is that of
+elapsed times, the sum of the pieces' best of all rounds over the kernel's best; `per core` is that of processor times,
+which a busy machine disturbs less and which gives no credit for threads.
 """
 
 from __future__ import annotations
@@ -92,11 +93,14 @@ KINDS: dict[str, Maker] = {
 }  # fmt: skip
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    gc.collect()
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
+class Timed:
+    """The result of a call, with its elapsed and its processor seconds, of all threads together."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        gc.collect()
+        elapsed, processor = time.perf_counter(), time.process_time()
+        self.result = work()
+        self.seconds = np.array([time.perf_counter() - elapsed, time.process_time() - processor])
 
 
 def mismatches(best: list[Fraction], p: NDArray[Any], q: NDArray[Any]) -> int:
@@ -105,22 +109,23 @@ def mismatches(best: list[Fraction], p: NDArray[Any], q: NDArray[Any]) -> int:
 
 
 def measure(x: Doubles, bound: int, rounds: int) -> dict[str, Any]:
-    """Seconds of both sides and the number of differing fractions."""
-    python = kernel = 0.0
-    wrong = 0
-    # Ours wins by such a margin that only the whole array takes long enough to be timed; Fraction takes it in pieces.
-    ours = [timed(lambda: limit_denominator(x, bound))]
-    p, q = ours[0][1]
+    """Seconds of both sides, their ratios, and the number of differing fractions."""
+    ours = [Timed(lambda: limit_denominator(x, bound))]
+    p, q = ours[0].result
+    python, wrong = np.zeros(2), 0
     for first in range(0, len(x), PIECE):
-        values = x[first : first + PIECE].tolist()
+        piece = slice(first, first + PIECE)
+        values = x[piece].tolist()
         theirs = []
         for _ in range(rounds):
-            theirs.append(timed(lambda v=values: [Fraction(f).limit_denominator(bound) for f in v]))
-            ours.append(timed(lambda: limit_denominator(x, bound)))
-        python += min(seconds for seconds, _ in theirs)
-        wrong += mismatches(theirs[0][1], p[first : first + PIECE], q[first : first + PIECE])
-    kernel = min(seconds for seconds, _ in ours)
-    return {"fraction_seconds": python, "kernel_seconds": kernel, "ratio": python / kernel, "mismatches": wrong}
+            theirs.append(Timed(lambda v=values: [Fraction(f).limit_denominator(bound) for f in v]))
+            ours.append(Timed(lambda: limit_denominator(x, bound)))
+        python += np.min([t.seconds for t in theirs], axis=0)
+        wrong += mismatches(theirs[0].result, p[piece], q[piece])
+    kernel = np.min([t.seconds for t in ours], axis=0)
+    names = ("fraction_seconds", "kernel_seconds", "ratio", "ratio_per_core")
+    figures = (python[0], kernel[0], *(python / kernel))
+    return {**dict(zip(names, map(float, figures), strict=True)), "mismatches": wrong}
 
 
 def main() -> None:
@@ -136,17 +141,15 @@ def main() -> None:
         parser.exit(1, "The native kernels were not built.\n")
     rows = []
     print(f"{threads()} threads, {arguments.count} values each; ns per value")
-    print(f"{'kind':15} {'N':>8} {'Fraction':>9} {'kernel':>7} {'ratio':>6} {'mismatches':>10}")
+    print(f"{'kind':15} {'N':>8} {'Fraction':>9} {'kernel':>7} {'ratio':>6} {'per core':>8} {'mismatches':>10}")
     for kind in arguments.kinds:
         x = KINDS[kind](np.random.default_rng(arguments.seed), arguments.count)
         for bound in arguments.bounds:
             row = {"kind": kind, "bound": bound, "count": len(x), **measure(x, bound, arguments.rounds)}
             rows.append(row)
             theirs, ours = (row[k] / len(x) * 1e9 for k in ("fraction_seconds", "kernel_seconds"))
-            print(
-                f"{kind:15} {bound:>8} {theirs:9.0f} {ours:7.1f} {row['ratio']:6.0f} {row['mismatches']:>10}",
-                flush=True,
-            )
+            ratios = f"{row['ratio']:6.0f} {row['ratio_per_core']:8.0f}"
+            print(f"{kind:15} {bound:>8} {theirs:9.0f} {ours:7.1f} {ratios} {row['mismatches']:>10}", flush=True)
     if arguments.json:
         about = {"threads": threads(), "processors": os.cpu_count(), "seed": arguments.seed, "rounds": arguments.rounds}
         arguments.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")

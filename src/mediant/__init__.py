@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mediant.runtime import transformers_hook
 from mediant.values import Encoding, Model, Plan, Scorecard, Statistics
 
 if TYPE_CHECKING:
@@ -29,3 +30,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(_VERBS[name]), name)
     raise AttributeError(f"module 'mediant' has no attribute {name!r}")
+
+
+# From here on, from_pretrained of transformers loads our folders too.
+transformers_hook.install()

@@ -118,6 +118,15 @@ def test_weights_must_be_finite(value, copy):
             reader.read("model.norm.weight")
 
 
+def test_the_caller_may_change_what_was_read(tiny_folder):
+    model = open_model(str(tiny_folder("llama")))
+    with WeightReader(model) as reader:
+        first = reader.read("lm_head.weight")
+        expected = first.copy()
+        first[:] = 0
+        np.testing.assert_array_equal(reader.read("lm_head.weight"), expected)
+
+
 def test_no_such_tensor(tiny_folder):
     with WeightReader(open_model(str(tiny_folder("llama")))) as reader, pytest.raises(KeyError):
         reader.read("model.nothing")

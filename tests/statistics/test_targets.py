@@ -148,19 +148,22 @@ def test_what_is_small_or_no_matrix_is_kept_and_what_calibration_missed_is_said(
     tensors = [
         info("norm", (576,), "norm", "none"),
         info("tiny", (2, 3)),
+        info("kernel", (10, 10, 10), "other", "none"),
         info("missed", (100, 100)),
         info("linear", (1000, 100)),
     ]
-    found = order(tensors, {"tiny": 1.0, "missed": None, "linear": 1.0}, 110_582, calibrated=True)
+    found = order(tensors, {"tiny": 1.0, "missed": None, "linear": 1.0}, 111_582, calibrated=True)
     assert [(t.name, t.verdict) for t in found] == [
         ("linear", "next"),
         ("missed", "unknown"),
+        ("kernel", "keep"),
         ("norm", "keep"),
         ("tiny", "keep"),
     ]
     assert found[0].reason == "100 k weights (90 %), average sensitivity (1.0 ×): quantize next"
     assert found[1].reason == "10 k weights (9 %), not reached by calibration: judge by hand"
-    assert found[2].reason == "norm, 576 weights, not worth it: keep"
+    assert found[2].reason == "other, 1 k weights, no matrix form: keep"
+    assert found[4].reason == "linear, 6 weights, not worth it: keep"
     assert found[0].saved_bytes == 100_000 * (STORED_BITS - 4) // 8
     assert math.fsum(t.share for t in found) == pytest.approx(1, abs=4 * EPS)
 

@@ -154,7 +154,9 @@ def _print_kept(console: Console, analysis: Analysis) -> None:
     kept = [t for t in analysis.targets if t.verdict == "keep"]
     if kept:
         weights, share = human_count(sum(t.weights for t in kept)), human_share(sum(t.share for t in kept))
-        console.print(f"Keep the other {len(kept)}: {weights} weights, {share} of the model, not worth it.")
+        console.print(
+            f"Keep the other {len(kept)}: {weights} weights, {share} of the model, in norms, biases and the like."
+        )
 
 
 def _family(families: Families) -> str:

@@ -54,7 +54,7 @@ def _checkpoint(folder: Path) -> Opened:
 
 def _bytes(model: Model) -> int:
     """Bytes of the GGUF file that the model was converted from, or else of its folder."""
-    from mediant.models.gguf_conversion import ORIGIN
+    from mediant.models.folder import ORIGIN
 
     origin = model.path / ORIGIN
     if origin.is_file():

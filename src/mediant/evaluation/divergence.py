@@ -133,9 +133,7 @@ def token_standard_error(figures: Figures) -> float:
 
 
 @torch.inference_mode()
-def _window(
-    reference: Forward, candidate: Forward | None, ids: torch.Tensor, where: str, chunk: int
-) -> torch.Tensor:
+def _window(reference: Forward, candidate: Forward | None, ids: torch.Tensor, where: str, chunk: int) -> torch.Tensor:
     """The rows kl, candidate's nll, reference's nll, agreement; each [scored tokens], float64."""
     expected = reference(ids)[0]
     found = expected if candidate is None or candidate is reference else candidate(ids)[0]

@@ -142,9 +142,7 @@ def _windows(
     if limit is not None and window > limit:
         raise UsageError(f"A window of {window} tokens is longer than the model's {limit} positions.")
     if text is None:
-        return held_out_windows(
-            reference, windows, window, seed, progress
-        ), f"written by the reference, seed {seed}"
+        return held_out_windows(reference, windows, window, seed, progress), f"written by the reference, seed {seed}"
     return cut(token_ids(reference, text), windows, window), text.name
 
 

@@ -25,7 +25,7 @@ def error_curve(
 ) -> dict[int, float]:
     """Predicted loss of a matrix [rows, columns] at each depth, in nats per token."""
     rows, columns = matrix.shape
-    chosen = np.unique(np.linspace(0, rows - 1, min(rows, max(8, SAMPLE // columns))).astype(int))
+    chosen = np.unique(np.linspace(0, rows - 1, min(rows, max(8, SAMPLE // columns))).round().astype(int))
     sample = np.ascontiguousarray(matrix[chosen])
     local = rows_of(statistics, chosen)
     curve = {}

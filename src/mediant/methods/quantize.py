@@ -22,6 +22,8 @@ from mediant.values import Array, Certificate, LayerStatistics, TensorPlan
 
 # Weights per pass: bounds the memory of the padded float32 copies to a few times 16 MB.
 CHUNK = 1 << 22
+# Weights that a fitted grid looks at.
+SAMPLE = 1 << 18
 
 Floats = NDArray[np.float32]
 
@@ -85,22 +87,15 @@ def _filled(table: NDArray[np.float64], count: int) -> Floats:
 def levels(
     matrix: Floats, plan: TensorPlan, statistics: LayerStatistics | None, bits: int
 ) -> NDArray[np.float64]:
-    """The grid's levels at one depth; a fitted grid sees an evenly strided sample of the matrix.
-
-    Raises:
-        PlanError: the grid does not have that depth.
-    """
-    grid = discovery.make("grids", plan.grid)
-    stride = max(1, matrix.size // (1 << 18))
+    """The grid's levels at a depth that it has; a fitted grid sees an evenly strided sample of the matrix."""
+    stride = max(1, matrix.size // SAMPLE)
     sample = matrix[::stride]
-    peaks = np.abs(to_groups(sample, plan.group)).max(1, keepdims=True)
-    groups = to_groups(sample, plan.group) / np.where(peaks == 0, 1, peaks)
+    groups = to_groups(sample, plan.group)
+    peaks = np.abs(groups).max(1, keepdims=True)
     h = sensitivities(statistics, slice(0, len(matrix), stride))
     weights = None if h is None else to_groups(np.broadcast_to(h, sample.shape), plan.group).ravel()
-    try:
-        table: NDArray[np.float64] = grid.levels(bits, groups.ravel(), weights)
-    except ValueError as problem:
-        raise PlanError(f"The grid {plan.grid['name']!r} cannot have {bits} bits: {problem}.") from None
+    grid = discovery.make("grids", plan.grid)
+    table: NDArray[np.float64] = grid.levels(bits, (groups / np.where(peaks == 0, 1, peaks)).ravel(), weights)
     # Stored as float32, so the error is measured with what will be read back.
     return table.astype(np.float32).astype(np.float64)
 

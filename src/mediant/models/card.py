@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from jinja2 import Environment, StrictUndefined
 
 from mediant.values import Model
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 TEMPLATE = """\
 ---
@@ -34,12 +38,10 @@ of every tensor and what is known about its error; `mediant evaluate` measures t
 
 def model_card(model: Model, recipe: str, seed: int, calibration: str) -> str:
     """The README.md of a compressed model, with the metadata that model hubs read."""
-    identifier = model.config.get("_name_or_path") or ""
-    base = identifier if "/" in identifier and not identifier.startswith((".", "/")) else ""
     template = Environment(undefined=StrictUndefined, autoescape=False).from_string(TEMPLATE)
     return template.render(
         name=model.name,
-        base=base,
+        base=model.name if HUB_ID.fullmatch(model.name) else "",
         architecture=model.architecture,
         weights=model.weights,
         causal=model.causal,

@@ -42,7 +42,7 @@ class WeightReader:
         self._open.close()
 
     def read(self, name: str) -> Array:
-        """The tensor of that name or alias: float32, in its own shape.
+        """The tensor of that name or alias: a float32 copy in its own shape.
 
         Raises:
             KeyError: the model has no such tensor.
@@ -51,7 +51,7 @@ class WeightReader:
         info = self.model.tensor(name)
         given = next((n for n in (info.name, *info.aliases) if n in self._direct), None)
         tensor = self._loaded[info.name] if given is None else self._read_stored(self._direct[given])
-        values: Array = tensor.to(torch.float32).numpy()
+        values: Array = tensor.to(torch.float32, copy=True).numpy()
         wrong = values.size - int(np.count_nonzero(np.isfinite(values)))
         if wrong:
             raise ModelError(

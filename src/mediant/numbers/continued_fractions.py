@@ -106,7 +106,7 @@ def with_large_integers(p: NDArray[np.int64], x: Doubles) -> Integers:
     if not np.any(large):
         return p
     exact = p.astype(object)
-    exact[large] = [int(v) for v in x[large].tolist()]
+    exact[large] = np.frompyfunc(int, 1, 1)(x[large])
     return exact
 
 

@@ -85,7 +85,7 @@ def wrap(module: ModuleType) -> None:
         **settings: Any,
     ) -> Any:
         name = pretrained_model_name_or_path
-        folder = None if name is None else Path(name) / settings.get("subfolder", "")
+        folder = None if name is None else Path(name) / (settings.get("subfolder") or "")
         if folder is None or not (folder / MANIFEST_FILE).is_file():
             return original(cls, name, *arguments, **settings)
         return _load(cls, folder, settings, arguments)

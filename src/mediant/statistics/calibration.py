@@ -10,7 +10,7 @@ Held-out text for evaluation comes from the same procedure with another stream o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,14 +90,24 @@ def sampled_windows(
         (network, min(batch, windows - start), window, _generator(seed, stream, start))
         for start in range(0, windows, batch)
     ]
-    steps = progress.track(_ticks(len(jobs) * window), "Writing calibration text", len(jobs) * window)
+    steps = _Steps(progress, len(jobs) * (window - 1))
     written = torch.cat(list(ordered(lambda job: _write(*job, steps), jobs, _alone)))
     files.write(cached, save({"tokens": written}))
     return written
 
 
-def _ticks(count: int) -> Iterable[int]:
-    return iter(range(count))
+class _Steps:
+    """Progress that several threads may report."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._lock = threading.Lock()
+        self._items = progress.track(range(total), "Writing text with the model", total)
+        next(self._items, None)
+
+    def done(self) -> None:
+        """One more step is finished."""
+        with self._lock:
+            next(self._items, None)
 
 
 def _alone() -> None:
@@ -110,7 +120,7 @@ def _generator(seed: int, stream: str, offset: int) -> torch.Generator:
 
 
 @torch.inference_mode()
-def _write(network: Any, count: int, window: int, generator: torch.Generator, steps: Any) -> torch.Tensor:
+def _write(network: Any, count: int, window: int, generator: torch.Generator, steps: _Steps) -> torch.Tensor:
     tokens = torch.randint(network.config.get_text_config().vocab_size, (count, 1), generator=generator)
     cache, newest = None, tokens
     for position in range(window - 1):
@@ -121,7 +131,7 @@ def _write(network: Any, count: int, window: int, generator: torch.Generator, st
         else:
             newest = torch.multinomial(logits.softmax(-1), 1, generator=generator)
         tokens = torch.cat([tokens, newest], dim=1)
-        next(steps, None)
+        steps.done()
     return tokens
 
 

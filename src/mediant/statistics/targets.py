@@ -91,7 +91,11 @@ def sensitivity(layer: LayerStatistics) -> Sensitivity:
 
 
 def nominal_loss(matrix: Array, info: TensorInfo, layer: LayerStatistics | None = None) -> float:
-    """Loss of a matrix [m, n] at the nominal depth: nats per token with statistics, else squared error."""
+    """Loss of a matrix [m, n] at the nominal depth: half the calibrated metric, else squared error.
+
+    With statistics of a causal model that is the expected KL in nats per token; of an encoder, half the
+    squared error of its output.
+    """
     if layer is None:
         m, n = matrix.shape
         rows = 1 / m if info.role == "embedding" and not info.aliases else 1.0
@@ -176,7 +180,8 @@ def _verdict(worth: bool, relative: float | None) -> Verdict:
 def _reason(info: TensorInfo, share: float, relative: float | None, verdict: Verdict, kind: str) -> str:
     size = f"{human_count(info.size)} weights"
     if verdict == "keep":
-        return f"{info.role}, {size}, not worth it: {ADVICE[verdict]}"
+        why = "not worth it" if share < WORTH else "no matrix form"
+        return f"{info.role}, {size}, {why}: {ADVICE[verdict]}"
     size += f" ({human_share(share)})"
     if relative is None:
         return f"{size}, not reached by calibration: {ADVICE[verdict]}"

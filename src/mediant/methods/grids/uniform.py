@@ -68,7 +68,7 @@ class Uniform:
             raise ValueError(f"a {self.kind} uniform grid has {fewest} to 8 bits, not {bits}")
         half = 2 ** (bits - 1)
         first = {"signed": -half, "symmetric": 1 - half, "half": 0.5 - half, "zero_point": 0.0}[self.kind]
-        levels: NDArray[np.float64] = np.arange(2**bits - (self.kind == "symmetric")) + first
+        levels: NDArray[np.float64] = first + np.arange(2**bits - (self.kind == "symmetric"), dtype=np.float64)
         return levels
 
 

@@ -15,8 +15,8 @@ are in `mediant.kernels.exact_scale`. For the levels -1, 0, 1 it is the problem 
 Cost: n K log n K for n weights and K levels; a lopsided grid twice, a grid with zero point 2^b times, which is for
 4 bits and fewer. Memory: O(n K) a thread.
 
->>> Exact().fit(np.float32([[0.9, -2.2, 0.2, 4.2]]), None, np.arange(-2.0, 2), False).scale.round(3).tolist()
-[-1.917]
+>>> Exact().fit(np.float32([[0.5, -2.25, 0.25, 4.5]]), None, np.arange(-2.0, 2), False).scale.tolist()
+[-2.25]
 """
 
 from __future__ import annotations
