@@ -66,23 +66,35 @@ def test_hard_values_are_as_fraction_says(bound):
     assert tuple(part.tolist() for part in limit_denominator(values, bound)) == expected(values, bound)
 
 
+def natively(values, bound, lanes):
+    p, q = np.empty(len(values), np.int64), np.empty(len(values), np.int64)
+    native.limit_denominator(values, bound, p, q, 1, lanes)
+    return p, q
+
+
 @needs_native
-@pytest.mark.parametrize("bound", BOUNDS[:14])
-def test_native_is_the_reference(bound):
+@pytest.mark.parametrize("lanes", [True, False])
+@pytest.mark.parametrize("bound", [b for b in BOUNDS if b < 2**63])
+def test_native_is_the_reference(bound, lanes):
     values = hard_values(seed=bound % 1000, count=4001)
     values = values[np.abs(values) < 2**63]
-    assert same(limit_denominator(values, bound), continued_fractions.limit_denominator(values, bound))
+    assert same(natively(values, bound, lanes), continued_fractions.limit_denominator(values, bound))
 
 
 @needs_native
-@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=20), st.integers(1, 2**63 - 1))
+@given(
+    st.lists(st.floats(-(2.0**62), 2.0**62), max_size=20),
+    st.integers(1, 2**63 - 1) | st.sampled_from([2**51 - 1, 2**51, 2**51 + 1]),
+    st.booleans(),
+)
 @settings(deadline=None)
-def test_native_is_the_reference_for_every_double(values, bound):
-    assert same(limit_denominator(values, bound), continued_fractions.limit_denominator(values, bound))
+def test_native_is_the_reference_for_every_double(values, bound, lanes):
+    x = np.array(values, np.float64)
+    assert same(natively(x, bound, lanes), continued_fractions.limit_denominator(x, bound))
 
 
 @needs_native
-@pytest.mark.parametrize("count", [0, 1, 2, 4095, 4096, 4097, 12289])
+@pytest.mark.parametrize("count", [0, 1, 2, 15, 16, 17, 4095, 4097, 12289])
 @pytest.mark.parametrize("threads", ["1", "3", "17"])
 def test_threads_and_odd_sizes_change_nothing(monkeypatch, count, threads):
     monkeypatch.setenv("MEDIANT_THREADS", threads)
@@ -137,10 +149,10 @@ values = generator.integers(0, 2**64, 40000, np.uint64).view(np.float64)
 scaled = generator.standard_normal(40000) * 2.0 ** generator.integers(-80, 70, 40000)
 edges = [0.0, -0.0, 5e-324, -5e-324, 2.0**63, -(2.0**63), 1.5, -0.5]
 values = np.concatenate([values[np.isfinite(values)], scaled, edges])
-for bound in (1, 2, 1000, 2**62, 2**63 - 1):
-    for count in (0, 1, 4097, len(values)):
+for bound in (1, 2, 1000, 2**51, 2**62, 2**63 - 1):
+    for count, lanes in ((0, True), (1, True), (4097, False), (len(values), False), (len(values), True)):
         p, q = np.empty(count, np.int64), np.empty(count, np.int64)
-        _native.limit_denominator(values[:count], bound, p, q, 3)
+        _native.limit_denominator(values[:count], bound, p, q, 3, lanes)
         assert np.all((1 <= q) & (q <= bound))
 print("clean")
 """

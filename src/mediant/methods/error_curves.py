@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from mediant.methods.quantize import quantize
 from mediant.values import LayerStatistics, Run, TensorPlan
 
-# Enough weights that the estimated error is good to about half a percent.
-SAMPLE = 1 << 17
+# Enough weights that the estimated error is good to about one percent.
+SAMPLE = 1 << 15
 
 
 def error_curve(

@@ -26,7 +26,7 @@ from mediant.progress import SILENT, Progress
 from mediant.values import Model
 from mediant.workers import ordered
 
-WINDOWS = 32
+WINDOWS = 24
 WINDOW = 256
 GREEDY_TOKENS = 4
 MOST_AT_ONCE = 16

@@ -1,6 +1,7 @@
 // Native twin of mediant.kernels.exact_scale, which states the contract and the mathematics. It adds the same terms in
 // the same order and so returns the same bits. What it saves: breakpoints are made and sorted in blocks of rising
-// t = 1/s, and the sweep ends once clipping alone costs more than the best state found.
+// t = 1/s, of which the first ends where the largest weight meets an end of the grid, and the sweep ends once clipping
+// alone costs more than the best state found.
 #include <array>
 #include <bit>
 #include <cmath>
@@ -17,7 +18,6 @@ using Choices = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kBlockGrowth = 1.5;      // each block of breakpoints reaches that much further in t than the last
-constexpr int kBlocks = 8;                // after so many, one block takes the rest
 constexpr size_t kStopEvery = 16;         // breakpoints between two tests for the end
 constexpr uint32_t kCrowd = 64;           // more breakpoints than this in a bucket: sort by comparison
 constexpr double kRoundingMargin = 1e-9;  // far above the rounding of any sum here, far below what a stop saves
@@ -111,8 +111,8 @@ private:
             reach = std::max(reach, walks[side].last * inverse_[begin_[side]]);
         }
         for (size_t k = 0; k < std::max(walks[0].middle.size(), walks[1].middle.size()); ++k) next_.push_back(begin_);
-        for (int block = 0; left > 0; ++block, reach *= kBlockGrowth) {
-            gather(walks, block < kBlocks ? reach : kInfinity);
+        for (; left > 0; reach *= kBlockGrowth) {
+            gather(walks, reach);
             left -= gathered_.size();
             sort();
             if (!walk(walks, a, b, choice)) return;
