@@ -26,9 +26,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             errno.ENOTDIR: "part of the path is a file",
         }
         reason = reasons.get(problem.errno or 0, str(problem))
-        raise StorageError(
-            f"Cannot write {path}: {reason}; nothing that was there before has changed."
-        ) from problem
+        raise StorageError(f"Cannot write {path}: {reason}; nothing that was there before has changed.") from problem
 
 
 def sync(path: Path) -> None:
@@ -79,7 +77,6 @@ def folder_bytes(folder: Path) -> int:
 def cache_folder() -> Path:
     """Where converted models and sampled texts are kept: `MEDIANT_CACHE`, else the user's cache folder."""
     base = (
-        os.environ.get("MEDIANT_CACHE")
-        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mediant"
+        os.environ.get("MEDIANT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mediant"
     )
     return Path(base)

@@ -24,9 +24,7 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def ordered(
-    work: Callable[[T], R], items: Iterable[T], prepare: Callable[[], None] | None = None
-) -> Iterator[R]:
+def ordered(work: Callable[[T], R], items: Iterable[T], prepare: Callable[[], None] | None = None) -> Iterator[R]:
     """Yields `work(item)` in the order of the items, computed by `threads()` threads.
 
     `prepare` runs once in every worker thread; with PyTorch it sets that thread to compute alone, so that an item's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_more_bits_err_less():
         quantize(matrix(64, 64), dataclasses.replace(PLAN, runs=(Run(64, b),)), None).certificate.relative_error
         for b in range(2, 9)
     ]
-    assert all(b < a for a, b in zip(errors, errors[1:], strict=False))
+    assert all(b < a for a, b in itertools.pairwise(errors))
 
 
 def test_pieces_do_not_change_the_result(monkeypatch):
@@ -107,9 +108,8 @@ def test_a_depth_that_the_grid_does_not_have_is_refused():
 
 def statistics(rows, columns, seed=1):
     g = np.random.default_rng(seed)
-    return LayerStatistics(
-        g.uniform(1, 2, columns), g.normal(size=columns), g.uniform(1, 2, rows), 10, g.uniform(1, 2, columns), g.uniform(1, 2, rows)
-    )  # fmt: skip
+    square, fisher = g.uniform(1, 2, (2, columns)), g.uniform(1, 2, (2, rows))
+    return LayerStatistics(square[0], g.normal(size=columns), fisher[0], 10, square[1], fisher[1])
 
 
 def test_predicted_loss_is_the_sum_it_says():

@@ -22,11 +22,7 @@ def unit(name: str, rows: int, columns: int, scale: float, depths=(2, 3, 4)) -> 
 def cost(units: list[Unit], allocation: Allocation) -> int:
     """Bytes of the runs, counted anew: code planes per run, and two bytes a row."""
     columns = {u.tensor: u.columns for u in units}
-    return sum(
-        -(-r.rows * columns[t] // 8) * r.bits + 2 * r.rows
-        for t, runs in allocation.runs.items()
-        for r in runs
-    )
+    return sum(-(-r.rows * columns[t] // 8) * r.bits + 2 * r.rows for t, runs in allocation.runs.items() for r in runs)
 
 
 def brute_force(units: list[Unit], budget: int) -> float:
@@ -40,9 +36,7 @@ def brute_force(units: list[Unit], budget: int) -> float:
     )
 
 
-shapes = st.lists(
-    st.tuples(st.integers(1, 9), st.integers(8, 40), st.floats(1e-3, 1e3)), min_size=1, max_size=5
-)
+shapes = st.lists(st.tuples(st.integers(1, 9), st.integers(8, 40), st.floats(1e-3, 1e3)), min_size=1, max_size=5)
 
 
 @settings(max_examples=150, deadline=None)

@@ -12,9 +12,7 @@ from mediant.cli._console import JsonOption, RichProgress, stderr, table_console
 
 def command(
     model: Annotated[str, typer.Argument(help="A Hugging Face folder, a hub id, a .gguf file, or 'demo'.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder to write; an older checkpoint there is replaced.")
-    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; an older checkpoint there is replaced.")],
     size: Annotated[
         str | None, typer.Option(help="Size of the whole output: 60MB, 57MiB, 3.5bpw, 25% or bytes.")
     ] = None,
@@ -37,9 +35,7 @@ def command(
     save_plan: Annotated[
         Path | None, typer.Option(help="Also write the plan, to read, edit and give to --plan.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Stop at the plan; write no checkpoint.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop at the plan; write no checkpoint.")] = False,
     json: JsonOption = None,
 ) -> None:
     """Compress a model to the size you name.

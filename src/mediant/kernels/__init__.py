@@ -38,4 +38,3 @@ def _load() -> ModuleType | None:
 native: ModuleType | None = _load()
 
 __all__ = ["native", "threads"]
-

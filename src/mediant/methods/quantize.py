@@ -67,9 +67,7 @@ def quantize(matrix: Floats, plan: TensorPlan, statistics: LayerStatistics | Non
             zeros.append(zero)
         parts.setdefault("codes", []).append(pack(codes.reshape(-1), run.bits))
         if form.zero_point:
-            parts.setdefault("zeros", []).append(
-                pack(np.concatenate(zeros).astype(np.uint8).reshape(-1), run.bits)
-            )
+            parts.setdefault("zeros", []).append(pack(np.concatenate(zeros).astype(np.uint8).reshape(-1), run.bits))
         start += run.rows
     whole = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     if "scale_codes" in whole:
@@ -84,9 +82,7 @@ def _filled(table: NDArray[np.float64], count: int) -> Floats:
     return np.concatenate([table, unused]).astype(np.float32)
 
 
-def levels(
-    matrix: Floats, plan: TensorPlan, statistics: LayerStatistics | None, bits: int
-) -> NDArray[np.float64]:
+def levels(matrix: Floats, plan: TensorPlan, statistics: LayerStatistics | None, bits: int) -> NDArray[np.float64]:
     """The grid's levels at a depth that it has; a fitted grid sees an evenly strided sample of the matrix."""
     stride = max(1, matrix.size // SAMPLE)
     sample = matrix[::stride]

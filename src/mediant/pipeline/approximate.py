@@ -88,9 +88,7 @@ def _quantized(info: TensorInfo, values: Array, plan: TensorPlan, local: object)
     return Encoding(info, plan, result.parts, result.certificate)
 
 
-def _shift(
-    encoding: Encoding, weights: WeightReader, statistics: Statistics | None, plan: Plan
-) -> dict[str, Array]:
+def _shift(encoding: Encoding, weights: WeightReader, statistics: Statistics | None, plan: Plan) -> dict[str, Array]:
     """What the bias of a quantized layer takes up: (W - W^) E[x], by the bias's name.
 
     First-order correction of Nagel et al. 2019 (arXiv 1906.04721, section 4.2).

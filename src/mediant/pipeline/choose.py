@@ -36,16 +36,10 @@ Overhead = Callable[[Plan], int]
 
 def quantizable(model: Model) -> list[TensorInfo]:
     """The tensors that quantization touches, in model order; all others are cast."""
-    return [
-        t
-        for t in model.tensors
-        if t.role in QUANTIZED_ROLES and t.layout != "none" and t.size >= SMALLEST_MATRIX
-    ]
+    return [t for t in model.tensors if t.role in QUANTIZED_ROLES and t.layout != "none" and t.size >= SMALLEST_MATRIX]
 
 
-def measure(
-    model: Model, statistics: Statistics | None, recipe: Recipe, progress: Progress = SILENT
-) -> list[Unit]:
+def measure(model: Model, statistics: Statistics | None, recipe: Recipe, progress: Progress = SILENT) -> list[Unit]:
     """Units of all quantizable tensors with bytes and predicted loss at each depth of the recipe."""
     targets = quantizable(model)
     known = [t for t in targets if statistics is not None and t.name in statistics.layers]

@@ -10,7 +10,7 @@ from mediant import files
 from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.checkpoint.writer import check_replaceable, overhead_bytes, write
-from mediant.errors import StorageError, UsageError
+from mediant.errors import UsageError
 from mediant.models.card import model_card
 from mediant.models.companions import companion_files
 from mediant.models.opening import open_model
@@ -147,9 +147,7 @@ class Compression:
         """The plan of least predicted loss for a target in bytes."""
         plan = self.sizing.plan(target)
         size = self.sizing.folder_bytes(plan)
-        self.progress.say(
-            f"Plan: {human(size)} of {human(target)}, predicted loss {plan.predicted_loss:.4f} nats."
-        )
+        self.progress.say(f"Plan: {human(size)} of {human(target)}, predicted loss {plan.predicted_loss:.4f} nats.")
         return plan
 
     def pack(self, plan: Plan, out: Path | None = None) -> Checkpoint:

@@ -49,11 +49,7 @@ class Recipe:
 def recipe_names() -> tuple[str, ...]:
     """Names of the recipes that come with Mediant."""
     return tuple(
-        sorted(
-            f.name.removesuffix(".yaml")
-            for f in resources("mediant.recipes").iterdir()
-            if f.name.endswith(".yaml")
-        )
+        sorted(f.name.removesuffix(".yaml") for f in resources("mediant.recipes").iterdir() if f.name.endswith(".yaml"))
     )
 
 
@@ -68,16 +64,12 @@ def load_recipe(name_or_file: str) -> Recipe:
     elif Path(name_or_file).is_file():
         text = Path(name_or_file).read_text()
     else:
-        raise PlanError(
-            f"There is no recipe or file {name_or_file!r}; the recipes are: {', '.join(recipe_names())}."
-        )
+        raise PlanError(f"There is no recipe or file {name_or_file!r}; the recipes are: {', '.join(recipe_names())}.")
     try:
         data = yaml.safe_load(text)
         return _checked(Recipe(**{"name": Path(name_or_file).stem, **data, "depths": tuple(data["depths"])}))
     except (yaml.YAMLError, TypeError, KeyError, ValueError) as problem:
-        raise PlanError(
-            f"The recipe {name_or_file} is not usable: {' '.join(str(problem).split())}."
-        ) from None
+        raise PlanError(f"The recipe {name_or_file} is not usable: {' '.join(str(problem).split())}.") from None
 
 
 def _checked(recipe: Recipe) -> Recipe:

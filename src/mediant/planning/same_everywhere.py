@@ -22,9 +22,7 @@ def allocate_same(units: Sequence[Unit], budget: int, fixed: int = 0) -> Allocat
     plain = [
         dataclasses.replace(
             u,
-            losses={
-                b: u.rows * u.columns * 4.0**-b * (1 + 1e-6 * (len(units) - order[id(u)])) for b in u.sizes
-            },
+            losses={b: u.rows * u.columns * 4.0**-b * (1 + 1e-6 * (len(units) - order[id(u)])) for b in u.sizes},
         )
         for u in units
     ]

@@ -32,9 +32,7 @@ def parse_size(text: str, model: Model) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z%]*)\s*", text)
     unit = match[2].lower() if match else None
     if match is None or (unit not in UNITS and unit not in ("bpw", "%")) or float(match[1]) == 0:
-        raise UsageError(
-            f"{text!r} is not a size; write it as 60MB, 57MiB, 1.5GB, 3.5bpw, 25% or a number of bytes."
-        )
+        raise UsageError(f"{text!r} is not a size; write it as 60MB, 57MiB, 1.5GB, 3.5bpw, 25% or a number of bytes.")
     number = float(match[1])
     if unit == "bpw":
         return int(number * model.weights / 8)

@@ -67,9 +67,7 @@ def calibration_tokens(
     return CalibrationText(tokens, f"written by the model, seed {seed}")
 
 
-def held_out_windows(
-    model: Model, windows: int, window: int, seed: int, progress: Progress = SILENT
-) -> torch.Tensor:
+def held_out_windows(model: Model, windows: int, window: int, seed: int, progress: Progress = SILENT) -> torch.Tensor:
     """Token windows [windows, window] written by the model and never used for calibration."""
     return sampled_windows(model, windows, window, seed, "held-out", progress)
 

@@ -68,11 +68,7 @@ class _Recorder:
                 module = modules.get(name.rpartition(".")[0])
                 if isinstance(module, torch.nn.Embedding):
                     module.register_forward_hook(self._embedding_hook(info.name))
-                elif (
-                    module is not None
-                    and info.role in ("linear", "head", "embedding")
-                    and name.endswith(".weight")
-                ):
+                elif module is not None and info.role in ("linear", "head", "embedding") and name.endswith(".weight"):
                     module.register_forward_hook(self._linear_hook(info.name))
 
     def run(self, job: tuple[int, torch.Tensor]) -> Sums:

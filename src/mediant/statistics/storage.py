@@ -32,9 +32,7 @@ def from_bytes(data: bytes) -> Statistics:
     head = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["statistics"])
     arrays = load(data)
     layers = {
-        name: LayerStatistics(
-            tokens=tokens, **{f: arrays[f"{name}:{f}"] for f in ARRAYS if f"{name}:{f}" in arrays}
-        )
+        name: LayerStatistics(tokens=tokens, **{f: arrays[f"{name}:{f}"] for f in ARRAYS if f"{name}:{f}" in arrays})
         for name, tokens in head.pop("layers").items()
     }
     return Statistics(layers=layers, **head)

@@ -39,3 +39,8 @@ def test_only_one_kind_has_a_zero_point():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="'round' is not one of signed, symmetric, half, zero_point"):
         Uniform("round")
+
+
+def test_auto_is_half_up_to_two_bits_and_signed_above():
+    for bits in range(1, 9):
+        assert Uniform("auto").levels(bits).tolist() == Uniform("half" if bits <= 2 else "signed").levels(bits).tolist()

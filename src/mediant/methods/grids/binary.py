@@ -1,7 +1,8 @@
 """Signs: the levels -1 and 1.
 
-Minimises nothing by itself. With the scale of least squared error, s = Σ h |w| / Σ h, a group keeps 64 % of the energy of Gaussian weights. It is
-`uniform` of kind `half` at 1 bit in other units, and has no level at 0. Use it only with training afterwards.
+Minimises nothing by itself. With the scale of least squared error, s = Σ h |w| / Σ h, a group keeps 64 % of the energy
+of Gaussian weights. It is `uniform` of kind `half` at 1 bit in other units, and has no level at 0. Use it only with
+training afterwards.
 
 Levels are in units of the scale s.
 

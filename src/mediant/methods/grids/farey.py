@@ -1,10 +1,10 @@
 """The Farey fractions ±F_N as whole numbers over their common denominator.
 
-Minimises nothing by itself. F_N holds the fractions in lowest terms with denominators up to N; lcm(1..N) makes all of them integers. Up to N = 6
-(lcm 60) they fit in int8, and a product with a weight is an integer product. `rationals` is the same set in units of
-the largest magnitude; being one set, they have the same squared error, more than that of `uniform` at equal numbers
-of levels from N = 3 on, since a widest gap, 1/N, lies beside 0. Use it where an integer table is wanted, or to
-measure that loss.
+Minimises nothing by itself. F_N holds the fractions in lowest terms with denominators up to N; lcm(1..N) makes all of
+them integers. Up to N = 6 (lcm 60) they fit in int8, and a product with a weight is an integer product. `rationals` is
+the same set in units of the largest magnitude; being one set, they have the same squared error, more than that of
+`uniform` at equal numbers of levels from N = 3 on, since a widest gap, 1/N, lies beside 0. Use it where an integer
+table is wanted, or to measure that loss.
 
 Levels are in units of the scale s: integers from -lcm to lcm up to N = 6, which makes s the step of the common
 denominator; fractions from -1 to 1 beyond.

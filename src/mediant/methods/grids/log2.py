@@ -1,9 +1,9 @@
 """Powers of two, or sums of a few of them: a product with a level is a shift, or a few shifts and additions.
 
-Minimises nothing by itself. Relative error is about equal over the whole range, which suits values spread over many octaves. Weights are not: from
-4 bits on most levels crowd around 0, where they gain nothing, and the gap below the largest level stays as wide as
-half of it ("rigid resolution" in the paper). Sums of two terms (APoT) mend that; `uniform` and `lloyd` still have
-less squared error, so use this grid for its arithmetic.
+Minimises nothing by itself. Relative error is about equal over the whole range, which suits values spread over many
+octaves. Weights are not: from 4 bits on most levels crowd around 0, where they gain nothing, and the gap below the
+largest level stays as wide as half of it ("rigid resolution" in the paper). Sums of two terms (APoT) mend that;
+`uniform` and `lloyd` still have less squared error, so use this grid for its arithmetic.
 
 Levels are in units of the scale s. With `terms` = 1 they are ±2^-k, k = 0, 1, .., and 0 or, with `zero` false, one
 more power. With n terms a level is ± a sum p_0 + .. + p_(n-1), where

@@ -1,9 +1,10 @@
 """All fractions p/q with |p/q| <= 1 and 1 <= q <= N: the grid of element-wise rational approximation.
 
-Minimises nothing by itself. With the scale left at 1 and nearest rounding this is each weight's best approximation by a fraction of bounded
-denominator. As a grid it is a poor one, kept so that anyone can measure how poor: the fractions crowd around those of
-small denominator and leave their widest gaps, 1/N, beside 0, where weights are densest, and ±1. At equal numbers of levels
-`uniform` has less squared error from N = 3 on. `farey` is the same set as integers over the common denominator.
+Minimises nothing by itself. With the scale left at 1 and nearest rounding this is each weight's best approximation by
+a fraction of bounded denominator. As a grid it is a poor one, kept so that anyone can measure how poor: the fractions
+crowd around those of small denominator and leave their widest gaps, 1/N, beside 0, where weights are densest, and ±1.
+At equal numbers of levels `uniform` has less squared error from N = 3 on. `farey` is the same set as integers over the
+common denominator.
 
 Levels are in units of the scale s, which is the largest magnitude that does not clip.
 

@@ -11,6 +11,7 @@ The kinds, for b bits:
 - `symmetric`: -(2^(b-1) - 1) .. 2^(b-1) - 1. One level fewer; for hardware that wants it. b from 2.
 - `half`: ±1/2, ±3/2, .. ±(2^(b-1) - 1/2). No level at 0; signs alone at 1 bit. At 2 bits 8 % less squared error than
   `signed` on Gaussian weights, but 16 % more on Laplacian ones; not for sparse weights.
+- `auto`: `half` up to 2 bits and `signed` above: the better of the two on real weights at every depth.
 - `zero_point`: 0 .. 2^b - 1 and an integer zero per group. For groups that lie to one side of 0; elsewhere the bits of
   the zero are better spent on smaller groups.
 
@@ -37,7 +38,7 @@ from numpy.typing import NDArray
 REFERENCES = ("Jacob et al. 2018, Quantization and Training of Neural Networks, arXiv:1712.05877",)
 NEEDS: tuple[str, ...] = ()
 
-Kind = Literal["signed", "symmetric", "half", "zero_point"]
+Kind = Literal["signed", "symmetric", "half", "zero_point", "auto"]
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,13 @@ class Uniform:
         Raises:
             ValueError: bits out of 1..8, or 1 for `signed` and `symmetric`.
         """
-        fewest = 2 if self.kind in ("signed", "symmetric") else 1
+        kind = self.kind if self.kind != "auto" else "half" if bits <= 2 else "signed"
+        fewest = 2 if kind in ("signed", "symmetric") else 1
         if not fewest <= bits <= 8:
             raise ValueError(f"a {self.kind} uniform grid has {fewest} to 8 bits, not {bits}")
         half = 2 ** (bits - 1)
-        first = {"signed": -half, "symmetric": 1 - half, "half": 0.5 - half, "zero_point": 0.0}[self.kind]
-        levels: NDArray[np.float64] = first + np.arange(2**bits - (self.kind == "symmetric"), dtype=np.float64)
+        first = {"signed": -half, "symmetric": 1 - half, "half": 0.5 - half, "zero_point": 0.0}[kind]
+        levels: NDArray[np.float64] = first + np.arange(2**bits - (kind == "symmetric"), dtype=np.float64)
         return levels
 
 

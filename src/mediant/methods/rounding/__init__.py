@@ -18,4 +18,4 @@ class Rounding(Protocol):
         zero: NDArray[np.float32],
         levels: NDArray[np.float64],
     ) -> NDArray[np.uint8]:
-        """Codes of [groups, size] weights under the given scale and zero [groups]; ties go to the lower level's code."""
+        """Codes of [groups, size] weights under given scale and zero [groups]; ties go to the lower level."""

@@ -22,7 +22,11 @@ class Scale(Protocol):
     """What a file in this folder offers as `METHOD`: a frozen dataclass with this member."""
 
     def fit(
-        self, groups: NDArray[np.float32], weights: NDArray[np.float32] | None, levels: NDArray[np.float64], zero_point: bool
+        self,
+        groups: NDArray[np.float32],
+        weights: NDArray[np.float32] | None,
+        levels: NDArray[np.float64],
+        zero_point: bool,
     ) -> Fit:
         """Fits one scale to each row of `groups`.
 
