@@ -133,8 +133,10 @@ class TensorPlan:
     `method` is `quantize` (grid x scale x rounding), or `cast` to `dtype`; a bias that is cast may take up the mean
     error of its module's quantized weight (`bias_correction`). Specs name files under `methods`.
     `runs` give the depth of consecutive rows and add up to all rows. `group` is the number of neighbouring columns
-    that share a scale. `scale_bits` 16 stores a bfloat16 scale per group; 3 to 8 store a sign and a power of
-    2^(-1/8) relative to a bfloat16 row scale in so many bits (kernels/scale_codes.py).
+    that share a scale. `scale_bits` 16 stores a bfloat16 scale per group; fewer store a power of
+    2^(-1/scale_steps) relative to a bfloat16 row scale, with a sign if `scale_signed` (kernels/scale_codes.py).
+    `basis` names a change of basis of the columns that reading undoes: empty, or {"name": "rotation", "seed": ...}
+    (kernels/rotation.py).
     """
 
     method: Literal["quantize", "cast"]
@@ -145,6 +147,9 @@ class TensorPlan:
     runs: tuple[Run, ...] = ()
     group: int = 64
     scale_bits: int = 6
+    scale_signed: bool = True
+    scale_steps: int = 8
+    basis: Mapping[str, Any] = field(default_factory=dict)
     bias_correction: bool = False
 
 
@@ -193,6 +198,10 @@ def tensor_plan_to_dict(plan: TensorPlan) -> dict[str, Any]:
         return {"method": "cast", "dtype": plan.dtype, **correction}
     unused = ("dtype", "bias_correction")
     data = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name not in unused}
+    # Said only where they differ from the default, since a manifest says it for every tensor.
+    for name, usual in (("scale_signed", True), ("scale_steps", 8), ("basis", {})):
+        if data[name] == usual:
+            del data[name]
     data["runs"] = [[r.rows, r.bits] for r in plan.runs]
     return {k: dict(v) if isinstance(v, Mapping) else v for k, v in data.items()}
 

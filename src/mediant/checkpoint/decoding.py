@@ -12,7 +12,8 @@ from mediant.kernels.bfloat16 import to_float32
 from mediant.kernels.bit_planes import packed_bytes, unpack
 from mediant.kernels.dequantize import dequantize
 from mediant.kernels.part_shapes import GridForm, grid_form, part_shapes
-from mediant.kernels.scale_codes import FULL, decode_scales
+from mediant.kernels.rotation import rotate_back
+from mediant.kernels.scale_codes import FULL, ScaleForm, decode_scales
 from mediant.models.matrix_form import from_matrix
 from mediant.values import Array, Encoding
 
@@ -58,6 +59,8 @@ def decode(encoding: Encoding, form: GridForm | None = None) -> Floats:
         )
         row += run.rows
         byte += packed_bytes(run.rows * columns, run.bits)
+    if encoding.plan.basis:
+        matrix = rotate_back(matrix, encoding.plan.basis["seed"])
     return np.asarray(from_matrix(matrix, encoding.info))
 
 
@@ -137,7 +140,7 @@ def _scales(encoding: Encoding) -> Floats:
         shape = _groups(encoding)
         count = shape[0] * shape[1]
         parts["scale_codes"] = unpack(parts["scale_codes"], count, encoding.plan.scale_bits).reshape(shape)
-    return decode_scales(parts, encoding.plan.scale_bits)
+    return decode_scales(parts, ScaleForm.of(encoding.plan))
 
 
 def _zeros(encoding: Encoding) -> Floats:

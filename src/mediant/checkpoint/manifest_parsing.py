@@ -60,6 +60,9 @@ PLAN: strict_json.Kinds = {
     "runs": list,
     "group": int,
     "scale_bits": int,
+    "scale_signed": bool,
+    "scale_steps": int,
+    "basis": dict,
     "bias_correction": bool,
 }
 PART: strict_json.Kinds = {"dtype": str, "shape": list, "sha256": str}

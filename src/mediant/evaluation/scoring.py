@@ -12,6 +12,7 @@ import torch
 from mediant.errors import UsageError
 from mediant.evaluation import divergence, embeddings
 from mediant.evaluation.windows import check, cut
+from mediant.models.opening import positions
 from mediant.models.reference import load_reference, load_tokenizer
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import held_out_windows, token_ids
@@ -125,13 +126,6 @@ def evaluate_encoder(
         sentences=len(found),
         text=source,
     )
-
-
-def positions(model: Model) -> int | None:
-    """The longest sequence the model was made for; None where its configuration does not say."""
-    names = ("max_position_embeddings", "n_positions", "max_sequence_length")
-    config = {**model.config, **model.config.get("text_config", {})}
-    return next((int(config[name]) for name in names if config.get(name)), None)
 
 
 def _windows(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from mediant import discovery
 from mediant.errors import PlanError
 from mediant.kernels.bit_planes import packed_bytes
+from mediant.kernels.scale_codes import ScaleForm
 from mediant.values import TensorInfo, TensorPlan
 
 ITEM_BYTES = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
@@ -129,6 +131,15 @@ def _checked_matrix(info: TensorInfo, plan: TensorPlan) -> tuple[int, int]:
         raise PlanError(f"A run of {info.name!r} has a depth outside 1 to 8 bits.")
     if plan.group < 1:
         raise PlanError(f"The group of {info.name!r} is {plan.group}; it takes a whole number from 1.")
-    if plan.scale_bits != 16 and not 3 <= plan.scale_bits <= 8:
-        raise PlanError(f"The scales of {info.name!r} have {plan.scale_bits} bits; they take 16, or 3 to 8.")
+    try:
+        ScaleForm.of(plan)
+    except ValueError as problem:
+        raise PlanError(f"The scales of {info.name!r} cannot be stored: {problem}.") from None
+    if plan.basis and not _is_rotation(plan.basis):
+        raise PlanError(f"The basis of {info.name!r} is {dict(plan.basis)}; it is empty or a rotation with a seed.")
     return rows, columns
+
+
+def _is_rotation(basis: Mapping[str, Any]) -> bool:
+    seed = basis.get("seed")
+    return set(basis) == {"name", "seed"} and basis["name"] == "rotation" and type(seed) is int and 0 <= seed < 1 << 63

@@ -1,7 +1,8 @@
 """Quantize a matrix: grid x scale x rounding, group by group, into the parts that the checkpoint stores.
 
 Minimises sum_ij h_ij (w_ij - s_g (l(p_ij) - z_g))^2 over scales s, zeros z and codes p, for each group g of
-neighbouring columns in a row, with sensitivities h (docs/notation.md).
+neighbouring columns in a row, with sensitivities h (docs/notation.md); or, with Babai rounding, the layer's loss in the
+full metric (methods/layer.py).
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from numpy.typing import NDArray
 
 from mediant import discovery
 from mediant.errors import PlanError
+from mediant.kernels.bfloat16 import from_float32
 from mediant.kernels.bit_planes import pack
 from mediant.kernels.dequantize import dequantize
 from mediant.kernels.part_shapes import grid_form
-from mediant.kernels.scale_codes import decode_scales, encode_scales
+from mediant.kernels.scale_codes import FULL, ScaleForm, decode_scales, encode_scales
+from mediant.methods.layer import Layer
+from mediant.methods.rounding.babai import Babai
 from mediant.values import Array, Certificate, LayerStatistics, TensorPlan
 
 # Weights per pass: bounds the memory of the padded float32 copies to a few times 16 MB.
@@ -37,20 +41,20 @@ class Quantized:
     certificate: Certificate
 
 
-def quantize(matrix: Floats, plan: TensorPlan, statistics: LayerStatistics | None) -> Quantized:
-    """Quantizes a matrix [rows, columns] by its plan.
+def quantize(layer: Layer, plan: TensorPlan) -> Quantized:
+    """Quantizes a layer's matrix [rows, columns] by its plan.
 
     Raises:
-        PlanError: the runs do not add up to the rows, or a grid does not have the depth it is asked for.
+        PlanError: the runs do not add up to the rows, or methods that do not go together.
     """
-    rows, columns = matrix.shape
+    rows, columns = layer.matrix.shape
     if sum(run.rows for run in plan.runs) != rows or any(run.rows < 1 for run in plan.runs):
         raise PlanError(f"The runs of a matrix of {rows} rows add up to {sum(r.rows for r in plan.runs)}.")
     form = grid_form(plan)
-    tables = {bits: levels(matrix, plan, statistics, bits) for bits in sorted({r.bits for r in plan.runs})}
+    tables = {bits: levels(layer, plan, bits) for bits in sorted({r.bits for r in plan.runs})}
     parts: dict[str, list[Array]] = {}
-    decoded = np.empty_like(matrix)
-    error = Errors()
+    decoded = np.empty_like(layer.matrix)
+    error = Errors(layer)
     start = 0
     for run in plan.runs:
         table = tables[run.bits]
@@ -58,10 +62,9 @@ def quantize(matrix: Floats, plan: TensorPlan, statistics: LayerStatistics | Non
         zeros = []
         for begin, end in _chunks(run.rows, columns):
             where = slice(start + begin, start + end)
-            h = sensitivities(statistics, where)
-            stored, scale, zero, codes[begin:end] = _chunk(matrix[where], h, plan, table)
+            stored, scale, zero, codes[begin:end] = _chunk(layer.rows(where), plan, table)
             decoded[where] = dequantize(codes[begin:end], scale, zero, table.astype(np.float32), plan.group)
-            error.add(matrix[where], decoded[where], h, scale, zero, table, plan.group)
+            error.count_clipped(layer.matrix[where], scale, zero, table, plan.group)
             for name, part in stored.items():
                 parts.setdefault(name, []).append(part)
             zeros.append(zero)
@@ -73,7 +76,7 @@ def quantize(matrix: Floats, plan: TensorPlan, statistics: LayerStatistics | Non
     if "scale_codes" in whole:
         whole["scale_codes"] = pack(whole["scale_codes"].reshape(-1), plan.scale_bits)
     whole |= {f"levels.{bits}": _filled(tables[bits], count) for bits, count in form.counts.items()}
-    return Quantized(whole, decoded, error.certificate(tables))
+    return Quantized(whole, decoded, error.certificate(decoded, tables))
 
 
 def _filled(table: NDArray[np.float64], count: int) -> Floats:
@@ -82,13 +85,13 @@ def _filled(table: NDArray[np.float64], count: int) -> Floats:
     return np.concatenate([table, unused]).astype(np.float32)
 
 
-def levels(matrix: Floats, plan: TensorPlan, statistics: LayerStatistics | None, bits: int) -> NDArray[np.float64]:
+def levels(layer: Layer, plan: TensorPlan, bits: int) -> NDArray[np.float64]:
     """The grid's levels at a depth that it has; a fitted grid sees an evenly strided sample of the matrix."""
-    stride = max(1, matrix.size // SAMPLE)
-    sample = matrix[::stride]
+    stride = max(1, layer.matrix.size // SAMPLE)
+    sample = layer.matrix[::stride]
     groups = to_groups(sample, plan.group)
     peaks = np.abs(groups).max(1, keepdims=True)
-    h = sensitivities(statistics, slice(0, len(matrix), stride))
+    h = sensitivities(layer.statistics, slice(0, len(layer.matrix), stride))
     weights = None if h is None else to_groups(np.broadcast_to(h, sample.shape), plan.group).ravel()
     grid = discovery.make("grids", plan.grid)
     table: NDArray[np.float64] = grid.levels(bits, (groups / np.where(peaks == 0, 1, peaks)).ravel(), weights)
@@ -122,17 +125,35 @@ def _chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
 
 
 def _chunk(
-    matrix: Floats, h: Floats | None, plan: TensorPlan, table: NDArray[np.float64]
+    layer: Layer, plan: TensorPlan, table: NDArray[np.float64]
 ) -> tuple[dict[str, Array], Floats, Floats, NDArray[np.uint8]]:
-    rows, columns = matrix.shape
-    groups = to_groups(matrix, plan.group)
-    weights = _group_weights(h, matrix.shape, plan.group)
+    """Scales as stored, scales and zeros as decoded [rows, groups], and codes [rows, columns]."""
+    rows, columns = layer.matrix.shape
+    form = ScaleForm.of(plan)
+    rounding = discovery.make("rounding", plan.rounding)
     zero_point = discovery.make("grids", plan.grid).zero_point
+    if isinstance(rounding, Babai):
+        return _chunk_on_lattice(layer, plan, table, rounding)
+    groups = to_groups(layer.matrix, plan.group)
+    h = sensitivities(layer.statistics, slice(0, rows))
+    weights = _group_weights(h, layer.matrix.shape, plan.group)
     fit = discovery.make("scales", plan.scale).fit(groups, weights, table, zero_point)
-    stored = encode_scales(fit.scale.reshape(rows, -1), plan.scale_bits)
-    scale = decode_scales(stored, plan.scale_bits)
-    codes = discovery.make("rounding", plan.rounding).codes(groups, scale.reshape(-1), fit.zero, table)
+    stored = encode_scales(fit.scale.reshape(rows, -1), form)
+    scale = decode_scales(stored, form)
+    codes = rounding.codes(groups, scale.reshape(-1), fit.zero, table)
     return stored, scale, fit.zero.reshape(rows, -1), codes.reshape(rows, -1)[:, :columns]
+
+
+def _chunk_on_lattice(
+    layer: Layer, plan: TensorPlan, table: NDArray[np.float64], rounding: Babai
+) -> tuple[dict[str, Array], Floats, Floats, NDArray[np.uint8]]:
+    form = ScaleForm.of(plan)
+    if discovery.make("grids", plan.grid).zero_point or plan.scale.get("name") != "exact" or form.bits == FULL:
+        raise PlanError("Babai rounding goes with exact scales of at most 8 bits and a grid without zero points.")
+    found = rounding.round(layer.matrix, layer.lattice(rounding.damping), table, plan.group, form)
+    stored: dict[str, Array] = {"row_scales": from_float32(found.row_scales), "scale_codes": found.scale_codes}
+    scale = decode_scales(stored, form)
+    return stored, scale, np.zeros_like(scale), found.codes
 
 
 def _group_weights(h: Floats | None, shape: tuple[int, int], group: int) -> Floats | None:
@@ -143,44 +164,32 @@ def _group_weights(h: Floats | None, shape: tuple[int, int], group: int) -> Floa
 
 
 class Errors:
-    """Adds up what a certificate states."""
+    """What a certificate states of a layer's errors."""
 
-    def __init__(self) -> None:
-        self.squared = self.energy = self.weighted = self.weighted_energy = 0.0
-        self.outside = self.count = 0
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.outside = 0
 
-    def add(
-        self,
-        matrix: Floats,
-        decoded: Floats,
-        h: Floats | None,
-        scale: Floats,
-        zero: Floats,
-        table: NDArray[np.float64],
-        group: int,
+    def count_clipped(
+        self, matrix: Floats, scale: Floats, zero: Floats, table: NDArray[np.float64], group: int
     ) -> None:
-        """Counts one piece [rows, columns] with its scales and zeros [rows, groups]."""
-        difference = np.square(matrix.astype(np.float64) - decoded)
-        energy = np.square(matrix.astype(np.float64))
-        weight = np.float64(1) if h is None else h.astype(np.float64)
-        self.squared += float(difference.sum())
-        self.energy += float(energy.sum())
-        self.weighted += float((difference * weight).sum())
-        self.weighted_energy += float((energy * weight).sum())
+        """Counts weights [rows, columns] beyond the grid's ends; scales and zeros are [rows, groups]."""
         columns = matrix.shape[1]
         s = np.repeat(scale, group, axis=1)[:, :columns]
         z = np.repeat(zero, group, axis=1)[:, :columns]
         with np.errstate(divide="ignore", invalid="ignore"):
             position = np.where(s == 0, z + table[0], matrix / s + z)
         self.outside += int(((position < table[0] - 0.5) | (position > table[-1] + 0.5)).sum())
-        self.count += matrix.size
 
-    def certificate(self, tables: dict[int, NDArray[np.float64]]) -> Certificate:
-        """The sums as shares."""
+    def certificate(self, decoded: Floats, tables: dict[int, NDArray[np.float64]]) -> Certificate:
+        """Errors of what was decoded, as shares."""
+        matrix = self.layer.matrix.astype(np.float64)
+        energy = float(np.square(matrix).sum())
+        zeroing = self.layer.loss(np.zeros_like(decoded))
         gaps = [float(np.diff(t).max()) / 2 if len(t) > 1 else 0.0 for t in tables.values()]
         return Certificate(
-            relative_error=self.squared / self.energy if self.energy else 0.0,
-            weighted_error=self.weighted / self.weighted_energy if self.weighted_energy else 0.0,
+            relative_error=float(np.square(matrix - decoded).sum()) / energy if energy else 0.0,
+            weighted_error=self.layer.loss(decoded) / zeroing if zeroing else 0.0,
             bound=max(gaps),
-            clipped=self.outside / self.count if self.count else 0.0,
+            clipped=self.outside / matrix.size if matrix.size else 0.0,
         )

@@ -119,3 +119,10 @@ def _check_shape(path: Path, info: TensorInfo, entry: StoredTensor) -> None:
             f"The tensor {info.name!r} of {path} has the shape {entry.shape} in {entry.file.name}, but"
             f" {info.shape} by the config.json."
         )
+
+
+def positions(model: Model) -> int | None:
+    """The longest sequence the model was made for; None where its configuration does not say."""
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length")
+    config = {**model.config, **model.config.get("text_config", {})}
+    return next((int(config[name]) for name in names if config.get(name)), None)

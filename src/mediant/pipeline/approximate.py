@@ -12,12 +12,25 @@ from safetensors.numpy import load, save
 from mediant.checkpoint.reader import decode
 from mediant.errors import PlanError
 from mediant.kernels.bfloat16 import from_float32
+from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
 from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
 from mediant.pipeline.workspace import Workspace
 from mediant.progress import SILENT, Progress
-from mediant.values import Array, Certificate, Encoding, Model, Plan, Statistics, TensorInfo, TensorPlan
+from mediant.statistics.calibration import compute_alone
+from mediant.statistics.hessian import Hessians
+from mediant.values import (
+    Array,
+    Certificate,
+    Encoding,
+    LayerStatistics,
+    Model,
+    Plan,
+    Statistics,
+    TensorInfo,
+    TensorPlan,
+)
 from mediant.workers import ordered
 
 Means = Mapping[str, Array]
@@ -44,6 +57,7 @@ def approximate(
     model: Model,
     plan: Plan,
     statistics: Statistics | None,
+    hessians: Hessians | None = None,
     workspace: Workspace | None = None,
     progress: Progress = SILENT,
 ) -> Iterator[Encoding]:
@@ -63,15 +77,17 @@ def approximate(
 
         def encode(job: tuple[TensorInfo, Array | None]) -> Encoding:
             info, values = job
-            if values is None and workspace is not None:
+            if values is None:
+                assert workspace is not None  # values are only left out where it has them
                 return _restored(info, plan.tensors[info.name], workspace.read(_step(info)))
+            hessian = None if hessians is None else hessians.of(info.name)
             local = None if statistics is None else statistics.layers.get(info.name)
-            encoding = _quantized(info, np.asarray(values), plan.tensors[info.name], local)
+            encoding = _quantized(info, values, plan.tensors[info.name], local, hessian)
             if workspace is not None:
                 workspace.write(_step(info), _stored(encoding))
             return encoding
 
-        encoded = progress.track(ordered(encode, jobs()), "Rounding weights", len(matrices))
+        encoded = progress.track(ordered(encode, jobs(), compute_alone), "Rounding weights", len(matrices))
         shifts: dict[str, Array] = {}
         for info in model.tensors:
             if plan.tensors[info.name].method == "quantize":
@@ -83,8 +99,10 @@ def approximate(
                 yield _cast(info, plan.tensors[info.name], weights, shifts.get(info.name))
 
 
-def _quantized(info: TensorInfo, values: Array, plan: TensorPlan, local: object) -> Encoding:
-    result = quantize(to_matrix(values, info), plan, local)  # type: ignore[arg-type]
+def _quantized(
+    info: TensorInfo, values: Array, plan: TensorPlan, local: LayerStatistics | None, hessian: Array | None
+) -> Encoding:
+    result = quantize(prepare(to_matrix(values, info), plan, local, hessian), plan)
     return Encoding(info, plan, result.parts, result.certificate)
 
 

@@ -7,19 +7,21 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
 from mediant.errors import SizeError
 from mediant.kernels.part_shapes import payload_bytes
-from mediant.methods.error_curves import error_curve, neutral, predicted_loss, rows_of
+from mediant.methods.error_curves import error_curve
+from mediant.methods.layer import Layer, neutral, prepare
 from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
 from mediant.planning.rate_distortion import Allocation, Unit, allocate, merged
 from mediant.planning.recipe import Recipe
 from mediant.planning.same_everywhere import allocate_same
 from mediant.progress import SILENT, Progress
+from mediant.statistics.calibration import compute_alone
+from mediant.statistics.hessian import Hessians
 from mediant.values import Array, LayerStatistics, Model, Plan, Run, Statistics, TensorInfo, TensorPlan
 from mediant.workers import ordered
 
@@ -39,36 +41,39 @@ def quantizable(model: Model) -> list[TensorInfo]:
     return [t for t in model.tensors if t.role in QUANTIZED_ROLES and t.layout != "none" and t.size >= SMALLEST_MATRIX]
 
 
-def measure(model: Model, statistics: Statistics | None, recipe: Recipe, progress: Progress = SILENT) -> list[Unit]:
+def measure(
+    model: Model,
+    statistics: Statistics | None,
+    recipe: Recipe,
+    hessians: Hessians | None = None,
+    progress: Progress = SILENT,
+) -> list[Unit]:
     """Units of all quantizable tensors with bytes and predicted loss at each depth of the recipe."""
     targets = quantizable(model)
     known = [t for t in targets if statistics is not None and t.name in statistics.layers]
     unknown = [t for t in targets if t not in known]
+    plan = recipe.tensor_plan(())
     with WeightReader(model) as weights:
         zeroing: list[float] = []
-        units: dict[str, list[Unit]] = {}
 
-        def pieces(infos: Iterable[TensorInfo]) -> Iterator[_Piece]:
-            for info in infos:
+        def jobs() -> Iterator[tuple[TensorInfo, Array, LayerStatistics]]:
+            for info in known + unknown:
                 matrix = to_matrix(weights.read(info.name), info)
                 local = statistics.layers[info.name] if statistics and info in known else None
                 if local is None:
                     local = neutral(matrix, float(np.median(zeroing)) if zeroing else 1.0)
                 else:
-                    zeroing.append(predicted_loss(np.square(matrix.astype(np.float64)), local))
-                yield from _cut(info, matrix, local)
+                    zeroing.append(prepare(matrix, TensorPlan("quantize"), local).loss(np.zeros_like(matrix)))
+                yield info, matrix, local
 
-        work = ordered(lambda piece: (piece.info.name, _unit(piece, recipe)), pieces(known + unknown))
-        total = sum(len(_row_runs(t)) for t in targets)
-        for name, unit in progress.track(work, "Measuring error curves", total):
-            units.setdefault(name, []).append(unit)
+        def curves(job: tuple[TensorInfo, Array, LayerStatistics]) -> tuple[str, list[Unit]]:
+            info, matrix, local = job
+            layer = prepare(matrix, plan, local, None if hessians is None else hessians.of(info.name))
+            return info.name, [_unit(info, layer.rows(rows), recipe) for rows in _row_runs(info)]
+
+        work = ordered(curves, jobs(), compute_alone)
+        units = dict(progress.track(work, "Measuring error curves", len(targets)))
     return [unit for info in targets for unit in units[info.name]]
-
-
-class _Piece(NamedTuple):
-    info: TensorInfo
-    matrix: Array
-    statistics: LayerStatistics
 
 
 def _row_runs(info: TensorInfo) -> list[slice]:
@@ -78,17 +83,12 @@ def _row_runs(info: TensorInfo) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
-def _cut(info: TensorInfo, matrix: Array, statistics: LayerStatistics) -> Iterator[_Piece]:
-    for rows in _row_runs(info):
-        yield _Piece(info, matrix[rows], rows_of(statistics, rows))
-
-
-def _unit(piece: _Piece, recipe: Recipe) -> Unit:
-    rows, columns = piece.matrix.shape
-    alone = TensorInfo(piece.info.name, (rows, columns), "float32", piece.info.role, "out_in")
-    losses = error_curve(piece.matrix, recipe.tensor_plan(()), piece.statistics, recipe.depths)
+def _unit(info: TensorInfo, layer: Layer, recipe: Recipe) -> Unit:
+    rows, columns = layer.matrix.shape
+    alone = TensorInfo(info.name, (rows, columns), "float32", info.role, "out_in")
+    losses = error_curve(layer, recipe.tensor_plan(()), recipe.depths)
     sizes = {b: payload_bytes(alone, recipe.tensor_plan((Run(rows, b),))) for b in recipe.depths}
-    return Unit(piece.info.name, rows, columns, sizes, losses)
+    return Unit(info.name, rows, columns, sizes, losses)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +23,12 @@ from mediant.planning.size import human, parse_size
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
 from mediant.statistics.calibration import calibration_tokens
+from mediant.statistics.hessian import Accumulator, Hessians
 from mediant.statistics.sensitivity import collect
 from mediant.values import Model, Plan, Statistics
+
+# Tokens per input below which a Hessian is a poor estimate.
+FEW_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -102,16 +107,33 @@ class Compression:
 
         def compute() -> bytes:
             text = calibration_tokens(self.model, self.request.calibration, self.request.seed, self.progress)
-            return storage.to_bytes(collect(self.model, text, self.progress))
+            accumulator = Accumulator() if self.recipe.needs_hessian else None
+            found = collect(self.model, text, self.progress, accumulator)
+            inputs = {} if accumulator is None else accumulator.store(self.workspace.folder, found.tokens).inputs
+            self.workspace.write("hessians.json", json.dumps(inputs).encode())
+            return storage.to_bytes(found)
 
         return storage.from_bytes(self.workspace.step("statistics", compute))
+
+    @cached_property
+    def hessians(self) -> Hessians:
+        """Hessians of all inputs, where the recipe needs them."""
+        tokens = self.statistics.tokens
+        inputs = json.loads(self.workspace.read("hessians.json"))
+        widest = max((self.model.tensor(name).matrix_shape[1] for name in inputs), default=0)
+        if tokens < FEW_TOKENS * widest:
+            self.progress.say(
+                f"Calibrated on {tokens} tokens; the widest layer has {widest} inputs and wants {FEW_TOKENS * widest}. "
+                "More text (--calibration) would help."
+            )
+        return Hessians(self.workspace.folder, inputs)
 
     @cached_property
     def sizing(self) -> Sizing:
         """Measured error curves, ready to be spent on."""
 
         def compute() -> bytes:
-            return units_to_json(measure(self.model, self.statistics, self.recipe, self.progress))
+            return units_to_json(measure(self.model, self.statistics, self.recipe, self.hessians, self.progress))
 
         units = units_from_json(self.workspace.step("units", compute))
         return Sizing(self.model, self.recipe, units, self.overhead, self.request.seed)
@@ -154,6 +176,6 @@ class Compression:
         """Approximates every tensor by the plan and writes the folder."""
         folder = out or self.request.out
         steps = self.workspace.branch(plan.to_json())
-        encodings = approximate(self.model, plan, self.statistics, steps, self.progress)
+        encodings = approximate(self.model, plan, self.statistics, self.hessians, steps, self.progress)
         write(folder, self.model, plan, self.calibration, encodings, self.companions)
         return open_checkpoint(folder)

@@ -14,6 +14,10 @@ import yaml
 from mediant.errors import PlanError
 from mediant.values import Run, TensorPlan
 
+# Planning does not import methods, so it has to know which of them need the Hessian.
+HESSIAN_ROUNDINGS = ("babai",)
+ROTATION_SEED = 0
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -29,6 +33,9 @@ class Recipe:
     evidence: str = ""
     group: int = 64
     scale_bits: int = 6
+    scale_signed: bool = True
+    scale_steps: int = 8
+    rotate: bool = False
     allocation: Literal["rate_distortion", "same_everywhere"] = "rate_distortion"
     bias_correction: bool = True
     keep: str = "float16"
@@ -43,7 +50,15 @@ class Recipe:
             runs=runs,
             group=self.group,
             scale_bits=self.scale_bits,
+            scale_signed=self.scale_signed,
+            scale_steps=self.scale_steps,
+            basis={"name": "rotation", "seed": ROTATION_SEED} if self.rotate else {},
         )
+
+    @property
+    def needs_hessian(self) -> bool:
+        """Whether calibration has to measure Hessians."""
+        return self.rounding["name"] in HESSIAN_ROUNDINGS
 
 
 def recipe_names() -> tuple[str, ...]:

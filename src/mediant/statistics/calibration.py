@@ -21,13 +21,15 @@ from safetensors.torch import load_file, save
 
 from mediant import files
 from mediant.errors import TextError
+from mediant.models.opening import positions
 from mediant.models.reference import load_reference, load_tokenizer
 from mediant.progress import SILENT, Progress
 from mediant.values import Model
 from mediant.workers import ordered
 
-WINDOWS = 24
-WINDOW = 256
+# Windows and their length: of a file, and of text that the model has to write first.
+FROM_FILE = (64, 512)
+WRITTEN = (32, 256)
 GREEDY_TOKENS = 4
 MOST_AT_ONCE = 16
 STREAMS = {"calibration": 0, "held-out": 1}
@@ -51,19 +53,24 @@ def calibration_tokens(
     file: Path | None,
     seed: int,
     progress: Progress = SILENT,
-    windows: int = WINDOWS,
-    window: int = WINDOW,
+    windows: int | None = None,
+    window: int | None = None,
 ) -> CalibrationText:
     """Calibration windows from `file`, spread evenly over it, or written by the model.
+
+    Without `windows` and `window`, 64 windows of 512 tokens are read, or 32 of 256 written; no window is longer than
+    the model's positions.
 
     Raises:
         TextError: the file cannot be read as text or has fewer tokens than one window.
     """
+    usual = WRITTEN if file is None else FROM_FILE
+    count, length = windows or usual[0], min(window or usual[1], positions(model) or usual[1])
     if file is not None:
-        return CalibrationText(_file_windows(model, file, windows, window), f"file {file.name}")
+        return CalibrationText(_file_windows(model, file, count, length), f"file {file.name}")
     if not model.causal:
-        return CalibrationText(_random_windows(model, windows, window, seed), f"random tokens, seed {seed}")
-    tokens = sampled_windows(model, windows, window, seed, "calibration", progress)
+        return CalibrationText(_random_windows(model, count, length, seed), f"random tokens, seed {seed}")
+    tokens = sampled_windows(model, count, length, seed, "calibration", progress)
     return CalibrationText(tokens, f"written by the model, seed {seed}")
 
 
@@ -89,7 +96,7 @@ def sampled_windows(
         for start in range(0, windows, batch)
     ]
     steps = _Steps(progress, len(jobs) * (window - 1))
-    written = torch.cat(list(ordered(lambda job: _write(*job, steps), jobs, _alone)))
+    written = torch.cat(list(ordered(lambda job: _write(*job, steps), jobs, compute_alone)))
     files.write(cached, save({"tokens": written}))
     return written
 
@@ -108,7 +115,8 @@ class _Steps:
             next(self._items, None)
 
 
-def _alone() -> None:
+def compute_alone() -> None:
+    """Makes PyTorch use one thread in the thread that calls this, so that results do not depend on how many work."""
     torch.set_num_threads(1)
 
 
@@ -160,5 +168,4 @@ def token_ids(model: Model, file: Path) -> list[int]:
 
 def _random_windows(model: Model, windows: int, window: int, seed: int) -> torch.Tensor:
     vocabulary = int(model.config["vocab_size"])
-    limit = min(window, int(model.config.get("max_position_embeddings", window)))
-    return torch.randint(vocabulary, (windows, limit), generator=_generator(seed, "calibration", 0))
+    return torch.randint(vocabulary, (windows, window), generator=_generator(seed, "calibration", 0))

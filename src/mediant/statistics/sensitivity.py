@@ -22,7 +22,8 @@ import torch
 
 from mediant.models.reference import load_reference
 from mediant.progress import SILENT, Progress
-from mediant.statistics.calibration import CalibrationText
+from mediant.statistics.calibration import CalibrationText, compute_alone
+from mediant.statistics.hessian import Accumulator
 from mediant.values import Array, LayerStatistics, Model, Statistics, TensorInfo
 from mediant.workers import ordered
 
@@ -30,37 +31,40 @@ from mediant.workers import ordered
 # evenly so that a token that never came up is not starved.
 EVEN_SHARE = 0.1
 
+# With Hessians, whose forward pass sees all windows, one window in so many is also run backwards.
+BACKWARD_SHARE = 4
+
 Sums = dict[tuple[str, str], Array]
 
 
-def collect(model: Model, text: CalibrationText, progress: Progress = SILENT) -> Statistics:
+def collect(
+    model: Model, text: CalibrationText, progress: Progress = SILENT, hessians: Accumulator | None = None
+) -> Statistics:
     """Statistics of every linear layer, embedding and head of `model` over the calibration windows.
 
-    The result does not depend on the number of threads: every window is computed by one thread, and windows are
-    added in order.
+    Hessians are added to `hessians` in the same pass, if it is given. The result does not depend on the number of
+    threads: every window is computed by one thread, and windows are added in order.
     """
     network = load_reference(model)
     network.requires_grad_(False)
-    recorder = _Recorder(network, model)
+    recorder = _Recorder(network, model, hessians)
     windows = list(enumerate(text.windows))
     totals: Sums = {}
-    for sums in progress.track(ordered(recorder.run, windows, _alone), "Measuring sensitivity", len(windows)):
+    for sums in progress.track(ordered(recorder.run, windows, compute_alone), "Measuring sensitivity", len(windows)):
         for key, value in sums.items():
             totals[key] = totals[key] + value if key in totals else value
-    tokens = text.windows.shape[0] * (text.windows.shape[1] - 1)
-    layers = {t.name: s for t in model.tensors if (s := _layer(t, totals, tokens)) is not None}
+    length = text.windows.shape[1] - 1
+    tokens, backward = len(windows) * length, len(windows[:: recorder.stride]) * length
+    layers = {t.name: s for t in model.tensors if (s := _layer(t, totals, tokens, backward)) is not None}
     return Statistics(layers, model.fingerprint, text.fingerprint, tokens, text.source)
-
-
-def _alone() -> None:
-    torch.set_num_threads(1)
 
 
 class _Recorder:
     """Hooks that add up, per thread, what passes through each module of interest."""
 
-    def __init__(self, network: Any, model: Model) -> None:
-        self.network, self.causal = network, model.causal
+    def __init__(self, network: Any, model: Model, hessians: Accumulator | None) -> None:
+        self.network, self.causal, self.hessians = network, model.causal, hessians
+        self.stride = 1 if hessians is None else BACKWARD_SHARE
         self.local = threading.local()
         modules = dict(network.named_modules())
         for info in model.tensors:
@@ -74,11 +78,17 @@ class _Recorder:
     def run(self, job: tuple[int, torch.Tensor]) -> Sums:
         """Sums over one window."""
         index, window = job
-        self.local.sums = defaultdict(float)
-        generator = torch.Generator().manual_seed(index)
-        with torch.enable_grad():
-            out = self.network(input_ids=window[None])
-            self._objective(out, generator).backward()
+        self.local.sums, self.local.window = defaultdict(float), index
+        failed = True
+        try:
+            with torch.set_grad_enabled(index % self.stride == 0):
+                out = self.network(input_ids=window[None])
+                if torch.is_grad_enabled():
+                    self._objective(out, torch.Generator().manual_seed(index)).backward()
+            failed = False
+        finally:
+            if self.hessians is not None:
+                self.hessians.finish(index, failed)
         sums: Sums = dict(self.local.sums)
         return sums
 
@@ -97,11 +107,12 @@ class _Recorder:
 
     def _embedding_hook(self, name: str) -> Callable[..., None]:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            if output.is_leaf:
-                output.requires_grad_(True)
             ids = inputs[0].reshape(-1)[1:]
             self._add(name, "rows", torch.bincount(ids, minlength=module.num_embeddings))
-            output.register_hook(lambda g: self._add(name, "columns", _tokens(g).square().sum(0)))
+            if torch.is_grad_enabled():
+                if output.is_leaf:
+                    output.requires_grad_(True)
+                output.register_hook(lambda g: self._add(name, "columns", _tokens(g).square().sum(0)))
 
         return hook
 
@@ -110,10 +121,12 @@ class _Recorder:
             x = _tokens(inputs[0].detach())
             self._add(name, "square", x.square().sum(0))
             self._add(name, "mean", x.sum(0))
+            if self.hessians is not None:
+                self.hessians.add(name, self.local.window, inputs[0], x)
             if module is self.network.get_output_embeddings():
                 p = _tokens(output.detach()).float().softmax(-1)
                 self._add(name, "expected", p.sum(0))
-                self._add(name, "fisher", (p - p.square()).sum(0))
+                self._add(name, "variance", (p - p.square()).sum(0))
             elif output.requires_grad:
                 output.register_hook(lambda g: self._add(name, "fisher", _tokens(g).square().sum(0)))
 
@@ -125,8 +138,15 @@ def _tokens(x: torch.Tensor) -> torch.Tensor:
     return x.reshape(-1, x.shape[-1])[1:]
 
 
-def _layer(info: TensorInfo, totals: Sums, tokens: int) -> LayerStatistics | None:
-    part: dict[str, Array] = {k: v / tokens for (name, k), v in totals.items() if name == info.name}
+def _layer(info: TensorInfo, totals: Sums, tokens: int, backward: int) -> LayerStatistics | None:
+    """Means over the tokens that went forward, and over those that went backward too."""
+    part: dict[str, Array] = {
+        k: v / (backward if k in ("fisher", "columns") else tokens)
+        for (name, k), v in totals.items()
+        if name == info.name
+    }
+    # The Fisher of a logit is known without sampling.
+    fisher = part.get("variance", part.get("fisher"))
     if "columns" in part:
         rows = part["rows"]
         expected = part.get("expected", rows)
@@ -137,8 +157,8 @@ def _layer(info: TensorInfo, totals: Sums, tokens: int) -> LayerStatistics | Non
             output_fisher=frequency,
             tokens=tokens,
             head_square=part.get("square"),
-            head_fisher=part.get("fisher"),
+            head_fisher=fisher,
         )
-    if "square" not in part or "fisher" not in part:
+    if "square" not in part or fisher is None:
         return None
-    return LayerStatistics(part["square"], part["mean"], part["fisher"], tokens)
+    return LayerStatistics(part["square"], part["mean"], fisher, tokens)

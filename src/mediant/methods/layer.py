@@ -1,0 +1,129 @@
+"""A matrix as quantization sees it: in its basis, with the metric that says what its errors cost.
+
+The predicted loss of an error matrix E = W - W^ is 1/2 sum_t sum_i f_ti E_i C_t E_i^T over one or two terms t, each
+with row weights f_t and a metric C_t of the columns: Fisher times Hessian for a linear layer; for an embedding its
+frequency times the Fisher of its output, and, where it is also the head, the Fisher of the logits times the head's
+Hessian. C_t is a vector where only its diagonal is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mediant.kernels.babai import Lattice
+from mediant.kernels.rotation import rotate, rotate_metric
+from mediant.statistics.lattice import damped, lattice
+from mediant.values import LayerStatistics, TensorPlan
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Rows = NDArray[np.int64] | slice
+
+
+@dataclass(frozen=True)
+class Term:
+    """Row weights f [rows] and a metric C of the columns, [columns, columns] or its diagonal [columns]."""
+
+    rows: Doubles
+    columns: Doubles
+
+    def losses(self, error: Doubles) -> Doubles:
+        """1/2 f_i E_i C E_i^T for every row of [rows, columns]."""
+        if self.columns.ndim == 1:
+            through = error * self.columns
+        else:
+            through = (torch.from_numpy(error) @ torch.from_numpy(self.columns)).numpy()
+        losses: Doubles = 0.5 * self.rows * (through * error).sum(axis=1)
+        return losses
+
+    def full(self) -> Doubles:
+        """C as a matrix."""
+        return np.diag(self.columns) if self.columns.ndim == 1 else self.columns
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A matrix [rows, columns] and its loss, both in the basis of the plan; `statistics` are in the model's own."""
+
+    matrix: Floats
+    terms: tuple[Term, ...]
+    statistics: LayerStatistics | None = None
+    shared: Layer | None = None
+
+    def rows(self, where: Rows) -> Layer:
+        """Some of the rows, with the same lattice."""
+        local = None if self.statistics is None else rows_of(self.statistics, where)
+        terms = tuple(Term(t.rows[where], t.columns) for t in self.terms)
+        return replace(
+            self, matrix=np.ascontiguousarray(self.matrix[where]), terms=terms, statistics=local, shared=self
+        )
+
+    def loss(self, approximation: Floats) -> float:
+        """Predicted loss, in nats per token, of taking `approximation` for the matrix."""
+        error = self.matrix.astype(np.float64) - approximation
+        return float(sum(term.losses(error).sum() for term in self.terms))
+
+    def lattice(self, damping: float) -> Lattice:
+        """The lattice of all terms together, weighted by their rows."""
+        if self.shared is not None:
+            return self.shared.lattice(damping)
+        if damping not in self._lattices:
+            metric = sum(float(term.rows.sum()) * term.full() for term in self.terms)
+            self._lattices[damping] = lattice(damped(np.asarray(metric), damping))
+        return self._lattices[damping]
+
+    @cached_property
+    def _lattices(self) -> dict[float, Lattice]:
+        return {}
+
+
+def prepare(
+    matrix: Floats, plan: TensorPlan, statistics: LayerStatistics | None, hessian: Doubles | None = None
+) -> Layer:
+    """The layer of a matrix [rows, columns] under a plan's basis.
+
+    Args:
+        matrix: in the model's own basis.
+        plan: of this tensor; its runs do not matter here.
+        statistics: diagonal sensitivities; None counts every weight alike.
+        hessian: E[x x^T] of the inputs (of the head's, for a tied embedding), or None to go by its diagonal.
+    """
+    s = neutral(matrix) if statistics is None else statistics
+    if s.head_fisher is not None and s.head_square is not None:
+        head = Term(s.head_fisher, s.head_square if hessian is None else hessian)
+        terms: tuple[Term, ...] = (Term(s.output_fisher, s.input_square), head)
+    else:
+        terms = (Term(s.output_fisher, s.input_square if hessian is None else hessian),)
+    if plan.basis:
+        seed = plan.basis["seed"]
+        matrix = rotate(matrix, seed)
+        terms = tuple(Term(t.rows, rotate_metric(t.full(), seed)) for t in terms)
+        # A rotation mixes all columns: no diagonal sensitivity is left to go by.
+        statistics = None
+    return Layer(matrix, terms, statistics)
+
+
+def rows_of(statistics: LayerStatistics, rows: Rows) -> LayerStatistics:
+    """The statistics of some rows."""
+    head = statistics.head_fisher
+    return replace(
+        statistics,
+        output_fisher=statistics.output_fisher[rows],
+        head_fisher=None if head is None else head[rows],
+    )
+
+
+def neutral(matrix: Floats, zeroing_loss: float = 1.0) -> LayerStatistics:
+    """Statistics for a matrix that calibration did not reach: all weights count alike.
+
+    Setting the whole matrix to zero is predicted to lose `zeroing_loss` nats per token.
+    """
+    energy = float(np.square(matrix, dtype=np.float64).sum())
+    rows, columns = matrix.shape
+    fisher = np.full(rows, 2 * zeroing_loss / energy if energy else 0.0)
+    return LayerStatistics(np.ones(columns), np.zeros(columns), fisher, tokens=0)

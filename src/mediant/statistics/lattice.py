@@ -1,0 +1,42 @@
+"""A layer's metric as a lattice: damping, dead inputs, factors.
+
+M = H + damping * mean(diag H) * I, where an input that never moves (H_jj = 0) gets the mean itself, so that its weights
+are simply rounded. Factored in float64; handed on in float32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mediant.kernels.babai import Lattice
+
+
+def damped(hessian: NDArray[np.float64], damping: float) -> NDArray[np.float64]:
+    """A positive definite metric [n, n] from a Hessian that may be singular."""
+    diagonal = np.diag(hessian)
+    mean = float(diagonal.mean())
+    shift = np.where(diagonal == 0, mean, damping * mean) if mean > 0 else np.ones_like(diagonal)
+    metric: NDArray[np.float64] = hessian + np.diag(shift)
+    return metric
+
+
+def lattice(metric: NDArray[np.float64]) -> Lattice:
+    """Factors of a positive definite metric [n, n]: U with M^-1 = U^T U, as babai takes them.
+
+    Raises:
+        ValueError: the metric is not positive definite.
+    """
+    m = torch.from_numpy(np.ascontiguousarray(metric))
+    try:
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(m))
+        upper = torch.linalg.cholesky(inverse, upper=True)
+    except RuntimeError as problem:
+        raise ValueError(f"the metric is not positive definite: {problem}") from None
+    diagonal = upper.diagonal()
+    return Lattice(
+        feedback=(upper / diagonal[:, None]).float().contiguous().numpy(),
+        conditional=diagonal.square().reciprocal().float().numpy(),
+        metric=m.float().contiguous().numpy(),
+    )
