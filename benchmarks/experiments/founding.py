@@ -8,7 +8,7 @@ same honest cost, the whole model: KL and perplexity, or the cosine of sentence 
 by the model.
 
 Rewrites benchmarks/results/founding.json, the tables in docs/experiments.md and docs/figures/founding.svg; figures of
-other texts are kept. A run that was stopped goes on where it was. About 12 minutes of one core.
+other texts are kept. A run that was stopped goes on where it was. About 15 minutes of one core.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from element_wise import ABSMAX, BoundedDenominator, BoundedError, Lloyd, Method, Step, Table, measure
-from page import write_figure, write_tables
-from subjects import Judge, Subject, matched, replaced, sampled, subjects
+from founding_methods import ABSMAX, BoundedDenominator, BoundedError, Lloyd, Method, Step, Table, measure
+from founding_models import Judge, Subject, matched, replaced, sampled, subjects
+from founding_page import write_figure, write_tables
 
 from mediant import files
 from mediant.discovery import make
@@ -36,7 +36,10 @@ FIGURE = ROOT / "docs" / "figures" / "founding.svg"
 
 SAMPLE = 1 << 20
 DENOMINATORS = (2, 3, 4, 5, 8, 16, 32, 64)
-STEPS = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.025, 0.0175, 0.0125, 0.006, 0.003, 0.0015, 0.0007, 0.0003)
+STEPS = (
+    *(0.7, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.025, 0.0175, 0.0125),
+    *(0.006, 0.003, 0.0015, 0.0007, 0.0003),
+)
 TOLERANCES = (0.2, 0.1, 0.05, 0.025, 0.0125)
 BITS = 4.25  # of 4-bit codes with a bfloat16 scale for 64 weights: where whole models are compared
 # What the copy off the grid is judged with: enough to see whether the grid decides.
@@ -88,22 +91,23 @@ def fractions() -> Named:
     return methods | {f"error bound, raw {eps}": BoundedError(eps, False) for eps in TOLERANCES}
 
 
-def equals(tune: Callable[[Callable[[float], Method]], Method]) -> Named:
-    """Methods of about BITS bits per weight, by fixed length or, where nothing else is fair, by entropy."""
-    chosen = ("uniform, absmax 4", "uniform 4", "Lloyd 4", "powers of two 4", "sums of two powers 4", "Farey 4")
-    return {name: grids()[name] for name in chosen} | {
-        "continued fractions, absmax 4": BoundedDenominator(4, True),
-        "continued fractions, raw": tune(lambda x: BoundedDenominator(max(1, int(1 / x)), False)),
-        "error bound, raw": tune(lambda eps: BoundedError(eps, False)),
-        "one step, entropy-coded": tune(Step),
+def equals(tune: Callable[[Callable[[float], Method]], Method]) -> dict[str, Callable[[], Method]]:
+    """Methods of at most BITS bits per weight by fixed length or, tuned to them, by entropy."""
+    tables = ("uniform, absmax 4", "uniform 4", "Lloyd 4", "powers of two 4", "sums of two powers 4", "Farey 4")
+    return {name: lambda name=name: grids()[name] for name in tables} | {
+        "continued fractions, absmax 4": lambda: BoundedDenominator(4, True),
+        "continued fractions, raw": lambda: tune(lambda x: BoundedDenominator(max(1, int(1 / x)), False)),
+        "error bound, raw": lambda: tune(lambda eps: BoundedError(eps, False)),
+        "one step, entropy-coded": lambda: tune(Step),
     }
 
 
 class Journal:
-    """Rows that are done, kept in the cache folder until the run is whole."""
+    """Rows that are done, kept in the cache folder until the run is whole; other code or settings start anew."""
 
     def __init__(self, settings: str) -> None:
-        key = hashlib.sha256(settings.encode()).hexdigest()[:16]
+        code = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("founding*.py")))
+        key = hashlib.sha256(settings.encode() + code).hexdigest()[:16]
         self.path = files.cache_folder() / "experiments" / f"founding-{key}.json"
         self.rows: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
 
@@ -139,10 +143,14 @@ def quality(subject: Subject, journal: Journal, arguments: argparse.Namespace) -
     methods = equals(lambda maker: matched(maker, rows, weights, peak, BITS))
     judge = Judge(subject, arguments.text, arguments.windows, arguments.window, arguments.seed)
     for name, method in methods.items():
-        if subject.off_grid and name not in CONTROL:
-            continue
-        row = journal.row(f"{subject.name} judged: {name}", lambda m=method: judge.judge(m))
-        yield {"model": subject.name, "method": name, "parameters": repr(method), **row}
+        if not subject.off_grid or name in CONTROL:
+            yield {"model": subject.name, "method": name} | journal.row(
+                f"{subject.name} judged: {name}", lambda m=method: judged(judge, m())
+            )
+
+
+def judged(judge: Judge, method: Method) -> dict[str, Any]:
+    return {"parameters": repr(method)} | judge.judge(method)
 
 
 def merged(old: dict[str, Any], new: dict[str, Any], text: str) -> dict[str, Any]:
@@ -163,13 +171,13 @@ def main() -> None:
     journal = Journal(json.dumps(settings))
     found = list(subjects())
     error_rows = [row for subject in found for row in errors(subject, journal)]
-    judged = [
+    judged_rows = [
         {"text": text, "windows": arguments.windows, "window": arguments.window, **row}
         for subject in found
         for row in quality(subject, journal, arguments)
     ]
     old = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results = merged(old, {"settings": settings, "errors": error_rows, "quality": judged}, text)
+    results = merged(old, {"settings": settings, "errors": error_rows, "quality": judged_rows}, text)
     files.write(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
     write_tables(PAGE, results)
     write_figure(FIGURE, results)

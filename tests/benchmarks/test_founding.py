@@ -3,30 +3,26 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import founding
+import founding_methods
+import founding_models
+import founding_page
 import numpy as np
 import pytest
 import torch
 import transformers
+from founding_methods import GROUP, BoundedDenominator, BoundedError, Coded, Lloyd, Method, Step, Table, Totals
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mediant.discovery import make
 from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.numbers import farey
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks" / "experiments"))
-
-import element_wise
-import founding
-import page
-import subjects
-from element_wise import GROUP, BoundedDenominator, BoundedError, Coded, Lloyd, Method, Step, Table, Totals
 
 
 def gaussian(rows: int = 4, columns: int = 2 * GROUP) -> np.ndarray:
@@ -47,7 +43,7 @@ def totals(values: list[tuple[int, int]], index: list[int], own_table: bool = Fa
 
 
 def relative_error(method: Method, matrix: np.ndarray) -> float:
-    return float(10 ** (-element_wise.measure(method, [matrix], matrix.size, 4.0)["decibels"] / 10))
+    return float(10 ** (-founding_methods.measure(method, [matrix], matrix.size, 4.0)["decibels"] / 10))
 
 
 # Honest bits.
@@ -56,10 +52,10 @@ def relative_error(method: Method, matrix: np.ndarray) -> float:
 def test_fixed_length_counts_whole_bits_scales_and_tables() -> None:
     row = gaussian()
     for levels, bits in ((2, 1), (4, 2), (5, 3), (16, 4), (17, 5)):
-        found = element_wise.measure(Table(tuple(np.arange(levels) - levels / 2 + 0.25)), [row], row.size, 4.0)
+        found = founding_methods.measure(Table(tuple(np.arange(levels) - levels / 2 + 0.25)), [row], row.size, 4.0)
         assert found["fixed_bits"] == bits + 16 / 64
-    assert element_wise.measure(Lloyd(3), [row, row], 1024, 4.0)["fixed_bits"] == 3 + 16 / 64 + 2 * 8 * 8 / 1024
-    found = element_wise.measure(BoundedError(0.3, False), [row], row.size, 4.0)
+    assert founding_methods.measure(Lloyd(3), [row, row], 1024, 4.0)["fixed_bits"] == 3 + 16 / 64 + 2 * 8 * 8 / 1024
+    found = founding_methods.measure(BoundedError(0.3, False), [row], row.size, 4.0)
     assert found["fixed_bits"] == math.ceil(math.log2(found["values"])) + 32 * found["values"] / row.size
 
 
@@ -72,7 +68,7 @@ def test_entropy_of_equal_shares_is_their_logarithm_and_of_one_value_nothing() -
 def test_the_count_by_entropy_is_that_of_an_adaptive_code(index: list[int]) -> None:
     """Krichevsky and Trofimov's code needs at least n H bits, and at most our count and log2 K."""
     row, _ = coded([(k, 7) for k in range(7)], index)
-    found = element_wise.figures(Step(1 / 7), totals([(k, 7) for k in range(7)], index), row.size, 1.0)
+    found = founding_methods.figures(Step(1 / 7), totals([(k, 7) for k in range(7)], index), row.size, 1.0)
     ours = (found["entropy_bits"] - 32 / row.size) * row.size
     counts = np.unique(index, return_counts=True)[1]
     n, k = len(index), len(counts)
@@ -107,7 +103,7 @@ def test_possible_fractions_are_what_numbers_up_to_the_peak_are_rounded_to(order
 def test_farey_sets_up_to_order_6_are_integers_of_a_signed_byte_and_7_is_not() -> None:
     for order in range(1, 8):
         p, q = farey.sequence(order)
-        adders, divided = element_wise.shift_add(Coded(np.zeros((1, 1), int), p, q, np.zeros((1, 1), np.float32)))
+        adders, divided = founding_methods.shift_add(Coded(np.zeros((1, 1), int), p, q, np.zeros((1, 1), np.float32)))
         lcm = math.lcm(*range(1, order + 1))
         assert divided.any() == (order == 7)
         if order < 7:
@@ -161,7 +157,7 @@ def test_no_method_has_more_values_than_it_counts_or_less_error_than_its_bits_al
     """Shannon: Gaussian weights at R bits keep an error of at least 2^-2R; short rows only add to it."""
     matrix = gaussian(64)
     peak = float(np.abs(matrix).max())
-    found = element_wise.measure(METHODS[name], [matrix], matrix.size, peak)
+    found = founding_methods.measure(METHODS[name], [matrix], matrix.size, peak)
     sums = Totals()
     sums.add(matrix, METHODS[name].encode(matrix), METHODS[name].own_table)
     assert len(sums.counts) <= found["values"]
@@ -202,7 +198,7 @@ def test_continued_fractions_over_the_largest_magnitude_are_the_farey_grid() -> 
     matrix = gaussian(16)
     for order in (2, 4, 6):
         fractions = BoundedDenominator(order, True).encode(matrix)
-        table = Table(tuple((np.array(make("grids", {"name": "rationals", "max_denominator": order}).levels(8)))))
+        table = Table(tuple(np.array(make("grids", {"name": "rationals", "max_denominator": order}).levels(8))))
         grid = Table(table.levels, {"name": "absmax"}).encode(matrix)
         # Ties may go either way, so the errors are compared.
         errors = [np.abs(matrix - x.decoded.astype(np.float64)) for x in (fractions, grid)]
@@ -238,43 +234,45 @@ def test_weights_moved_off_the_grid_round_back_to_where_they_were() -> None:
     codes = generator.integers(0, 16, (6, 64))
     codes.reshape(-1, 32)[:, :2] = 0, 15
     matrix = (codes * 0.25 - 1.5).astype(np.float32)
-    moved = subjects.moved(matrix, generator)
+    moved = founding_models.moved(matrix, generator)
     assert not np.array_equal(moved, matrix)
     assert np.array_equal(np.rint((moved + 1.5) / 0.25), codes)
 
 
 def test_matched_methods_stay_within_the_bits_and_use_them() -> None:
     matrix = gaussian(64)
-    step = subjects.matched(Step, [matrix], matrix.size, 4.0, 3.0)
+    step = founding_models.matched(Step, [matrix], matrix.size, 4.0, 3.0)
     finer = Step(step.step / 1.01)
-    bits = [element_wise.measure(m, [matrix], matrix.size, 4.0)["entropy_bits"] for m in (step, finer)]
+    bits = [founding_methods.measure(m, [matrix], matrix.size, 4.0)["entropy_bits"] for m in (step, finer)]
     assert bits[0] <= 3 < bits[1]
 
 
 def test_tables_go_between_their_markers_and_nowhere_else() -> None:
     text = "a\n<!-- table: one -->\nold\n<!-- end -->\nb\n<!-- table: two -->\n<!-- end -->\n"
-    assert page.inserted(text, "one", "new") == text.replace("old\n", "\nnew\n\n", 1)
+    assert founding_page.inserted(text, "one", "new") == text.replace("old\n", "\nnew\n\n", 1)
     with pytest.raises(ValueError, match="three"):
-        page.inserted(text, "three", "new")
+        founding_page.inserted(text, "three", "new")
 
 
 def test_bits_lost_by_raw_fractions_are_read_off_between_the_steps() -> None:
-    rows = [
-        {"model": "m", "method": f"one step {n}", "entropy_bits": float(n), "decibels": 6.0 * n} for n in (1, 2, 3)
-    ]
+    rows = [{"model": "m", "method": f"one step {n}", "entropy_bits": float(n), "decibels": 6.0 * n} for n in (1, 2, 3)]
     rows.append({"model": "m", "method": "continued fractions, raw 8", "entropy_bits": 3.25, "decibels": 15.0})
-    assert page.raw_loss(rows, "m", 8) == 0.75
+    assert founding_page.raw_loss(rows, "m", 8) == 0.75
+    with pytest.raises(ValueError, match="both sides of 5"):
+        founding_page.bits_lost(rows, "m", {"entropy_bits": 1.0, "decibels": 5.0})
 
 
 def test_the_page_shows_the_published_results() -> None:
     text = founding.PAGE.read_text(encoding="utf-8")
-    for name, table in page.tables(json.loads(founding.RESULTS.read_text())).items():
-        assert page.inserted(text, name, table) == text
-        assert page.inserted(text, name, table.replace("1", "2")) != text
+    for name, table in founding_page.tables(json.loads(founding.RESULTS.read_text())).items():
+        assert founding_page.inserted(text, name, table) == text
+        assert founding_page.inserted(text, name, table.replace("1", "2")) != text
 
 
 @pytest.fixture
-def small_subjects(tmp_path: Path, tokenizer: transformers.PreTrainedTokenizerFast) -> tuple[subjects.Subject, ...]:
+def small_subjects(
+    tmp_path: Path, tokenizer: transformers.PreTrainedTokenizerFast
+) -> tuple[founding_models.Subject, ...]:
     """Models with rows of whole groups: a decoder, the same off the grid, an encoder."""
     shape = {"hidden_size": GROUP, "intermediate_size": 2 * GROUP, "num_hidden_layers": 1, "num_attention_heads": 4}
     shape |= {"vocab_size": 320, "max_position_embeddings": 128, "pad_token_id": 1}
@@ -288,23 +286,25 @@ def small_subjects(tmp_path: Path, tokenizer: transformers.PreTrainedTokenizerFa
         tokenizer.save_pretrained(tmp_path / name)
     decoder, encoder = (str(tmp_path / name) for name in networks)
     return (
-        subjects.Subject(page.LANGUAGE, decoder),
-        subjects.Subject(page.CONTROL, decoder, True),
-        subjects.Subject(page.ENCODER, encoder),
+        founding_models.Subject(founding_page.LANGUAGE, decoder),
+        founding_models.Subject(founding_page.CONTROL, decoder, True),
+        founding_models.Subject(founding_page.ENCODER, encoder),
     )
 
 
 @pytest.fixture
 def run(
-    tmp_path: Path, small_subjects: tuple[subjects.Subject, ...], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., dict]:
+    tmp_path: Path, small_subjects: tuple[founding_models.Subject, ...], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., dict]]:
     """The experiment on the small models with a few methods; results."""
     monkeypatch.setattr(founding, "subjects", lambda: small_subjects)
     monkeypatch.setattr(founding, "SAMPLE", 1 << 14)
-    monkeypatch.setattr(founding, "STEPS", (0.1, 0.03, 0.01, 0.003))
+    monkeypatch.setattr(founding, "STEPS", (10.0, 0.1, 0.03, 0.01, 0.003))
     monkeypatch.setattr(founding, "DENOMINATORS", (2, 8))
     monkeypatch.setattr(founding, "TOLERANCES", (0.05,))
     monkeypatch.setenv("MEDIANT_CACHE", str(tmp_path / "cache"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     for name in ("RESULTS", "PAGE", "FIGURE"):
         monkeypatch.setattr(founding, name, tmp_path / name.lower())
     (tmp_path / "page").write_text(
@@ -317,39 +317,44 @@ def run(
         results: dict = json.loads((tmp_path / "results").read_text())
         return results
 
-    return experiment
+    yield experiment
+    torch.set_num_threads(threads)
 
 
-def test_the_experiment_runs_without_any_text_and_keeps_the_figures_of_another(
-    run: Callable[..., dict], tmp_path: Path
-) -> None:
-    own = run()
-    judged = {row["method"]: row for row in own["quality"] if row["model"] == page.LANGUAGE}
+def test_the_experiment_runs_without_any_text(run: Callable[..., dict], tmp_path: Path) -> None:
+    judged = {row["method"]: row for row in run()["quality"] if row["model"] == founding_page.LANGUAGE}
     assert judged["Lloyd 4"]["decibels"] > judged["continued fractions, absmax 4"]["decibels"]
     assert judged["uniform 4"]["kl"] > 0
     assert "| Lloyd 4 |" in (tmp_path / "page").read_text()
     assert (tmp_path / "figure").read_bytes().startswith(b"<?xml")
-    (tmp_path / "fox.txt").write_text("the quick brown fox\n" * 30)
-    both = run("--text", str(tmp_path / "fox.txt"))
-    assert [row for row in both["quality"] if row["text"] != "fox.txt"] == own["quality"]
-    assert len(both["quality"]) == 2 * len(own["quality"])
 
 
-def test_a_stopped_run_goes_on_where_it_was(run: Callable[..., dict], monkeypatch: pytest.MonkeyPatch) -> None:
-    judge, judged = subjects.Judge.judge, []
+def test_new_results_replace_those_of_their_text_and_keep_the_others() -> None:
+    old = {"errors": [1], "quality": [{"text": "a", "kl": 1}, {"text": "b", "kl": 2}]}
+    new = {"errors": [2], "quality": [{"text": "b", "kl": 3}]}
+    assert founding.merged(old, new, "b") == {
+        "errors": [2],
+        "quality": [{"text": "b", "kl": 3}, {"text": "a", "kl": 1}],
+    }
 
-    def stops(self: subjects.Judge, method: Method) -> dict:
-        if len(judged) == 3:
+
+def test_a_stopped_run_goes_on_where_it_was(
+    run: Callable[..., dict], small_subjects: tuple[founding_models.Subject, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(founding, "subjects", lambda: small_subjects[:1])
+    monkeypatch.setattr(founding, "write_tables", lambda *_: None)
+    monkeypatch.setattr(founding, "write_figure", lambda *_: None)
+    judge, judged, most = founding_models.Judge.judge, [], [3]
+
+    def stops(self: founding_models.Judge, method: Method) -> dict:
+        if len(judged) == most[0]:
             raise KeyboardInterrupt
         judged.append(method)
         return judge(self, method)
 
-    monkeypatch.setattr(subjects.Judge, "judge", stops)
+    monkeypatch.setattr(founding_models.Judge, "judge", stops)
     with pytest.raises(KeyboardInterrupt):
         run()
-    kept = list(judged)
-    monkeypatch.setattr(subjects.Judge, "judge", lambda self, m: judged.append(m) or judge(self, m))
+    most[0] = 100
     results = run()
-    assert len(judged) == len(results["quality"])
-    assert judged[:3] == kept
-    assert len({repr(m) for m in judged[:10]}) == 10
+    assert len(judged) == len(results["quality"]) == len({repr(method) for method in judged})

@@ -16,7 +16,7 @@ from mediant.checkpoint.writer import write
 from mediant.kernels.bfloat16 import from_float32
 from mediant.kernels.bit_planes import pack
 from mediant.kernels.part_shapes import grid_form
-from mediant.kernels.scale_codes import encode_scales
+from mediant.kernels.scale_codes import ScaleForm, encode_scales
 from mediant.values import Certificate, Encoding, Model, Plan, Run, TensorInfo, TensorPlan
 
 
@@ -113,7 +113,7 @@ def random_encoding(info: TensorInfo, plan: TensorPlan, generator: np.random.Gen
     parts: dict[str, np.ndarray] = {"codes": packed(columns, form.counts)}
     scale = generator.standard_normal((info.matrix_shape[0], groups)).astype(np.float32)
     scale[0, 0] = 0
-    parts |= encode_scales(scale, plan.scale_bits)
+    parts |= encode_scales(scale, ScaleForm.of(plan))
     if "scale_codes" in parts:
         parts["scale_codes"] = pack(parts["scale_codes"], plan.scale_bits)
     if form.zero_point:

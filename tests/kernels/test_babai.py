@@ -109,7 +109,7 @@ def test_descent_never_raises_the_error_and_ends_where_no_single_change_helps():
 
 
 def test_against_the_exact_closest_vector():
-    """On 4 dimensions with the scale it chose: never better than the best of all codes, and close to it in most cases."""
+    """On 4 dimensions with the scale it chose: never better than the best codes, and mostly close."""
     form, ratios = ScaleForm(6), []
     for seed in range(40):
         w, metric = problem(1, 4, seed)

@@ -10,8 +10,10 @@ import pytest
 
 from mediant.checkpoint.reader import decode
 from mediant.errors import PlanError
+from mediant.kernels.rotation import rotate, rotate_back
 from mediant.methods import quantize as module
-from mediant.methods.error_curves import error_curve, neutral, predicted_loss, rows_of
+from mediant.methods.error_curves import error_curve
+from mediant.methods.layer import neutral, prepare, rows_of
 from mediant.methods.quantize import quantize
 from mediant.values import Encoding, LayerStatistics, Run, TensorInfo, TensorPlan
 
@@ -38,8 +40,12 @@ def matrix(rows=12, columns=40, seed=0):
     return np.random.default_rng(seed).standard_t(5, (rows, columns)).astype(np.float32)
 
 
+def quantized(weights, plan, statistics=None, hessian=None):
+    return quantize(prepare(weights, plan, statistics, hessian), plan)
+
+
 def encoded(weights, plan, statistics=None):
-    result = quantize(weights, plan, statistics)
+    result = quantized(weights, plan, statistics)
     info = TensorInfo("w", weights.shape, "float32", "linear", "out_in")
     return result, Encoding(info, plan, result.parts, result.certificate)
 
@@ -58,7 +64,7 @@ def test_parts_decode_to_what_was_measured(grid, scale_bits, columns):
 
 def test_more_bits_err_less():
     errors = [
-        quantize(matrix(64, 64), dataclasses.replace(PLAN, runs=(Run(64, b),)), None).certificate.relative_error
+        quantized(matrix(64, 64), dataclasses.replace(PLAN, runs=(Run(64, b),))).certificate.relative_error
         for b in range(2, 9)
     ]
     assert all(b < a for a, b in itertools.pairwise(errors))
@@ -66,9 +72,9 @@ def test_more_bits_err_less():
 
 def test_pieces_do_not_change_the_result(monkeypatch):
     plan = dataclasses.replace(PLAN, scale={"name": "exact"}, runs=(Run(12, 3),))
-    whole = quantize(matrix(), plan, None)
+    whole = quantized(matrix(), plan)
     monkeypatch.setattr(module, "CHUNK", 100)
-    pieces = quantize(matrix(), plan, None)
+    pieces = quantized(matrix(), plan)
     for name, part in whole.parts.items():
         np.testing.assert_array_equal(part, pieces.parts[name])
 
@@ -76,7 +82,7 @@ def test_pieces_do_not_change_the_result(monkeypatch):
 def test_nothing_clips_beyond_the_bound_of_the_certificate():
     plan = dataclasses.replace(PLAN, grid={"name": "uniform", "kind": "symmetric"}, scale_bits=16, runs=(Run(12, 4),))
     weights = matrix()
-    result = quantize(weights, plan, None)
+    result = quantized(weights, plan)
     scale = np.abs(module.to_groups(weights, 16)).max(1).reshape(12, -1) / 7
     allowed = np.repeat(scale, 16, axis=1)[:, :40] * (0.5 + 7 * 2**-8)  # half a step, and bfloat16's rounding of s
     assert result.certificate.clipped == 0
@@ -90,7 +96,7 @@ def test_sensitive_columns_err_less():
     plan = dataclasses.replace(PLAN, scale={"name": "exact"}, group=64, runs=(Run(64, 2),))
 
     def error(s):
-        return np.square(quantize(matrix(64, 64), plan, s).matrix - matrix(64, 64))[:, :32].sum()
+        return np.square(quantized(matrix(64, 64), plan, s).matrix - matrix(64, 64))[:, :32].sum()
 
     assert error(loud) < error(statistics)
 
@@ -98,12 +104,12 @@ def test_sensitive_columns_err_less():
 @pytest.mark.parametrize("runs", [(), (Run(11, 3),), (Run(13, 3),), (Run(0, 3), Run(12, 3))])
 def test_runs_that_do_not_fit_are_refused(runs):
     with pytest.raises(PlanError, match="12 rows"):
-        quantize(matrix(), dataclasses.replace(PLAN, runs=runs), None)
+        quantized(matrix(), dataclasses.replace(PLAN, runs=runs))
 
 
 def test_a_depth_that_the_grid_does_not_have_is_refused():
     with pytest.raises(PlanError, match=r"depths \(1,\)"):
-        quantize(matrix(), dataclasses.replace(PLAN, runs=(Run(12, 1),)), None)
+        quantized(matrix(), dataclasses.replace(PLAN, runs=(Run(12, 1),)))
 
 
 def statistics(rows, columns, seed=1):
@@ -112,29 +118,91 @@ def statistics(rows, columns, seed=1):
     return LayerStatistics(square[0], g.normal(size=columns), fisher[0], 10, square[1], fisher[1])
 
 
-def test_predicted_loss_is_the_sum_it_says():
-    s, error = statistics(3, 4), np.random.default_rng(0).uniform(size=(3, 4))
+def test_the_loss_of_a_layer_is_the_sum_it_says():
+    s, weights = statistics(3, 4), matrix(3, 4)
+    error = weights.astype(np.float64) - np.float32(0.5)
     slow = sum(
-        0.5 * error[i, j] * (s.output_fisher[i] * s.input_square[j] + s.head_fisher[i] * s.head_square[j])
+        0.5 * error[i, j] ** 2 * (s.output_fisher[i] * s.input_square[j] + s.head_fisher[i] * s.head_square[j])
         for i in range(3)
         for j in range(4)
     )
-    assert predicted_loss(error, s) == pytest.approx(slow, rel=1e-12)
-    assert predicted_loss(2 * error, s) != pytest.approx(slow, rel=1e-3)
+    layer = prepare(weights, PLAN, s)
+    assert layer.loss(np.full((3, 4), 0.5, np.float32)) == pytest.approx(slow, rel=1e-12)
+    assert layer.loss(np.full((3, 4), 0.6, np.float32)) != pytest.approx(slow, rel=1e-3)
+
+
+def hessian(columns, seed=2):
+    inputs = np.random.default_rng(seed).normal(size=(columns, 3 * columns))
+    return inputs @ inputs.T / (3 * columns)
+
+
+@pytest.mark.parametrize("basis", [{}, {"name": "rotation", "seed": 3}], ids=["own", "rotated"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_full_metric_counts_correlated_errors_in_any_basis(basis, tied):
+    s, h, weights = statistics(3, 24), hessian(24), matrix(3, 24)
+    if not tied:
+        s = dataclasses.replace(s, head_square=None, head_fisher=None)
+    approximation = weights + np.random.default_rng(5).normal(size=weights.shape).astype(np.float32)
+    e = approximation.astype(np.float64) - weights
+    through_head = np.einsum("ij,jk,ik->i", e, h, e)
+    expected = 0.5 * s.output_fisher @ through_head
+    if tied:
+        expected = 0.5 * (s.head_fisher @ through_head + s.output_fisher @ (e**2 @ s.input_square))
+    plan = dataclasses.replace(PLAN, basis=basis)
+    turned = rotate(approximation, 3) if basis else approximation
+    # float32 rotations: each weight within a few epsilons of the largest.
+    assert prepare(weights, plan, s, h).loss(turned) == pytest.approx(expected, rel=1e-4)
+
+
+LATTICE = dataclasses.replace(
+    PLAN,
+    grid={"name": "normal"},
+    scale={"name": "exact"},
+    rounding={"name": "babai"},
+    scale_bits=3,
+    scale_signed=False,
+    scale_steps=4,
+    basis={"name": "rotation", "seed": 0},
+    runs=(Run(5, 2), Run(7, 4)),
+)
+
+
+@pytest.mark.parametrize("columns", [40, 48, 35])
+def test_babai_parts_decode_to_what_was_measured(columns):
+    result = quantized(matrix(columns=columns), LATTICE, None, hessian(columns))
+    info = TensorInfo("w", (12, columns), "float32", "linear", "out_in")
+    decoded = decode(Encoding(info, LATTICE, result.parts, result.certificate))
+    np.testing.assert_array_equal(decoded, rotate_back(result.matrix, 0))
+
+
+def test_babai_loses_less_than_nearest_in_the_metric():
+    weights, h = matrix(64, 64), hessian(64)
+    runs = (Run(64, 3),)
+    lattice = dataclasses.replace(LATTICE, runs=runs)
+    nearest = dataclasses.replace(lattice, rounding={"name": "nearest"}, scale_bits=6, scale_signed=True)
+    losses = [quantized(weights, p, None, h).certificate.weighted_error for p in (lattice, nearest)]
+    assert losses[0] < 0.9 * losses[1]
+
+
+@pytest.mark.parametrize(
+    "change", [{"scale": {"name": "absmax"}}, {"scale_bits": 16}, {"grid": {"name": "uniform", "kind": "zero_point"}}]
+)
+def test_babai_refuses_what_it_cannot_serve(change):
+    with pytest.raises(PlanError, match="Babai"):
+        quantized(matrix(), dataclasses.replace(LATTICE, **change))
 
 
 def test_curves_are_the_loss_of_the_quantizer_itself():
     weights, s = matrix(), statistics(12, 40)
-    curve = error_curve(weights, PLAN, s, (2, 4))
-    for bits, value in curve.items():
-        result = quantize(weights, dataclasses.replace(PLAN, runs=(Run(12, bits),)), s)
-        expected = predicted_loss(np.square(weights.astype(np.float64) - result.matrix), s)
+    layer = prepare(weights, PLAN, s)
+    for bits, value in error_curve(layer, PLAN, (2, 4)).items():
+        expected = layer.loss(quantize(layer, dataclasses.replace(PLAN, runs=(Run(12, bits),))).matrix)
         assert value == pytest.approx(expected, rel=weights.size * np.finfo(np.float64).eps)
 
 
 def test_neutral_statistics_say_what_zeroing_costs():
     weights = matrix()
-    assert predicted_loss(np.square(weights.astype(np.float64)), neutral(weights, 3.0)) == pytest.approx(3.0)
+    assert prepare(weights, PLAN, neutral(weights, 3.0)).loss(np.zeros_like(weights)) == pytest.approx(3.0)
 
 
 def test_rows_of_keeps_the_rows():

@@ -74,7 +74,7 @@ def test_no_special_tokens_are_added(model, tmp_path):
 def test_a_text_that_is_too_short_says_what_is_needed(model, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("the cat", encoding="utf-8")
-    with pytest.raises(TextError, match="needs at least 256"):
+    with pytest.raises(TextError, match="needs at least 128"):
         calibration_tokens(model, file, 0)
 
 

@@ -31,6 +31,8 @@ REFERENCES = (
 )
 NEEDS: tuple[str, ...] = ()
 ROUNDS = 4000
+# Lloyd's steps shrink slowly; going further each time gets there sooner, and up to 2 it does not leave the optimum.
+OVERSHOOT = 1.9
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def _levels(bits: int) -> NDArray[np.float64]:
     for _ in range(ROUNDS):
         middles = np.concatenate([[-np.inf], (levels[1:] + levels[:-1]) / 2, [np.inf]])
         density = np.exp(-np.square(middles) / 2) / np.sqrt(2 * np.pi)
-        levels = -np.diff(density) / np.diff(ndtr(middles))
+        centroids = -np.diff(density) / np.diff(ndtr(middles))
+        levels = levels + OVERSHOOT * (centroids - levels)
         levels = (levels - levels[::-1]) / 2
     return levels
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from element_wise import Floats, Method, Totals, figures
+from founding_methods import Floats, Method, Totals, figures
 
 from mediant.evaluation import divergence, embeddings
 from mediant.evaluation.windows import cut
@@ -140,7 +140,9 @@ def sentences(model: Model, text: Path | None, count: int, seed: int) -> list[to
     if text is None:
         return embeddings.random_sentences(int(model.config["vocab_size"]), count, SENTENCE, seed)
     lines = embeddings.lines(text)[:count]
-    return [torch.tensor(ids) for ids in load_tokenizer(model)(lines, truncation=True, max_length=SENTENCE)["input_ids"]]
+    return [
+        torch.tensor(ids) for ids in load_tokenizer(model)(lines, truncation=True, max_length=SENTENCE)["input_ids"]
+    ]
 
 
 def sampled(subject: Subject, model: Model, weights: int) -> tuple[list[Floats], float]:

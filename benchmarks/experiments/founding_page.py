@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from mediant import files
 
@@ -55,7 +56,10 @@ def write_tables(page: Path, results: Row) -> None:
 
 def tables(results: Row) -> dict[str, str]:
     """The Markdown tables by the name of their marker."""
-    return {"equal-bits": quality_tables(results["quality"]), "denominators": denominators(results["errors"])}
+    return {
+        "equal-bits": quality_tables(results["quality"], results["errors"]),
+        "denominators": denominators(results["errors"]),
+    }
 
 
 def inserted(page: str, name: str, table: str) -> str:
@@ -66,13 +70,13 @@ def inserted(page: str, name: str, table: str) -> str:
     return pattern.sub(lambda found: f"{found[1]}\n{table.strip()}\n\n{found[2]}", page)
 
 
-def quality_tables(rows: Rows) -> str:
+def quality_tables(rows: Rows, errors: Rows) -> str:
     """One table for each text, the figures of the three models side by side."""
     texts = list(dict.fromkeys(row["text"] for row in rows))
-    return "\n".join(quality_table([row for row in rows if row["text"] == text]) for text in texts)
+    return "\n".join(quality_table([row for row in rows if row["text"] == text], errors) for text in texts)
 
 
-def quality_table(rows: Rows) -> str:
+def quality_table(rows: Rows, errors: Rows) -> str:
     """Methods down, in the order of the sweep."""
     models: dict[str, dict[str, Row]] = {}
     for row in rows:
@@ -82,28 +86,29 @@ def quality_table(rows: Rows) -> str:
     lines = [
         f"SmolLM2 on {head['windows']} windows of {head['window']} tokens, {head['text']}; perplexity of the reference"
         f" {head['reference_perplexity']:.2f}.\n",
-        "| method | bits, fixed | bits, entropy | error, dB | adders | divisions | KL | perplexity | off grid: dB, KL"
-        " | encoder: bits, dB, cosine |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| method | bits, fixed | bits, entropy | error, dB | bits lost | adders | divisions | KL | perplexity"
+        " | off grid: dB, KL | encoder: bits, dB, cosine |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    return "\n".join(lines + [quality_line(name, row, models) for name, row in main.items()]) + "\n"
+    for name, row in main.items():
+        control, encoder = (models.get(model, {}).get(name) for model in (CONTROL, ENCODER))
+        lines.append(quality_line(row, bits_lost(errors, LANGUAGE, row), control, encoder))
+    return "\n".join(lines) + "\n"
 
 
-def quality_line(name: str, row: Row, models: dict[str, dict[str, Row]]) -> str:
-    control, encoder = (models.get(model, {}).get(name) for model in (CONTROL, ENCODER))
+def quality_line(row: Row, lost: float, control: Row | None, encoder: Row | None) -> str:
     cells = [
-        name,
+        row["method"],
         f"{row['fixed_bits']:.2f}",
         f"{row['entropy_bits']:.2f}",
         f"{row['decibels']:.1f}",
+        f"{lost:z.2f}",
         f"{row['adders']:.2f}",
         f"{row['divisions']:.2f}",
         f"{row['kl']:.3f} ± {row['kl_se']:.3f}",
         f"{row['perplexity']:.1f}",
-        "" if control is None else f"{control['decibels']:.1f}, {control['kl']:.3f}",
-        ""
-        if encoder is None
-        else f"{encoder['entropy_bits']:.2f}, {encoder['decibels']:.1f}, {encoder['cosine']:.4f}",
+        f"{control['decibels']:.1f}, {control['kl']:.3f}" if control else "",
+        f"{encoder['entropy_bits']:.2f}, {encoder['decibels']:.1f}, {encoder['cosine']:.4f}" if encoder else "",
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -120,7 +125,7 @@ def denominators(rows: Rows) -> str:
             cell(rows, f"continued fractions, absmax {n}", f"as many equal steps, absmax {n}"),
             cell(rows, f"Farey {n}", f"as many equal steps {n}"),
         ]
-        bits = " / ".join(f"{raw_loss(rows, model, n):.1f}" for model in (LANGUAGE, CONTROL, ENCODER))
+        bits = " / ".join(f"{raw_loss(rows, model, n):z.1f}" for model in (LANGUAGE, CONTROL, ENCODER))
         design = [f"{claims[n]:.1f}" if n in claims else "" for claims in (DESIGN_DECIBELS, DESIGN_BITS)]
         lines.append(f"| {n} | {values} | {lost[0]} | {lost[1]} | {design[0]} | {bits} | {design[1]} |")
     return "\n".join(lines) + "\n"
@@ -136,16 +141,23 @@ def cell(rows: Rows, method: str, rival: str) -> str:
     """Decibels that the rival is better by, on the three models; empty where one of the two is missing."""
     pairs = [(found(rows, model, method), found(rows, model, rival)) for model in (LANGUAGE, CONTROL, ENCODER)]
     differences = [b["decibels"] - a["decibels"] for a, b in pairs if a and b]
-    return " / ".join(f"{max(d, 0.0) if abs(d) < 5e-3 else d:.1f}" for d in differences)
+    return " / ".join(f"{d:z.1f}" for d in differences)
 
 
 def raw_loss(rows: Rows, model: str, n: int) -> float:
-    """Bits by entropy that raw fractions take more than one uniform step of the same error, interpolated."""
-    steps = series(rows, model, "one step", "entropy_bits")
+    """Bits by entropy that raw fractions take more than one step of the same error."""
     row = found(rows, model, f"continued fractions, raw {n}")
     if row is None:
         raise ValueError(f"there is no row of the raw fractions of {model} with N = {n}")
-    return float(row["entropy_bits"] - np.interp(row["decibels"], steps[1], steps[0]))
+    return bits_lost(rows, model, row)
+
+
+def bits_lost(rows: Rows, model: str, row: Row) -> float:
+    """Bits by entropy that a row takes more than one step of the same error, interpolated between the steps tried."""
+    bits, decibels = series(rows, model, "one step", "entropy_bits")
+    if not decibels[0] <= row["decibels"] <= decibels[-1]:
+        raise ValueError(f"no steps of {model} have errors on both sides of {row['decibels']:.2f} dB")
+    return float(row["entropy_bits"] - np.interp(row["decibels"], decibels, bits))
 
 
 def found(rows: Rows, model: str, method: str) -> Row | None:
@@ -177,7 +189,9 @@ def rates(
     """Error over bits of the copy off the grid, each family a line."""
     for family, color in families.items():
         axes.plot(*series(rows, CONTROL, family, bits), "o-", color=color, label=family, ms=3, lw=1)
-    axes.set(xlim=across, ylim=up, xlabel=f"bits per weight, {bits.removesuffix('_bits')}", ylabel="signal to error, dB")
+    axes.set(
+        xlim=across, ylim=up, xlabel=f"bits per weight, {bits.removesuffix('_bits')}", ylabel="signal to error, dB"
+    )
     axes.set_title("SmolLM2 off grid")
     axes.legend(frameon=False, fontsize=7)
     axes.grid(alpha=0.25)
@@ -192,6 +206,9 @@ def divergences(axes: Axes, rows: Rows) -> None:
     names = "\n".join(f"{n} {row['method']}" for n, row in enumerate(judged(rows, text), start=1))
     axes.text(0.02, 0.02, names, transform=axes.transAxes, fontsize=6, va="bottom")
     axes.set(yscale="log", xlabel="bits per weight, entropy", ylabel=f"KL, nats per token ({text})")
+    axes.margins(0.12)
+    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_title("SmolLM2")
     axes.grid(alpha=0.25)
 
