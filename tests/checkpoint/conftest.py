@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,6 +83,9 @@ def write_sample(folder: Path) -> Sample:
          quantized("table", [(7, 3), (8, 2)], 4, 3)),
         (TensorInfo("layers.1.down", (2, 4, 9), "bfloat16", "expert", "experts_out_in", "layers.1", 1),
          quantized("affine", [(8, 5)], 64, 8)),
+        (TensorInfo("layers.2.up.weight", (5, 12), "float32", "linear", "out_in", "layers.2.up", 2),
+         replace(quantized("affine", [(5, 4)], 4, 3), scale_signed=False, scale_steps=4,
+                 basis={"name": "rotation", "seed": 2**60 + 7})),
         (TensorInfo("norm.weight", (7,), "float16", "norm"), TensorPlan("cast", "float32")),
         (TensorInfo("positions", (3, 5), "float32", "other"), TensorPlan("cast", "float16")),
         (TensorInfo("temperature", (), "float32", "other"), TensorPlan("cast", "float32")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import struct
 from fractions import Fraction
@@ -31,6 +32,33 @@ POWERS = [
 def float32(value: float) -> float:
     """Rounds a double once to float32."""
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+def hadamard(block: list[float]) -> list[float]:
+    width = 1
+    while width < len(block):
+        for i in range(len(block)):
+            if i // width % 2 == 0:
+                a, b = block[i], block[i + width]
+                block[i], block[i + width] = float32(a + b), float32(a - b)
+        width *= 2
+    return [float32(x * float32(1 / math.sqrt(len(block)))) for x in block]
+
+
+def rotated_back(row: list[float], seed: int) -> list[float]:
+    """Step 6 of the page for one row."""
+    n, p = len(row), len(row) & -len(row)
+    k, wrap = n // p, (1 << 64) - 1
+    x = [y for b in range(k) for y in hadamard(row[b * p : (b + 1) * p])]
+    if k > 1:
+        x = [x[i * k + j] for j in range(k) for i in range(p)]
+        x = [y for b in range(k) for y in hadamard(x[b * p : (b + 1) * p])]
+    for i in range(n):
+        z = (seed + (i + 1) * 0x9E3779B97F4A7C15) & wrap
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & wrap
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & wrap
+        x[i] = -x[i] if (z ^ z >> 31) >> 63 else x[i]
+    return x
 
 
 class Stranger:
@@ -72,7 +100,9 @@ class Stranger:
         return rows
 
     def scales(self, tensor: str, rows: int, groups: int) -> list[list[float]]:
-        bits = self.manifest["tensors"][tensor]["plan"]["scale_bits"]
+        plan = self.manifest["tensors"][tensor]["plan"]
+        bits, steps = plan["scale_bits"], plan.get("scale_steps", 8)
+        below = bits - plan.get("scale_signed", True)
         if bits == 16:
             flat = self.floats(tensor, "scales")
             return [flat[r * groups : (r + 1) * groups] for r in range(rows)]
@@ -80,8 +110,8 @@ class Stranger:
         row_scales = self.floats(tensor, "row_scales")
 
         def factor(code: int) -> float:
-            k, sign = code % (1 << (bits - 1)), code >> (bits - 1)
-            power = 0.0 if k == (1 << (bits - 1)) - 1 else 2.0 ** -(k // 8) * POWERS[k % 8]
+            k, sign = code % (1 << below), code >> below
+            power = 0.0 if k == (1 << below) - 1 else 2.0 ** -(k // steps) * POWERS[k % steps * (8 // steps)]
             return (-1) ** sign * power
 
         return [[float32(row_scales[r] * factor(codes[r * groups + g])) for g in range(groups)] for r in range(rows)]
@@ -111,6 +141,8 @@ class Stranger:
             return float32(scales[r][c // group] * float32(self.level(tensor, codes[r][c], bits[r]) - zero))
 
         matrix = [[weight(r, c) for c in range(columns)] for r in range(len(codes))]
+        if "basis" in entry["plan"]:
+            matrix = [rotated_back(row, entry["plan"]["basis"]["seed"]) for row in matrix]
         if entry["layout"] in ("out_in", "experts_out_in"):
             return [w for row in matrix for w in row]
         outputs = shape[-1]

@@ -28,7 +28,7 @@ from mediant.values import Model
 from mediant.workers import ordered
 
 # Windows and their length: of a file, and of text that the model has to write first.
-FROM_FILE = (64, 512)
+FROM_FILE = (48, 512)
 WRITTEN = (32, 256)
 GREEDY_TOKENS = 4
 MOST_AT_ONCE = 16
@@ -58,7 +58,7 @@ def calibration_tokens(
 ) -> CalibrationText:
     """Calibration windows from `file`, spread evenly over it, or written by the model.
 
-    Without `windows` and `window`, 64 windows of 512 tokens are read, or 32 of 256 written; no window is longer than
+    Without `windows` and `window`, 48 windows of 512 tokens are read, or 32 of 256 written; no window is longer than
     the model's positions.
 
     Raises:
