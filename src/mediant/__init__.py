@@ -11,14 +11,15 @@ from mediant.runtime import transformers_hook
 from mediant.values import Encoding, Model, Plan, Scorecard, Statistics
 
 if TYPE_CHECKING:
-    from mediant.pipeline.compress import Request, compress
+    from mediant.pipeline.compress import compress
+    from mediant.pipeline.request import Request
     from mediant.runtime.loading import load
 
 __all__ = ["Encoding", "Model", "Plan", "Request", "Scorecard", "Statistics", "compress", "load"]
 
 # The verbs need torch; they are imported when they are first used, so that `import mediant` stays quick.
 _VERBS = {
-    "Request": "mediant.pipeline.compress",
+    "Request": "mediant.pipeline.request",
     "compress": "mediant.pipeline.compress",
     "load": "mediant.runtime.loading",
 }

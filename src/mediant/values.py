@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,15 +181,36 @@ class Plan:
             PlanError: not JSON, an unknown version, or a field that is missing, unknown or mistyped.
         """
         try:
-            data = json.loads(text)
+            data = json.loads(text, object_pairs_hook=_unique)
+            if not isinstance(data, dict):
+                raise ValueError("it is not a JSON object")
             if data.get("version") != PLAN_VERSION:
                 raise PlanError(
                     f"{where} has version {data.get('version')!r}; this Mediant reads version {PLAN_VERSION}."
                 )
-            data["tensors"] = {n: tensor_plan_from_dict(t) for n, t in data["tensors"].items()}
-            return cls(**data)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as problem:
+            plan = cls(**checked_fields(cls, data))
+            if plan.seed < 0 or (plan.target_bytes or 0) < 0 or not 0 <= (plan.predicted_loss or 0) < 1e99:
+                raise ValueError("its seed, target or predicted loss is negative, or too large")
+            return dataclasses.replace(plan, tensors={n: _tensor_plan(n, t) for n, t in plan.tensors.items()})
+        except (ValueError, RecursionError) as problem:
             raise PlanError(f"{where} is not a plan: {problem}.") from None
+
+
+def _tensor_plan(name: str, data: object) -> TensorPlan:
+    try:
+        return tensor_plan_from_dict(data)
+    except ValueError as problem:
+        raise ValueError(f"of the tensor {name!r}, {problem}") from None
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which no name comes twice; the second would silently win."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it says {name!r} twice")
+        found[name] = value
+    return found
 
 
 def tensor_plan_to_dict(plan: TensorPlan) -> dict[str, Any]:
@@ -206,13 +228,64 @@ def tensor_plan_to_dict(plan: TensorPlan) -> dict[str, Any]:
     return {k: dict(v) if isinstance(v, Mapping) else v for k, v in data.items()}
 
 
-def tensor_plan_from_dict(data: Mapping[str, Any]) -> TensorPlan:
-    """The inverse of `tensor_plan_to_dict`; TypeError or ValueError on anything else."""
-    fields = dict(data)
-    if fields.get("method") not in ("quantize", "cast"):
-        raise ValueError(f"method {fields.get('method')!r} is not 'quantize' or 'cast'")
-    fields["runs"] = tuple(Run(int(rows), int(bits)) for rows, bits in fields.get("runs", ()))
-    return TensorPlan(**fields)
+def tensor_plan_from_dict(data: object) -> TensorPlan:
+    """The inverse of `tensor_plan_to_dict`.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    fields = checked_fields(TensorPlan, data)
+    runs = fields.get("runs", ())
+    if any(type(run) is not list or [type(number) for number in run] != [int, int] for run in runs):
+        raise ValueError("the runs are not pairs of whole numbers, rows and bits")
+    return TensorPlan(**fields | {"runs": tuple(Run(rows, bits) for rows, bits in runs)})
+
+
+def checked_fields(kind: type, data: object) -> dict[str, Any]:
+    """The fields of a dataclass as JSON or YAML gave them: all that it needs, no others, each of the type it states.
+
+    Sequences and mappings are lists and dictionaries there, and what is in them is not looked at.
+
+    Raises:
+        ValueError: naming the first field at fault.
+    """
+    if not isinstance(data, dict):
+        raise ValueError("the fields are not a mapping of names to values")
+    hints = get_type_hints(kind)
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
+    for name, value in data.items():
+        if name not in hints:
+            raise ValueError(f"the field {name!r} is unknown; the fields are: {', '.join(hints)}")
+        if not _fits(value, hints[name]):
+            raise ValueError(f"the field {name!r} is {str(value)[:60]!r}, not {_wanted(hints[name])}")
+    if missing := sorted(needed - set(data)):
+        raise ValueError(f"the field {missing[0]!r} is missing")
+    return dict(data)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, choices = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in choices
+    if origin is UnionType:
+        return any(_fits(value, choice) for choice in choices)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+    return type(value) is _plain(hint)
+
+
+def _plain(hint: Any) -> Any:
+    return {tuple: list, Mapping: dict}.get(get_origin(hint), hint)
+
+
+def _wanted(hint: Any) -> str:
+    """What a type is called in a message."""
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    if get_origin(hint) is UnionType:
+        return " or ".join(map(_wanted, get_args(hint)))
+    words = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
+    return words.get(_plain(hint), "nothing" if hint is type(None) else "a mapping of names to values")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from mediant import files
 from mediant.errors import MediantError, UsageError
 
 T = TypeVar("T")
+STOPPED = 128 + signal.SIGINT
 
 JsonOption = Annotated[
     str | None,
@@ -34,12 +35,12 @@ class RichProgress:
     """Bars with the time left on standard error."""
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        """Yields the items under a bar that goes when they are done."""
+        """Yields the items under a bar that goes when they are done; in a file or a pipe there is none."""
         if total is None and isinstance(items, Sized):
             total = len(items)
         counts = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         columns = (TextColumn("{task.description}"), BarColumn(), *counts)
-        with Bars(*columns, console=stderr, transient=True) as bars:
+        with Bars(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bars:
             task = bars.add_task(what, total=total)
             for item in items:
                 yield item
@@ -47,7 +48,7 @@ class RichProgress:
 
     def say(self, text: str) -> None:
         """Prints the line."""
-        stderr.print(escape(text))
+        stderr.print(escape(text), soft_wrap=True)
 
 
 def write_json(target: str | None, data: Any) -> None:
@@ -87,8 +88,7 @@ def run(app: typer.Typer) -> int:
         stderr.print(f"[red]mediant:[/red] {escape(str(problem))}", soft_wrap=True)
         return problem.exit_code
     except KeyboardInterrupt:
-        stderr.print("mediant: stopped. What was finished is kept; the same command goes on from there.")
-        return 130
+        return stopped()
     except BrokenPipeError:
         return 0
     except Exception as problem:
@@ -96,6 +96,13 @@ def run(app: typer.Typer) -> int:
             problem.show()  # type: ignore[attr-defined]
             return UsageError.exit_code
         if type(problem).__name__ == "Abort":
-            return 130
+            return stopped()
         raise
-    return int(result or 0)
+    # Typer turns an interrupt into this code without a word.
+    return stopped() if result == STOPPED else int(result or 0)
+
+
+def stopped() -> int:
+    """Says that the user stopped the command, and returns the exit code for it."""
+    stderr.print("mediant: stopped.")
+    return STOPPED

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from mediant.values import Model
 
@@ -38,8 +39,7 @@ of every tensor and what is known about its error; `mediant evaluate` measures t
 
 def model_card(model: Model, recipe: str, seed: int, calibration: str) -> str:
     """The README.md of a compressed model, with the metadata that model hubs read."""
-    template = Environment(undefined=StrictUndefined, autoescape=False).from_string(TEMPLATE)
-    return template.render(
+    return _template().render(
         name=model.name,
         base=model.name if HUB_ID.fullmatch(model.name) else "",
         architecture=model.architecture,
@@ -49,3 +49,8 @@ def model_card(model: Model, recipe: str, seed: int, calibration: str) -> str:
         seed=seed,
         calibration=calibration,
     )
+
+
+@cache
+def _template() -> Template:
+    return Environment(undefined=StrictUndefined, autoescape=False).from_string(TEMPLATE)

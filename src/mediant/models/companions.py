@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from mediant.errors import ModelError
 from mediant.values import Model
+
+CARD = "README.md"
 
 TOKENIZER_FILES: tuple[str, ...] = (
     "tokenizer.json",
@@ -21,11 +24,22 @@ TOKENIZER_FILES: tuple[str, ...] = (
     "preprocessor_config.json",
 )
 # Only needed where there is no tokenizer.json, which holds the same vocabulary.
-SLOW_TOKENIZER_FILES: tuple[str, ...] = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model")
+SLOW_TOKENIZER_FILES: tuple[str, ...] = (
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+)
 
 
 def companion_files(model: Model, card: str) -> dict[str, bytes]:
-    """Name and content of every file beside the weights, in a fixed order."""
+    """Name and content of every file beside the weights, in a fixed order.
+
+    Raises:
+        ModelError: one that should be JSON is not.
+    """
     config = {k: v for k, v in model.config.items() if k != "quantization_config"}
     # Plain transformers does not know this method and finds no model.safetensors: it refuses.
     config["quantization_config"] = {"quant_method": "mediant", "format_version": 1}
@@ -36,13 +50,18 @@ def companion_files(model: Model, card: str) -> dict[str, bytes]:
     for name in names:
         if (model.path / name).is_file():
             contents[name] = _content(model.path / name)
-    contents["README.md"] = card.encode()
+    contents[CARD] = card.encode()
     return dict(sorted(contents.items()))
 
 
 def _content(path: Path) -> bytes:
     data = path.read_bytes()
-    return _compact(json.loads(data)) if path.suffix == ".json" else data
+    if path.suffix != ".json":
+        return data
+    try:
+        return _compact(json.loads(data))
+    except (ValueError, RecursionError) as problem:
+        raise ModelError(f"The file {path} is not JSON: {problem}.") from None
 
 
 def _compact(data: object) -> bytes:

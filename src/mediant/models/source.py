@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
 from mediant.errors import ModelError
 from mediant.models import folder
@@ -80,7 +81,9 @@ def _from_hub(spec: str, progress: Progress) -> Path:
     if spec.lower().endswith(".gguf"):
         raise ModelError(f"{nowhere}.")
     try:
-        progress.say(f"looking for {spec} on the hub")
+        validate_repo_id(spec)
+        if not constants.HF_HUB_OFFLINE:
+            progress.say(f"looking for {spec} on the hub")
         return Path(snapshot_download(spec, allow_patterns=WANTED, ignore_patterns=UNWANTED))
     except HFValidationError:
         raise ModelError(f"{nowhere}, and it cannot be an id on the hub.") from None

@@ -9,14 +9,17 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from safetensors.numpy import load, save
 
+from mediant import discovery
 from mediant.checkpoint.reader import decode
 from mediant.errors import PlanError
 from mediant.kernels.bfloat16 import from_float32
+from mediant.kernels.part_shapes import part_shapes
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
 from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
 from mediant.pipeline.workspace import Workspace
+from mediant.planning.recipe import Recipe
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
@@ -27,6 +30,7 @@ from mediant.values import (
     LayerStatistics,
     Model,
     Plan,
+    Run,
     Statistics,
     TensorInfo,
     TensorPlan,
@@ -37,7 +41,7 @@ Means = Mapping[str, Array]
 
 
 def check(plan: Plan, model: Model) -> None:
-    """Refuses a plan that was made for another model or does not name every tensor.
+    """Refuses a plan that was made for another model, does not name every tensor, or does not fit one.
 
     Raises:
         PlanError: with the first difference.
@@ -51,6 +55,31 @@ def check(plan: Plan, model: Model) -> None:
     for name in sorted(ours ^ set(plan.tensors)):
         problem = "does not say what becomes of" if name in ours else "names an unknown tensor,"
         raise PlanError(f"The plan {problem} {name!r}.")
+    for info in model.tensors:
+        check_tensor(info, plan.tensors[info.name])
+
+
+def check_tensor(info: TensorInfo, plan: TensorPlan) -> None:
+    """Refuses a plan that does not fit its tensor or names a method that does not exist.
+
+    Raises:
+        PlanError: with the first fault.
+    """
+    part_shapes(info, plan)
+    if plan.method == "quantize":
+        discovery.make("scales", plan.scale)
+        discovery.make("rounding", plan.rounding)
+
+
+def check_methods(recipe: Recipe) -> None:
+    """Refuses a recipe whose methods do not exist or do not have its depths.
+
+    Raises:
+        PlanError: with the first fault.
+    """
+    runs = tuple(Run(1, bits) for bits in recipe.depths)
+    any_matrix = TensorInfo("any matrix", (len(runs), recipe.group), "float32", "linear", "out_in")
+    check_tensor(any_matrix, recipe.tensor_plan(runs))
 
 
 def approximate(

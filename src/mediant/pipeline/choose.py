@@ -1,28 +1,25 @@
-"""choose: Statistics -> Plan. Measures what every part of the model loses at every depth and spends the bytes."""
+"""choose, first half: measures what every part of the model loses at every depth. `sizing` then spends the bytes."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 
-from mediant.errors import SizeError
-from mediant.kernels.part_shapes import payload_bytes
+from mediant.kernels.part_shapes import ITEM_BYTES, grid_form, payload_bytes
 from mediant.methods.error_curves import error_curve
 from mediant.methods.layer import Layer, neutral, prepare
 from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
-from mediant.planning.rate_distortion import Allocation, Unit, allocate, merged
+from mediant.planning.rate_distortion import Unit
 from mediant.planning.recipe import Recipe
-from mediant.planning.same_everywhere import allocate_same
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
-from mediant.values import Array, LayerStatistics, Model, Plan, Run, Statistics, TensorInfo, TensorPlan
+from mediant.values import Array, LayerStatistics, Model, Run, Statistics, TensorInfo, TensorPlan
 from mediant.workers import ordered
 
 QUANTIZED_ROLES = ("linear", "embedding", "head", "expert")
@@ -30,10 +27,6 @@ QUANTIZED_ROLES = ("linear", "embedding", "head", "expert")
 EMBEDDING_RUNS = 16
 # Below this many weights a matrix is not worth its own scales and table entries.
 SMALLEST_MATRIX = 1024
-ATTEMPTS = 12
-
-# What a plan costs beside the tensors' payload: configuration, tokenizer, card, manifest and headers.
-Overhead = Callable[[Plan], int]
 
 
 def quantizable(model: Model) -> list[TensorInfo]:
@@ -76,6 +69,17 @@ def measure(
     return [unit for info in targets for unit in units[info.name]]
 
 
+def outline(model: Model, recipe: Recipe) -> list[Unit]:
+    """The units that `measure` gives, with their bytes, but before anything is measured: every loss is 0."""
+    units = []
+    for info in quantizable(model):
+        columns = info.matrix_shape[1]
+        for rows in _row_runs(info):
+            sizes = _sizes(info, rows.stop - rows.start, columns, recipe)
+            units.append(Unit(info.name, rows.stop - rows.start, columns, sizes, dict.fromkeys(recipe.depths, 0.0)))
+    return units
+
+
 def _row_runs(info: TensorInfo) -> list[slice]:
     rows = info.matrix_shape[0]
     count = min(EMBEDDING_RUNS, rows) if info.role in ("embedding", "head") else 1
@@ -85,82 +89,19 @@ def _row_runs(info: TensorInfo) -> list[slice]:
 
 def _unit(info: TensorInfo, layer: Layer, recipe: Recipe) -> Unit:
     rows, columns = layer.matrix.shape
-    alone = TensorInfo(info.name, (rows, columns), "float32", info.role, "out_in")
     losses = error_curve(layer, recipe.tensor_plan(()), recipe.depths)
-    sizes = {b: payload_bytes(alone, recipe.tensor_plan((Run(rows, b),))) for b in recipe.depths}
-    return Unit(info.name, rows, columns, sizes, losses)
+    return Unit(info.name, rows, columns, _sizes(info, rows, columns, recipe), losses)
 
 
-@dataclass(frozen=True)
-class Sizing:
-    """Spends a byte target: a plan whose folder has at most `target` bytes, everything counted."""
-
-    model: Model
-    recipe: Recipe
-    units: Sequence[Unit]
-    overhead: Overhead
-    seed: int
-
-    def plan(self, target: int) -> Plan:
-        """The plan of least predicted loss within `target` bytes.
-
-        Raises:
-            SizeError: the target is below the smallest or far above the largest feasible size.
-        """
-        budget, best = self._first_budget(target), None
-        for _ in range(ATTEMPTS):
-            plan = self._allocated(budget, target)
-            size = self.folder_bytes(plan)
-            if size <= target and (best is None or size > self.folder_bytes(best)):
-                best = plan
-            if size <= target and target - size <= target // 2000:
-                break
-            # The manifest's length depends on the plan by a few bytes: aim again by what was missed.
-            step = target - size
-            budget += step if step < 0 else step // 2
-        if best is None:
-            raise SizeError(f"No plan of at most {target} bytes was found; try a slightly different size.")
-        return best
-
-    def range(self) -> tuple[int, int]:
-        """Bytes of the smallest and of the largest folder on offer."""
-        lowest, highest = (self._everywhere(extreme) for extreme in (min, max))
-        return self.folder_bytes(lowest), self.folder_bytes(highest)
-
-    def folder_bytes(self, plan: Plan) -> int:
-        """Bytes of the folder that this plan leads to, exactly."""
-        return self.overhead(plan) + sum(payload_bytes(t, plan.tensors[t.name]) for t in self.model.tensors)
-
-    def _first_budget(self, target: int) -> int:
-        payload = sum(min(u.sizes.values()) for u in self.units)
-        return target - self.folder_bytes(self._everywhere(min)) + payload
-
-    def _everywhere(self, extreme: Callable[[Iterable[int]], int]) -> Plan:
-        runs: dict[str, list[Run]] = {}
-        for unit in self.units:
-            runs.setdefault(unit.tensor, []).append(Run(unit.rows, extreme(unit.sizes)))
-        return self._plan(Allocation({n: merged(r) for n, r in runs.items()}, 0, 0.0), 0)
-
-    def _allocated(self, budget: int, target: int) -> Plan:
-        spend = allocate_same if self.recipe.allocation == "same_everywhere" else allocate
-        return self._plan(spend(self.units, budget, target - budget), target)
-
-    def _plan(self, allocation: Allocation, target: int) -> Plan:
-        cast = TensorPlan("cast", dtype=self.recipe.keep)
-        tensors = {t.name: cast for t in self.model.tensors}
-        for info in self.model.tensors:
-            if info.name in allocation.runs:
-                tensors[info.name] = self.recipe.tensor_plan(allocation.runs[info.name])
-            elif self.recipe.bias_correction and info.role == "bias":
-                tensors[info.name] = dataclasses.replace(cast, bias_correction=True)
-        return Plan(
-            model_fingerprint=self.model.fingerprint,
-            recipe=self.recipe.name,
-            seed=self.seed,
-            tensors=tensors,
-            target_bytes=target,
-            predicted_loss=allocation.loss,
-        )
+def _sizes(info: TensorInfo, rows: int, columns: int, recipe: Recipe) -> dict[int, int]:
+    """Bytes at each depth. What runs of one depth share, their table of levels, is split between all runs."""
+    alone = TensorInfo(info.name, (rows, columns), "float32", info.role, "out_in")
+    sizes = {}
+    for bits in recipe.depths:
+        plan = recipe.tensor_plan((Run(rows, bits),))
+        table = ITEM_BYTES["float32"] * grid_form(plan).counts.get(bits, 0)
+        sizes[bits] = payload_bytes(alone, plan) - table + -(-table // len(_row_runs(info)))
+    return sizes
 
 
 def units_to_json(units: Sequence[Unit]) -> bytes:

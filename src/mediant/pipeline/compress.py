@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,19 +12,23 @@ from pathlib import Path
 from mediant import files
 from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
-from mediant.checkpoint.writer import check_replaceable, overhead_bytes, write
+from mediant.checkpoint.writer import overhead_bytes, write
 from mediant.errors import UsageError
+from mediant.kernels.part_shapes import payload_bytes
 from mediant.models.card import model_card
-from mediant.models.companions import companion_files
+from mediant.models.companions import CARD, companion_files
 from mediant.models.opening import open_model
-from mediant.pipeline.approximate import approximate
-from mediant.pipeline.choose import Sizing, measure, units_from_json, units_to_json
+from mediant.models.weights import WeightReader
+from mediant.pipeline.approximate import approximate, check, check_methods
+from mediant.pipeline.choose import measure, outline, units_from_json, units_to_json
+from mediant.pipeline.request import Request
+from mediant.pipeline.sizing import Sizing
 from mediant.pipeline.workspace import Workspace
-from mediant.planning.recipe import Recipe, load_recipe
+from mediant.planning.recipe import Recipe, load_recipe, needs_hessian
 from mediant.planning.size import human, parse_size
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
-from mediant.statistics.calibration import calibration_tokens
+from mediant.statistics.calibration import CalibrationText, calibration_tokens, unwritten
 from mediant.statistics.hessian import Accumulator, Hessians
 from mediant.statistics.sensitivity import collect
 from mediant.values import Model, Plan, Statistics
@@ -31,60 +37,41 @@ from mediant.values import Model, Plan, Statistics
 FEW_TOKENS = 16
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a person asked for. Exactly one of `size`, `max_kl` and `plan` says how far to compress."""
-
-    model: str
-    out: Path
-    size: str | None = None
-    max_kl: float | None = None
-    plan: Path | None = None
-    recipe: str = "default"
-    calibration: Path | None = None
-    seed: int = 0
-    resume: bool = True
-
-    def key(self, model: Model) -> dict[str, object]:
-        """All that the result depends on."""
-        return {
-            "model": model.fingerprint,
-            "size": self.size,
-            "max_kl": self.max_kl,
-            "plan": self.plan and files.file_sha256(self.plan),
-            "recipe": str(load_recipe(self.recipe)),
-            "calibration": self.calibration and files.file_sha256(self.calibration),
-            "seed": self.seed,
-        }
-
-
 def compress(request: Request, progress: Progress = SILENT) -> Checkpoint:
     """Compresses a model into the folder `request.out` and returns the checkpoint there.
 
     Raises:
         MediantError: one sentence about what cannot be done; what was in `out` before is untouched.
     """
-    run = begin(request, progress)
-    checkpoint = run.pack(run.plan())
-    run.workspace.close()
-    return checkpoint
+    with begun(request, progress) as run:
+        return run.pack(run.plan())
 
 
-def begin(request: Request, progress: Progress = SILENT) -> Compression:
-    """Checks a request and opens its model and workspace; the stages of the result then run when they are asked for.
+@contextlib.contextmanager
+def begun(request: Request, progress: Progress = SILENT) -> Iterator[Compression]:
+    """A run whose stages are computed when they are asked for; whatever can be refused before is refused here.
+
+    The work folder beside the output goes at the end, after an error too. It stays when the run is stopped or killed:
+    then the same command goes on from there.
 
     Raises:
         MediantError: as for `compress`.
     """
-    if [request.size, request.max_kl, request.plan].count(None) != 2:
-        raise UsageError("Give exactly one of --size, --max-kl and --plan.")
-    for given in (request.plan, request.calibration):
-        if given is not None and not given.is_file():
-            raise UsageError(f"There is no file {given}.")
-    check_replaceable(request.out)
+    request.check()
+    recipe, given = load_recipe(request.recipe), request.given_plan()
+    check_methods(recipe)
     model = open_model(request.model, progress)
-    workspace = Workspace.open(request.out, request.key(model), request.resume)
-    return Compression(request, model, workspace, progress)
+    if given is not None:
+        check(given, model)
+    run = Compression(request, model, recipe, given, progress)
+    run.check_target()
+    workspace = run.workspace
+    try:
+        yield run
+    except Exception:
+        workspace.close()
+        raise
+    workspace.close()
 
 
 @dataclass(frozen=True)
@@ -93,22 +80,51 @@ class Compression:
 
     request: Request
     model: Model
-    workspace: Workspace
+    recipe: Recipe
+    given: Plan | None
     progress: Progress
 
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+        return self.request.seed if self.given is None else self.given.seed
+
+    @property
+    def needs_hessian(self) -> bool:
+        """Whether any tensor's rounding goes by more than diagonal sensitivities."""
+        if self.given is None:
+            return needs_hessian(self.recipe.rounding)
+        return any(needs_hessian(tensor.rounding) for tensor in self.given.tensors.values())
+
     @cached_property
-    def recipe(self) -> Recipe:
-        """The recipe that was asked for."""
-        return load_recipe(self.request.recipe)
+    def workspace(self) -> Workspace:
+        """Where finished steps are kept; other sizes, plans and recipes share what does not depend on them."""
+        key = {
+            "model": self.model.fingerprint,
+            "text": [self.described.source, self.described.fingerprint],
+            "hessian": self.needs_hessian,
+        }
+        return Workspace.open(self.request.out.resolve(), key, self.request.resume)
+
+    @cached_property
+    def text(self) -> CalibrationText:
+        """The calibration text."""
+        return calibration_tokens(self.model, self.request.calibration, self.seed, self.progress)
+
+    @cached_property
+    def described(self) -> CalibrationText:
+        """The text, or, where the model has to write it first, a stand-in of the same source and size."""
+        writes = self.request.calibration is None and self.model.causal
+        return unwritten(self.model, self.seed) if writes else self.text
 
     @cached_property
     def statistics(self) -> Statistics:
         """Sensitivities over the calibration text."""
 
         def compute() -> bytes:
-            text = calibration_tokens(self.model, self.request.calibration, self.request.seed, self.progress)
-            accumulator = Accumulator() if self.recipe.needs_hessian else None
-            found = collect(self.model, text, self.progress, accumulator)
+            check_weights(self.model, self.progress)
+            accumulator = Accumulator() if self.needs_hessian else None
+            found = collect(self.model, self.text, self.progress, accumulator)
             inputs = {} if accumulator is None else accumulator.store(self.workspace.folder, found.tokens).inputs
             self.workspace.write("hessians.json", json.dumps(inputs).encode())
             return storage.to_bytes(found)
@@ -117,7 +133,7 @@ class Compression:
 
     @cached_property
     def hessians(self) -> Hessians:
-        """Hessians of all inputs, where the recipe needs them."""
+        """Hessians of all inputs, where they are needed."""
         tokens = self.statistics.tokens
         inputs = json.loads(self.workspace.read("hessians.json"))
         widest = max((self.model.tensor(name).matrix_shape[1] for name in inputs), default=0)
@@ -135,32 +151,52 @@ class Compression:
         def compute() -> bytes:
             return units_to_json(measure(self.model, self.statistics, self.recipe, self.hessians, self.progress))
 
-        units = units_from_json(self.workspace.step("units", compute))
-        return Sizing(self.model, self.recipe, units, self.overhead, self.request.seed)
+        step = f"units-{files.sha256(str(self.recipe).encode())[:16]}"
+        units = units_from_json(self.workspace.step(step, compute))
+        return Sizing(self.model, self.recipe, units, self.folder_bytes, self.seed)
 
     @cached_property
-    def companions(self) -> dict[str, bytes]:
+    def beside(self) -> dict[str, bytes]:
+        """The files that travel with the weights, with an empty card."""
+        return companion_files(self.model, "")
+
+    def companions(self, plan: Plan) -> dict[str, bytes]:
         """The files that travel with the weights."""
-        card = model_card(self.model, self.recipe.name, self.request.seed, self.statistics.source)
-        return companion_files(self.model, card)
+        card = model_card(self.model, plan.recipe, plan.seed, self.described.source)
+        return self.beside | {CARD: card.encode()}
 
-    @property
-    def calibration(self) -> Calibration:
-        """Where the statistics came from, for the manifest."""
-        s = self.statistics
-        return Calibration(source=s.source, tokens=s.tokens, text_fingerprint=s.text_fingerprint)
+    def folder_bytes(self, plan: Plan) -> int:
+        """Bytes of the folder that a plan leads to, everything counted, exactly."""
+        companions = self.companions(plan)
+        text = Calibration(self.described.source, self.described.tokens, self.described.fingerprint)
+        payload = sum(payload_bytes(info, plan.tensors[info.name]) for info in self.model.tensors)
+        beside = sum(map(len, companions.values()))
+        return payload + beside + overhead_bytes(self.model, plan, text, companions)
 
-    def overhead(self, plan: Plan) -> int:
-        """Bytes of the output that are not payload."""
-        beside = sum(len(content) for content in self.companions.values())
-        return beside + overhead_bytes(self.model, plan, self.calibration, self.companions)
+    def target(self) -> int | None:
+        """The size that was asked for, in bytes."""
+        return None if self.request.size is None else parse_size(self.request.size, self.model)
+
+    def check_target(self) -> None:
+        """Refuses before any work what cannot be met however the weights turn out.
+
+        Raises:
+            UsageError, SizeError: the size is none, or outside what the recipe offers; or the model has no KL.
+        """
+        target = self.target()
+        if target is not None:
+            units = outline(self.model, self.recipe)
+            Sizing(self.model, self.recipe, units, self.folder_bytes, self.seed).check(target)
+        if self.request.max_kl is not None and not self.model.causal:
+            raise UsageError("--max-kl needs a model that predicts tokens; give --size for an encoder.")
 
     def plan(self) -> Plan:
         """The plan that was given, or the one that meets the asked size or loss."""
-        if self.request.plan is not None:
-            return Plan.from_json(self.request.plan.read_text(), str(self.request.plan))
-        if self.request.size is not None:
-            return self.plan_for(parse_size(self.request.size, self.model))
+        target = self.target()
+        if self.given is not None:
+            return self.given
+        if target is not None:
+            return self.plan_for(target)
         from mediant.pipeline.search import smallest_within
 
         return smallest_within(self, float(self.request.max_kl or 0))
@@ -168,14 +204,30 @@ class Compression:
     def plan_for(self, target: int) -> Plan:
         """The plan of least predicted loss for a target in bytes."""
         plan = self.sizing.plan(target)
-        size = self.sizing.folder_bytes(plan)
-        self.progress.say(f"Plan: {human(size)} of {human(target)}, predicted loss {plan.predicted_loss:.4f} nats.")
+        size = self.folder_bytes(plan)
+        loss = f"predicted loss {plan.predicted_loss:.4f} nats per token"
+        self.progress.say(f"Plan: {human(size)} of {human(target)}, {loss}.")
         return plan
+
+    def steps(self, plan: Plan) -> Workspace:
+        """Where the finished tensors of a plan are kept."""
+        return self.workspace.branch(plan.to_json())
 
     def pack(self, plan: Plan, out: Path | None = None) -> Checkpoint:
         """Approximates every tensor by the plan and writes the folder."""
-        folder = out or self.request.out
-        steps = self.workspace.branch(plan.to_json())
-        encodings = approximate(self.model, plan, self.statistics, self.hessians, steps, self.progress)
-        write(folder, self.model, plan, self.calibration, encodings, self.companions)
+        folder, s = out or self.request.out, self.statistics
+        encodings = approximate(self.model, plan, s, self.hessians, self.steps(plan), self.progress)
+        calibration = Calibration(source=s.source, tokens=s.tokens, text_fingerprint=s.text_fingerprint)
+        write(folder, self.model, plan, calibration, encodings, self.companions(plan))
         return open_checkpoint(folder)
+
+
+def check_weights(model: Model, progress: Progress = SILENT) -> None:
+    """Reads all weights once: a model with NaN in them would fail in the midst of the work, and far less clearly.
+
+    Raises:
+        ModelError: naming the first tensor that holds a value that is not finite.
+    """
+    with WeightReader(model) as weights:
+        for info in progress.track(model.tensors, "Checking the weights"):
+            weights.read(info.name)

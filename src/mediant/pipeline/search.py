@@ -1,25 +1,32 @@
 """The smallest file within a loss: packs trial files and measures their KL on text the model wrote itself.
 
 The logarithm of KL falls almost linearly with bytes, so each trial is placed by interpolation between the nearest
-trials on either side (regula falsi, with a bisection whenever a side stays the same). The text is held out from
-calibration and is not the user's evaluation text.
+trials on either side: regula falsi with the Illinois rule (Dowell and Jarratt 1971, BIT 11), which halves the weight of
+a side that stays. The text is held out from calibration and is not the user's evaluation text.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mediant.errors import SizeError, UsageError
-from mediant.evaluation.divergence import compare
+from mediant import files
+from mediant.errors import SizeError
+from mediant.evaluation.divergence import Forward, compare
+from mediant.models.opening import positions
 from mediant.models.reference import load_reference
-from mediant.planning.size import human
+from mediant.planning.size import exact
 from mediant.runtime.loading import load
-from mediant.statistics.calibration import held_out_windows
+from mediant.statistics.calibration import compute_alone, held_out_windows
 from mediant.values import Plan
+from mediant.workers import ordered
 
 if TYPE_CHECKING:
     from mediant.pipeline.compress import Compression
@@ -29,67 +36,94 @@ TRIALS = 8
 # A file is small enough when its loss is within 3 % of the limit, or the bracket within 1 % of its bytes.
 CLOSE = 0.97
 NARROW = 0.01
+# Stands for a loss of nothing, which has no logarithm.
+TINY = 1e-12
 
 
 def smallest_within(run: Compression, max_kl: float) -> Plan:
     """The plan of the smallest file found whose KL on held-out text is at most `max_kl` nats per token.
 
     Raises:
-        UsageError: the limit is not positive, or the model is not causal.
         SizeError: not even the largest file of this recipe is within the limit.
     """
-    if not max_kl > 0:
-        raise UsageError(f"--max-kl is {max_kl}; it takes a positive number of nats per token, such as 0.05.")
-    if not run.model.causal:
-        raise UsageError("--max-kl needs a model that predicts tokens; give --size for an encoder.")
-    measure = _Judge(run)
+    judge = Judge(run)
     low, high = run.sizing.range()
     best = run.plan_for(high)
-    bracket = {low: math.inf, high: measure(best)}
-    if bracket[high] > max_kl:
+    loss = judge.loss(best)
+    if loss > max_kl:
         raise SizeError(
-            f"A loss of {max_kl} nats per token cannot be met with this recipe: its largest file, {human(high)}, "
-            f"has {bracket[high]:.4g}."
+            f"A loss of {max_kl} nats per token cannot be met with this recipe: its largest file, {exact(high)}, "
+            f"loses {loss:.4g}."
         )
+    # Distances from the limit, in the logarithm of the loss. The smallest file is taken to be far beyond it.
+    above, below, moved = math.inf, _distance(max_kl, loss), ""
     for _ in range(TRIALS):
-        if high - low <= NARROW * high or bracket[high] >= CLOSE * max_kl:
+        if high - low <= NARROW * high or loss >= CLOSE * max_kl:
             break
-        target = _between(low, high, bracket, max_kl)
+        target = between(low, high, above, below)
         plan = run.plan_for(target)
-        loss = measure(plan)
-        bracket[target] = loss
-        if loss <= max_kl:
-            high, best = target, plan
+        found = judge.loss(plan)
+        if found <= max_kl:
+            run.steps(best).close()
+            high, best, loss, below = target, plan, found, _distance(max_kl, found)
+            above, moved = above / 2 if moved == "high" else above, "high"
         else:
-            low = target
+            run.steps(plan).close()
+            low, above = target, _distance(found, max_kl)
+            below, moved = below / 2 if moved == "low" else below, "low"
     return best
 
 
-def _between(low: int, high: int, losses: dict[int, float], limit: float) -> int:
-    """Where log(loss), linear between the two sides, meets the limit; kept inside the middle nine tenths."""
-    share = 0.5
-    if math.isfinite(losses[low]) and losses[high] > 0:
-        share = math.log(losses[low] / limit) / math.log(losses[low] / losses[high])
+def between(low: int, high: int, above: float, below: float) -> int:
+    """Where the line from `above` the limit at `low` to `below` it at `high` meets it; in the middle nine tenths."""
+    share = above / (above + below) if math.isfinite(above) else 0.5
     return round(low + min(0.95, max(0.05, share)) * (high - low))
 
 
-class _Judge:
-    """Measures the KL of a plan's file against the original on held-out text."""
+def _distance(larger: float, smaller: float) -> float:
+    return math.log(larger / max(smaller, TINY))
 
-    def __init__(self, run: Compression) -> None:
-        self.run = run
-        self.windows = held_out_windows(run.model, WINDOWS, WINDOW, run.request.seed, run.progress)
-        self.reference = load_reference(run.model)
 
-    def __call__(self, plan: Plan) -> float:
-        folder = self.run.workspace.folder / "trial"
+@dataclass(frozen=True)
+class Judge:
+    """Measures the KL of plans against the original on held-out text, with the same bits for any number of threads."""
+
+    run: Compression
+
+    def loss(self, plan: Plan) -> float:
+        """Mean KL in nats per token; kept as a step of the run."""
+        name = f"loss-{files.sha256(plan.to_json().encode())[:16]}"
+        kl = float(json.loads(self.run.workspace.step(name, lambda: json.dumps(self._measured(plan)).encode())))
+        self.run.progress.say(f"  KL {kl:.4f} nats per token")
+        return kl
+
+    @cached_property
+    def _windows(self) -> torch.Tensor:
+        length = min(WINDOW, positions(self.run.model) or WINDOW)
+        return held_out_windows(self.run.model, WINDOWS, length, self.run.seed, self.run.progress)
+
+    @cached_property
+    def _reference(self) -> Forward:
+        return logits(load_reference(self.run.model))
+
+    def _measured(self, plan: Plan) -> float:
+        reference, folder = self._reference, self.run.workspace.folder / "trial"
         self.run.pack(plan, folder)
-        candidate = load(folder)
-
-        def logits(model: torch.nn.Module) -> object:
-            return lambda tokens: model(input_ids=tokens).logits
-
-        result = compare(logits(self.reference), logits(candidate), self.windows, self.run.progress)  # type: ignore[arg-type]
+        candidate = logits(load(folder))
         shutil.rmtree(folder)
-        self.run.progress.say(f"  KL {result.kl:.4f}")
-        return float(result.kl)
+
+        def kl(window: torch.Tensor) -> float:
+            return compare(reference, candidate, window[None]).kl
+
+        compared = ordered(kl, self._windows, compute_alone)
+        return fmean(self.run.progress.track(compared, "Comparing with the original", len(self._windows)))
+
+
+def logits(network: Any) -> Forward:
+    """What `compare` takes, of a network of transformers."""
+
+    def forward(tokens: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = network(input_ids=tokens).logits
+        return found
+
+    return forward

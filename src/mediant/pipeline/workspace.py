@@ -1,16 +1,18 @@
 """A folder beside the output in which every finished step of a run is kept until the run is done.
 
 A step is written whole or not at all, so a run that was killed at any moment goes on with the first step that is
-missing and ends with the same bytes as an undisturbed one.
+missing and ends with the same bytes as an undisturbed one. Steps of another version of Mediant, or of the libraries it
+computes with, are not taken up: half of a result would be of either.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,11 @@ class Workspace:
             StorageError: the folder cannot be written.
         """
         folder = output.with_name(f".{output.name}.mediant-work")
-        stamp = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+        stamp = files.sha256(json.dumps([_versions(), key], sort_keys=True).encode()).encode()
         known = folder / "run"
-        if not (resume and known.exists() and known.read_text() == stamp):
+        if not (resume and known.is_file() and known.read_bytes() == stamp):
             shutil.rmtree(folder, ignore_errors=True)
-            files.write(known, stamp.encode())
+            files.write(known, stamp)
         return cls(folder)
 
     def step(self, name: str, compute: Callable[[], bytes]) -> bytes:
@@ -58,8 +60,16 @@ class Workspace:
 
     def branch(self, key: str) -> Workspace:
         """The part of the workspace for steps that depend on `key` too."""
-        return Workspace(self.folder / hashlib.sha256(key.encode()).hexdigest()[:16])
+        return Workspace(self.folder / files.sha256(key.encode())[:16])
 
     def close(self) -> None:
         """Removes the folder: the run is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@cache
+def _versions() -> list[str]:
+    """What results are computed with: the hash of Mediant's own source, and the versions of libraries."""
+    root = Path(files.__file__).parent
+    source = b"".join(file.read_bytes() for file in sorted(root.rglob("*.py")))
+    return [files.sha256(source), *(version(name) for name in ("numpy", "torch", "transformers"))]

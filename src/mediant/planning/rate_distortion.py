@@ -9,16 +9,19 @@ to use what rounding left. Cost: units x depths x 2^18 additions.
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mediant.errors import SizeError
-from mediant.planning.size import human
+from mediant.planning.size import check_range
 from mediant.values import Run
 
 CELLS = 1 << 18
+# The part of a budget that may stay unused where no depth predicts any gain for it.
+SPARE = 1 / 2000
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,25 @@ def allocate(units: Sequence[Unit], budget: int, fixed: int = 0) -> Allocation:
     """
     smallest = sum(min(u.sizes.values()) for u in units)
     largest = sum(max(u.sizes.values()) for u in units)
-    if not smallest <= budget:
-        raise SizeError(
-            f"The size {human(budget + fixed)} cannot be met: the smallest this model can be made with this recipe "
-            f"is {human(smallest + fixed)} ({smallest + fixed} bytes)."
-        )
-    if largest + fixed < 0.995 * (budget + fixed):
-        raise SizeError(
-            f"The size {human(budget + fixed)} is more than this model takes at its greatest depth with this recipe: "
-            f"{human(largest + fixed)} ({largest + fixed} bytes) is the largest."
-        )
+    check_range(budget + fixed, smallest + fixed, largest + fixed)
     depths = _knapsack(units, budget, largest)
     return _split_one(units, depths, budget)
+
+
+def predicted_loss(units: Sequence[Unit], runs: Mapping[str, Sequence[Run]]) -> float:
+    """The loss predicted for runs that need not end where units end: each unit counts by the rows at each depth."""
+    pending = {name: deque(given) for name, given in runs.items()}
+    total = 0.0
+    for unit in units:
+        left = unit.rows
+        while left:
+            run = pending[unit.tensor].popleft()
+            rows = min(left, run.rows)
+            total += unit.losses[run.bits] * rows / unit.rows
+            left -= rows
+            if rows < run.rows:
+                pending[unit.tensor].appendleft(Run(run.rows - rows, run.bits))
+    return total
 
 
 def _knapsack(units: Sequence[Unit], budget: int, largest: int) -> list[int]:
@@ -92,8 +102,9 @@ def _knapsack(units: Sequence[Unit], budget: int, largest: int) -> list[int]:
 
 def _split_one(units: Sequence[Unit], depths: list[int], budget: int) -> Allocation:
     left = budget - sum(u.sizes[b] for u, b in zip(units, depths, strict=True))
-    left -= _fill(units, depths, left)
-    split, rows, gain = _best_split(units, depths, left)
+    spare = int(SPARE * budget)
+    left -= _fill(units, depths, left, spare)
+    split, rows, gain = _best_split(units, depths, left, spare)
     runs: dict[str, list[Run]] = {}
     total = 0
     for i, (unit, bits) in enumerate(zip(units, depths, strict=True)):
@@ -104,12 +115,15 @@ def _split_one(units: Sequence[Unit], depths: list[int], budget: int) -> Allocat
         else:
             total += unit.sizes[bits]
         runs.setdefault(unit.tensor, []).extend(pieces)
-    loss = sum(u.losses[b] for u, b in zip(units, depths, strict=True)) - gain
+    loss = sum(u.losses[b] for u, b in zip(units, depths, strict=True)) - (gain if rows else 0.0)
     return Allocation({name: merged(r) for name, r in runs.items()}, total, loss)
 
 
-def _fill(units: Sequence[Unit], depths: list[int], left: int) -> int:
-    """Raises whole units to their next depth while they fit, best gain per byte first; returns the bytes used."""
+def _fill(units: Sequence[Unit], depths: list[int], left: int, spare: int) -> int:
+    """Raises whole units to their next depth while they fit, best gain per byte first; returns the bytes used.
+
+    Where nothing is predicted to gain, `spare` bytes may stay; more are used all the same, since a size is a promise.
+    """
     used = 0
     while True:
         options = []
@@ -117,7 +131,7 @@ def _fill(units: Sequence[Unit], depths: list[int], left: int) -> int:
             if (higher := _next(unit, bits)) != bits:
                 cost = unit.sizes[higher] - unit.sizes[bits]
                 gain = unit.losses[bits] - unit.losses[higher]
-                if cost <= left - used and gain > 0:
+                if cost <= left - used and (gain > 0 or left - used > spare):
                     options.append((gain / max(cost, 1), i, higher, cost))
         if not options:
             return used
@@ -125,9 +139,9 @@ def _fill(units: Sequence[Unit], depths: list[int], left: int) -> int:
         used += cost
 
 
-def _best_split(units: Sequence[Unit], depths: Sequence[int], left: int) -> tuple[int, int, float]:
+def _best_split(units: Sequence[Unit], depths: Sequence[int], left: int, spare: int) -> tuple[int, int, float]:
     """The unit whose first rows are worth most when raised by one depth within `left` bytes: index, rows, gain."""
-    best = (-1, 0, 0.0)
+    best = (-1, 0, 0.0 if left <= spare else -math.inf)
     for i, (unit, bits) in enumerate(zip(units, depths, strict=True)):
         higher = _next(unit, bits)
         if higher == bits:

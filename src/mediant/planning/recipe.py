@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files as resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from mediant.errors import PlanError
-from mediant.values import Run, TensorPlan
+from mediant.values import Run, TensorPlan, checked_fields
 
 # Planning does not import methods, so it has to know which of them need the Hessian.
 HESSIAN_ROUNDINGS = ("babai",)
@@ -38,7 +39,7 @@ class Recipe:
     rotate: bool = False
     allocation: Literal["rate_distortion", "same_everywhere"] = "rate_distortion"
     bias_correction: bool = True
-    keep: str = "float16"
+    keep: Literal["float16", "bfloat16", "float32"] = "float16"
 
     def tensor_plan(self, runs: tuple[Run, ...]) -> TensorPlan:
         """The plan of one quantized tensor."""
@@ -55,10 +56,10 @@ class Recipe:
             basis={"name": "rotation", "seed": ROTATION_SEED} if self.rotate else {},
         )
 
-    @property
-    def needs_hessian(self) -> bool:
-        """Whether calibration has to measure Hessians."""
-        return self.rounding["name"] in HESSIAN_ROUNDINGS
+
+def needs_hessian(rounding: Mapping[str, Any]) -> bool:
+    """Whether a rounding goes by more than diagonal sensitivities, so that calibration has to measure Hessians."""
+    return rounding.get("name") in HESSIAN_ROUNDINGS
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -74,29 +75,25 @@ def load_recipe(name_or_file: str) -> Recipe:
     Raises:
         PlanError: there is none, or it has a field that is missing, unknown or of the wrong kind.
     """
+    file: Path | Traversable = Path(name_or_file)
     if name_or_file in recipe_names():
-        text = (resources("mediant.recipes") / f"{name_or_file}.yaml").read_text()
-    elif Path(name_or_file).is_file():
-        text = Path(name_or_file).read_text()
-    else:
+        file = resources("mediant.recipes") / f"{name_or_file}.yaml"
+    elif not file.is_file():
         raise PlanError(f"There is no recipe or file {name_or_file!r}; the recipes are: {', '.join(recipe_names())}.")
     try:
-        data = yaml.safe_load(text)
-        return _checked(Recipe(**{"name": Path(name_or_file).stem, **data, "depths": tuple(data["depths"])}))
-    except (yaml.YAMLError, TypeError, KeyError, ValueError) as problem:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        fields = {"name": Path(name_or_file).stem, **data} if isinstance(data, dict) else data
+        return _checked(Recipe(**checked_fields(Recipe, fields)))
+    except (yaml.YAMLError, OSError, ValueError) as problem:
         raise PlanError(f"The recipe {name_or_file} is not usable: {' '.join(str(problem).split())}.") from None
 
 
 def _checked(recipe: Recipe) -> Recipe:
     for field in ("grid", "scale", "rounding"):
-        if "name" not in dict(getattr(recipe, field)):
-            raise ValueError(f"{field} names no method")
-    if not recipe.depths or any(not isinstance(b, int) or not 1 <= b <= 8 for b in recipe.depths):
-        raise ValueError("depths must be whole numbers from 1 to 8")
-    if not isinstance(recipe.group, int) or recipe.group < 2:
-        raise ValueError("group must be a whole number from 2")
-    if recipe.allocation not in ("rate_distortion", "same_everywhere"):
-        raise ValueError("allocation must be rate_distortion or same_everywhere")
-    if recipe.keep not in ("float16", "bfloat16", "float32"):
-        raise ValueError("keep must be float16, bfloat16 or float32")
+        if "name" not in getattr(recipe, field):
+            raise ValueError(f"the {field} names no method")
+    if not recipe.depths or any(type(b) is not int or not 1 <= b <= 8 for b in recipe.depths):
+        raise ValueError("the depths are not whole numbers from 1 to 8")
+    if recipe.group < 2:
+        raise ValueError("the group is not a whole number from 2")
     return dataclasses.replace(recipe, depths=tuple(sorted(set(recipe.depths))))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from mediant.planning.rate_distortion import Allocation, Unit, allocate
+from mediant.planning.rate_distortion import Allocation, Unit, allocate, predicted_loss
 
 
 def allocate_same(units: Sequence[Unit], budget: int, fixed: int = 0) -> Allocation:
@@ -26,4 +26,5 @@ def allocate_same(units: Sequence[Unit], budget: int, fixed: int = 0) -> Allocat
         )
         for u in units
     ]
-    return allocate(plain, budget, fixed)
+    allocation = allocate(plain, budget, fixed)
+    return dataclasses.replace(allocation, loss=predicted_loss(units, allocation.runs))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
-from mediant.errors import UsageError
+from mediant.errors import SizeError, UsageError
 from mediant.values import Model
 
 UNITS = {
@@ -18,6 +19,8 @@ UNITS = {
     "gib": 2**30,
 }
 STORED_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
+# A folder uses at least this share of the size that was asked for.
+FULLEST = 0.995
 
 
 def parse_size(text: str, model: Model) -> int:
@@ -29,11 +32,11 @@ def parse_size(text: str, model: Model) -> int:
     Raises:
         UsageError: not a size.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z%]*)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([a-zA-Z%]*)\s*", text)
     unit = match[2].lower() if match else None
-    if match is None or (unit not in UNITS and unit not in ("bpw", "%")) or float(match[1]) == 0:
+    number = Fraction(match[1]) if match else Fraction(0)
+    if number == 0 or (unit not in UNITS and unit not in ("bpw", "%")):
         raise UsageError(f"{text!r} is not a size; write it as 60MB, 57MiB, 1.5GB, 3.5bpw, 25% or a number of bytes.")
-    number = float(match[1])
     if unit == "bpw":
         return int(number * model.weights / 8)
     if unit == "%":
@@ -44,6 +47,29 @@ def parse_size(text: str, model: Model) -> int:
 def stored_bytes(model: Model) -> int:
     """Bytes of the weights in the types the model stores them in, tied ones once."""
     return sum(t.size * STORED_BYTES.get(t.dtype.removeprefix("torch."), 4) for t in model.tensors)
+
+
+def check_range(target: int, smallest: int, largest: int) -> None:
+    """Refuses a target in bytes below the smallest, or of which the largest would leave more than half a percent.
+
+    Raises:
+        SizeError: naming the size that can be met.
+    """
+    if target < smallest:
+        raise SizeError(
+            f"The size {exact(target)} cannot be met: the smallest this model can be made with this recipe is "
+            f"{exact(smallest)}."
+        )
+    if largest < FULLEST * target:
+        raise SizeError(
+            f"The size {exact(target)} is more than this model takes at its greatest depth with this recipe: "
+            f"{exact(largest)} is the largest."
+        )
+
+
+def exact(size: int) -> str:
+    """Bytes for people to read and to copy."""
+    return f"{human(size)} ({size} bytes)"
 
 
 def human(size: float) -> str:

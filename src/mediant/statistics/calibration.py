@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from mediant import files
-from mediant.errors import TextError
+from mediant.errors import ModelError, TextError
 from mediant.models.opening import positions
 from mediant.models.reference import load_reference, load_tokenizer
 from mediant.progress import SILENT, Progress
@@ -41,6 +41,11 @@ class CalibrationText:
 
     windows: torch.Tensor
     source: str
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that count: all but the first of each window, whose massive activations would own every mean."""
+        return self.windows.shape[0] * (self.windows.shape[1] - 1)
 
     @property
     def fingerprint(self) -> str:
@@ -64,14 +69,30 @@ def calibration_tokens(
     Raises:
         TextError: the file cannot be read as text or has fewer tokens than one window.
     """
-    usual = WRITTEN if file is None else FROM_FILE
-    count, length = windows or usual[0], min(window or usual[1], positions(model) or usual[1])
+    count, length = _shape(model, file, windows, window)
     if file is not None:
         return CalibrationText(_file_windows(model, file, count, length), f"file {file.name}")
     if not model.causal:
         return CalibrationText(_random_windows(model, count, length, seed), f"random tokens, seed {seed}")
     tokens = sampled_windows(model, count, length, seed, "calibration", progress)
-    return CalibrationText(tokens, f"written by the model, seed {seed}")
+    return CalibrationText(tokens, _written(seed))
+
+
+def unwritten(model: Model, seed: int) -> CalibrationText:
+    """Zeros in place of the text that the model would write: of the same source and size, but at once.
+
+    What is said about either is as long, so that a size can be judged before any work.
+    """
+    return CalibrationText(torch.zeros(_shape(model, None), dtype=torch.int64), _written(seed))
+
+
+def _shape(model: Model, file: Path | None, windows: int | None = None, window: int | None = None) -> tuple[int, int]:
+    usual = WRITTEN if file is None else FROM_FILE
+    return windows or usual[0], min(window or usual[1], positions(model) or usual[1])
+
+
+def _written(seed: int) -> str:
+    return f"written by the model, seed {seed}"
 
 
 def held_out_windows(model: Model, windows: int, window: int, seed: int, progress: Progress = SILENT) -> torch.Tensor:
@@ -132,6 +153,8 @@ def _write(network: Any, count: int, window: int, generator: torch.Generator, st
     for position in range(window - 1):
         out = network(input_ids=newest, past_key_values=cache, use_cache=True)
         cache, logits = out.past_key_values, out.logits[:, -1].float()
+        if not torch.isfinite(logits).all():
+            raise ModelError("The model's logits are not finite; its weights are damaged or overflow.")
         if position < GREEDY_TOKENS:
             newest = logits.argmax(-1, keepdim=True)
         else:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mediant.errors import ModelError
 from mediant.models.reference import load_reference
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import CalibrationText, compute_alone
@@ -71,7 +72,8 @@ class _Recorder:
             for name in (info.name, *info.aliases):
                 module = modules.get(name.rpartition(".")[0])
                 if isinstance(module, torch.nn.Embedding):
-                    module.register_forward_hook(self._embedding_hook(info.name))
+                    if module is network.get_input_embeddings() or _takes_rows(module):
+                        module.register_forward_hook(self._embedding_hook(info.name))
                 elif module is not None and info.role in ("linear", "head", "embedding") and name.endswith(".weight"):
                     module.register_forward_hook(self._linear_hook(info.name))
 
@@ -98,6 +100,8 @@ class _Recorder:
             projected: torch.Tensor = (hidden * torch.randn(hidden.shape, generator=generator)).sum()
             return projected
         logits = out.logits[0].float()
+        if not torch.isfinite(logits).all():
+            raise ModelError("The model's logits are not finite; its weights are damaged or overflow.")
         labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)
         likelihood: torch.Tensor = logits.log_softmax(-1).gather(1, labels).sum()
         return likelihood
@@ -112,7 +116,9 @@ class _Recorder:
             if torch.is_grad_enabled():
                 if output.is_leaf:
                     output.requires_grad_(True)
-                output.register_hook(lambda g: self._add(name, "columns", _tokens(g).square().sum(0)))
+                # Some families scale inside the module: y = scale w, so that dl/dw = scale dl/dy.
+                scale = float(getattr(module, "embed_scale", 1))
+                output.register_hook(lambda g: self._add(name, "columns", _tokens(scale * g).square().sum(0)))
 
         return hook
 
@@ -131,6 +137,11 @@ class _Recorder:
                 output.register_hook(lambda g: self._add(name, "fisher", _tokens(g).square().sum(0)))
 
         return hook
+
+
+def _takes_rows(module: torch.nn.Embedding) -> bool:
+    """Whether its input says which rows come out; the positions of OPT and BART are computed inside the module."""
+    return type(module).forward is torch.nn.Embedding.forward
 
 
 def _tokens(x: torch.Tensor) -> torch.Tensor:

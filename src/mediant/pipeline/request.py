@@ -1,0 +1,60 @@
+"""What a person asks of `compress`, and what can be refused of it without opening the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from mediant.checkpoint.writer import check_replaceable
+from mediant.errors import PlanError, UsageError
+from mediant.values import Plan
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for. Exactly one of `size`, `max_kl` and `plan` says how far to compress.
+
+    A plan says its recipe and seed itself, so `recipe` and `seed` only matter without one. With `resume`, the run goes
+    on where a stopped one with the same model, text and recipe left off.
+    """
+
+    model: str
+    out: Path
+    size: str | None = None
+    max_kl: float | None = None
+    plan: Path | None = None
+    recipe: str = "default"
+    calibration: Path | None = None
+    seed: int = 0
+    resume: bool = True
+
+    def check(self) -> None:
+        """Refuses what contradicts itself or would write over something.
+
+        Raises:
+            UsageError, StorageError: with the first fault.
+        """
+        if [self.size, self.max_kl, self.plan].count(None) != 2:
+            raise UsageError("Give exactly one of --size, --max-kl and --plan.")
+        if self.max_kl is not None and not 0 < self.max_kl < math.inf:
+            raise UsageError(f"--max-kl is {self.max_kl}; it takes a positive number of nats per token, such as 0.05.")
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}; it takes a whole number from 0.")
+        check_replaceable(self.out)
+
+    def given_plan(self) -> Plan | None:
+        """The plan in the file that was named.
+
+        Raises:
+            PlanError: it is none.
+        """
+        if self.plan is None:
+            return None
+        try:
+            text = self.plan.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise PlanError(f"There is no plan {self.plan}.") from None
+        except (OSError, UnicodeDecodeError) as problem:
+            raise PlanError(f"The plan {self.plan} cannot be read: {problem}.") from None
+        return Plan.from_json(text, str(self.plan))

@@ -1,0 +1,162 @@
+"""choose, second half: spends a byte target on measured units, so that the whole folder meets it."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from mediant.planning.rate_distortion import Unit, allocate, merged, predicted_loss
+from mediant.planning.recipe import Recipe
+from mediant.planning.same_everywhere import allocate_same
+from mediant.planning.size import check_range
+from mediant.values import Model, Plan, Run, TensorPlan
+
+ATTEMPTS = 12
+# A folder this close to its target is not improved any more.
+CLOSE = 1 / 2000
+
+Runs = Mapping[str, tuple[Run, ...]]
+Extreme = Callable[[Iterable[int]], int]
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """Spends a byte target: a plan whose folder has at most `target` bytes, everything counted.
+
+    `folder_bytes` says how many bytes the folder of a plan has, exactly.
+    """
+
+    model: Model
+    recipe: Recipe
+    units: Sequence[Unit]
+    folder_bytes: Callable[[Plan], int]
+    seed: int
+
+    def plan(self, target: int) -> Plan:
+        """The plan of least predicted loss within `target` bytes.
+
+        Raises:
+            SizeError: the target is below the smallest or far above the largest feasible size.
+        """
+        smallest, largest = self.range()
+        check_range(target, smallest, largest)
+        fits, ceiling = (sum(extreme(u.sizes.values()) for u in self.units) for extreme in (min, max))
+        too_much, misses = ceiling + 1, 0
+        best = self._everywhere(min)
+        budget = fits + (target - smallest) * (ceiling - fits) // max(1, largest - smallest)
+        for _ in range(ATTEMPTS):
+            budget = budget if fits <= budget < too_much else (fits + too_much) // 2
+            runs = self._spend(budget, target)
+            left = self._left(runs, target)
+            if left >= 0:
+                fits, misses = budget, 0
+                best = min(best, runs, key=lambda r: self._left(r, target))
+            else:
+                too_much, misses = budget, misses + 1
+            if 0 <= left <= CLOSE * target or too_much - fits <= 1:
+                break
+            # Units know neither the manifest nor the tables that runs share: aim again by what was missed.
+            budget += left << misses
+        return self._plan(self._topped_up(best, target), target)
+
+    def check(self, target: int) -> None:
+        """Refuses a target that no choice of depths meets; losses play no part.
+
+        Raises:
+            SizeError: naming the size that can be met.
+        """
+        check_range(target, *self.range())
+
+    def range(self) -> tuple[int, int]:
+        """Bytes of the smallest and of the largest folder on offer."""
+        return self._fixed_point(min), self._fixed_point(max)
+
+    def _fixed_point(self, extreme: Extreme) -> int:
+        """The least target that the folder with this depth everywhere keeps: the folder states its target."""
+        target, runs = 0, self._everywhere(extreme)
+        while (left := self._left(runs, target)) < 0:
+            target -= left
+        return target
+
+    def _everywhere(self, extreme: Extreme) -> Runs:
+        runs: dict[str, list[Run]] = {}
+        for unit in self.units:
+            runs.setdefault(unit.tensor, []).append(Run(unit.rows, extreme(unit.sizes)))
+        return {name: merged(given) for name, given in runs.items()}
+
+    def _spend(self, budget: int, target: int) -> Runs:
+        spend = allocate_same if self.recipe.allocation == "same_everywhere" else allocate
+        return spend(self.units, budget, target - budget).runs
+
+    def _topped_up(self, runs: Runs, target: int) -> Runs:
+        """Uses what a small model leaves, where one more depth in a tensor costs more than the rows that get it.
+
+        Each time, the tensor is taken that can use most.
+        """
+        while (left := self._left(runs, target)) > CLOSE * target:
+            options = [_Raise(runs, name, *_next_step(runs[name], self.recipe.depths)) for name in runs]
+            raised = [self._raised(option, target) for option in options]
+            best = min(raised, key=lambda r: self._left(r, target))
+            if self._left(best, target) >= left:
+                break
+            runs = best
+        return runs
+
+    def _raised(self, option: _Raise, target: int) -> Runs:
+        """As many rows at the other depth as fit; if all do, that may cost less than some."""
+        most = option.most if option.bits else 0
+        if self._left(option.rows(most), target) >= 0:
+            return option.rows(most)
+        return option.rows(bisect.bisect(range(1, most), 0, key=lambda n: -self._left(option.rows(n), target)))
+
+    def _left(self, runs: Runs, target: int) -> int:
+        return target - self.folder_bytes(self._plan(runs, target))
+
+    def _plan(self, runs: Runs, target: int) -> Plan:
+        cast = TensorPlan("cast", dtype=self.recipe.keep)
+        corrected = dataclasses.replace(cast, bias_correction=True) if self.recipe.bias_correction else cast
+        quantized = {name: self.recipe.tensor_plan(given) for name, given in runs.items()}
+        modules = {self.model.tensor(name).module for name in quantized}
+        return Plan(
+            model_fingerprint=self.model.fingerprint,
+            recipe=self.recipe.name,
+            seed=self.seed,
+            tensors={
+                t.name: quantized.get(t.name) or (corrected if t.role == "bias" and t.module in modules else cast)
+                for t in self.model.tensors
+            },
+            target_bytes=target,
+            predicted_loss=predicted_loss(self.units, runs),
+        )
+
+
+def _next_step(runs: Sequence[Run], depths: Sequence[int]) -> tuple[int, int]:
+    """The run to raise and its next depth: one behind a run of that depth, else the first that is not the deepest."""
+    following = dict(pairwise(sorted(depths)))
+    for at, (before, run) in enumerate(pairwise(runs), start=1):
+        if before.bits == following.get(run.bits):
+            return at, before.bits
+    return next(((at, following[r.bits]) for at, r in enumerate(runs) if r.bits in following), (0, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class _Raise:
+    """One run of a tensor that may have its first rows at another depth."""
+
+    runs: Runs
+    tensor: str
+    at: int
+    bits: int
+
+    @property
+    def most(self) -> int:
+        return self.runs[self.tensor][self.at].rows
+
+    def rows(self, count: int) -> Runs:
+        given = self.runs[self.tensor]
+        pieces = (Run(count, self.bits), Run(self.most - count, given[self.at].bits))
+        split = merged([*given[: self.at], *(piece for piece in pieces if piece.rows), *given[self.at + 1 :]])
+        return {**self.runs, self.tensor: split}
