@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -89,7 +89,7 @@ def approximate(
     hessians: Hessians | None = None,
     workspace: Workspace | None = None,
     progress: Progress = SILENT,
-) -> Iterator[Encoding]:
+) -> Generator[Encoding, None, None]:
     """Encodings of all tensors, in model order.
 
     With a workspace, every finished tensor is kept there and not computed again. Quantized tensors come out of

@@ -216,9 +216,11 @@ class Compression:
     def pack(self, plan: Plan, out: Path | None = None) -> Checkpoint:
         """Approximates every tensor by the plan and writes the folder."""
         folder, s = out or self.request.out, self.statistics
-        encodings = approximate(self.model, plan, s, self.hessians, self.steps(plan), self.progress)
         calibration = Calibration(source=s.source, tokens=s.tokens, text_fingerprint=s.text_fingerprint)
-        write(folder, self.model, plan, calibration, encodings, self.companions(plan))
+        encodings = approximate(self.model, plan, s, self.hessians, self.steps(plan), self.progress)
+        # Closed also when writing fails, so that no thread goes on with a workspace that is about to go.
+        with contextlib.closing(encodings):
+            write(folder, self.model, plan, calibration, encodings, self.companions(plan))
         return open_checkpoint(folder)
 
 

@@ -94,23 +94,25 @@ class Sizing:
     def _topped_up(self, runs: Runs, target: int) -> Runs:
         """Uses what a small model leaves, where one more depth in a tensor costs more than the rows that get it.
 
-        Each time, the tensor is taken that can use most.
+        Rows that cost nothing at a higher depth, as theirs needs a table of its own, come first; then, each time, the
+        tensor that can use most.
         """
         while (left := self._left(runs, target)) > CLOSE * target:
             options = [_Raise(runs, name, *_next_step(runs[name], self.recipe.depths)) for name in runs]
-            raised = [self._raised(option, target) for option in options]
-            best = min(raised, key=lambda r: self._left(r, target))
-            if self._left(best, target) >= left:
+            free = (r for o in options if o.bits and self._left(r := o.rows(o.most), target) >= left)
+            best = next(free, None) or min(
+                (self._raised(o, target) for o in options), key=lambda r: self._left(r, target)
+            )
+            if best == runs:
                 break
             runs = best
         return runs
 
     def _raised(self, option: _Raise, target: int) -> Runs:
-        """As many rows at the other depth as fit; if all do, that may cost less than some."""
+        """The rows at the other depth that use most of what is left; none if even one is too much."""
         most = option.most if option.bits else 0
-        if self._left(option.rows(most), target) >= 0:
-            return option.rows(most)
-        return option.rows(bisect.bisect(range(1, most), 0, key=lambda n: -self._left(option.rows(n), target)))
+        rows = bisect.bisect(range(1, most + 1), 0, key=lambda rows: -self._left(option.rows(rows), target))
+        return option.rows(rows)
 
     def _left(self, runs: Runs, target: int) -> int:
         return target - self.folder_bytes(self._plan(runs, target))
@@ -134,12 +136,21 @@ class Sizing:
 
 
 def _next_step(runs: Sequence[Run], depths: Sequence[int]) -> tuple[int, int]:
-    """The run to raise and its next depth: one behind a run of that depth, else the first that is not the deepest."""
-    following = dict(pairwise(sorted(depths)))
-    for at, (before, run) in enumerate(pairwise(runs), start=1):
-        if before.bits == following.get(run.bits):
-            return at, before.bits
-    return next(((at, following[r.bits]) for at, r in enumerate(runs) if r.bits in following), (0, 0))
+    """The run of a tensor that is cheapest to raise, and its next depth; the latter is 0 if all are at the deepest.
+
+    A depth that the tensor has already needs no table of its own, and right behind a run of it not even an entry.
+    """
+    following, present = dict(pairwise(sorted(depths))), {run.bits for run in runs}
+    steps = [
+        (at, min((bits for bits in present if bits > run.bits), default=following[run.bits]))
+        for at, run in enumerate(runs)
+        if run.bits in following
+    ]
+    return min(
+        steps,
+        key=lambda step: (step[1] not in present, step[0] == 0 or runs[step[0] - 1].bits != step[1]),
+        default=(0, 0),
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mediant import files
+from mediant.errors import StorageError
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,11 @@ class Workspace:
         known = folder / "run"
         if not (resume and known.is_file() and known.read_bytes() == stamp):
             shutil.rmtree(folder, ignore_errors=True)
-            files.write(known, stamp)
+            try:
+                files.write(known, stamp)
+            except StorageError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
         return cls(folder)
 
     def step(self, name: str, compute: Callable[[], bytes]) -> bytes:

@@ -1,0 +1,71 @@
+"""A short calibration text, and checkpoints of the tiny models made from it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mediant import files
+from mediant.checkpoint.reader import Checkpoint
+from mediant.errors import SizeError
+from mediant.pipeline.compress import begun
+from mediant.pipeline.request import Request
+
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "and", "runs", "away", "from", "angry", "bees"]
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Words at random, a few windows of the tiny models long."""
+    generator = random.Random(0)
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text(" ".join(generator.choice(WORDS) for _ in range(400)), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def feasible(tiny_folder: Callable[[str], Path], text: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """The smallest and the largest size of a tiny model with a recipe, as the refusals name them."""
+    nowhere = tmp_path_factory.mktemp("refused") / "out"
+
+    def named(name: str, recipe: str = "default") -> tuple[int, int]:
+        return tuple(
+            named_size(Request(str(tiny_folder(name)), nowhere, size=size, recipe=recipe, calibration=text))
+            for size in ("1", "1GB")
+        )
+
+    return named
+
+
+def named_size(request: Request) -> int:
+    """The size that a refusal names as the one that can be met."""
+    with pytest.raises(SizeError) as refusal, begun(request):
+        pass
+    return int(str(refusal.value).split("(")[-1].split(" bytes")[0])
+
+
+@pytest.fixture(scope="session")
+def compressed(
+    tiny_folder: Callable[[str], Path], text: Path, feasible: Callable, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Checkpoint]:
+    """The checkpoint of a tiny model at a size in the middle of what it offers. Not to be changed."""
+    made: dict[str, Checkpoint] = {}
+
+    def checkpoint(name: str) -> Checkpoint:
+        if name not in made:
+            out = tmp_path_factory.mktemp("compressed") / name
+            size = str(sum(feasible(name)) // 2)
+            with begun(Request(str(tiny_folder(name)), out, size=size, calibration=text)) as run:
+                made[name] = run.pack(run.plan())
+        return made[name]
+
+    return checkpoint
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, str]]:
+    """SHA-256 of every file in a folder, by name."""
+    return lambda folder: {file.name: files.file_sha256(file) for file in sorted(folder.iterdir())}
