@@ -10,7 +10,7 @@ from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.statistics import storage
 from mediant.statistics.calibration import CalibrationText, calibration_tokens
-from mediant.statistics.sensitivity import collect
+from mediant.statistics.sensitivity import MOST_ENERGY, collect, tempered
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_input_moments_are_those_of_the_inputs(model, statistics):
     name = next(t.name for t in model.tensors if t.role == "linear")
     seen = []
     module = network.get_submodule(name.rpartition(".")[0])
-    module.register_forward_hook(lambda m, x, y: seen.append(x[0][:, 1:].reshape(-1, x[0].shape[-1])))
+    module.register_forward_hook(lambda m, x, y: seen.append(x[0].reshape(-1, x[0].shape[-1])))
     with torch.inference_mode():
         network(input_ids=random_text(model, 24, 16).windows)
     inputs = torch.cat(seen).double().numpy()
@@ -56,6 +56,18 @@ def test_input_moments_are_those_of_the_inputs(model, statistics):
     tolerance = 512 * np.finfo(np.float32).eps
     np.testing.assert_allclose(layer.input_square, (inputs**2).mean(0), rtol=tolerance)
     np.testing.assert_allclose(layer.input_mean, inputs.mean(0), atol=tolerance * np.abs(inputs).max())
+
+
+def test_no_token_owns_the_inputs_and_none_is_lost():
+    inputs = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    massive = torch.zeros(8)
+    massive[3] = 1e4
+    inputs[0] = massive
+    limited = tempered(inputs)
+    assert torch.equal(limited[1:], inputs[1:])
+    median = inputs.square().sum(1).median()
+    torch.testing.assert_close(limited[0], massive / massive.norm() * (MOST_ENERGY * median).sqrt())
+    assert torch.equal(tempered(torch.zeros(4, 8)), torch.zeros(4, 8))
 
 
 def test_threads_do_not_change_a_bit(model, monkeypatch):
@@ -77,12 +89,12 @@ def test_predicts_the_divergence_that_noise_in_the_head_causes(tiny_folder):
     original = head.weight.detach().clone()
     noise = np.sqrt((original**2).mean().item()) * 0.05
     with torch.inference_mode():
-        reference = network(input_ids=text.windows).logits[:, 1:].log_softmax(-1)
+        reference = network(input_ids=text.windows).logits.log_softmax(-1)
         measured = []
         for seed in range(40):
             shift = torch.randn(original.shape, generator=torch.Generator().manual_seed(seed)) * noise
             head.weight.copy_(original + shift)
-            changed = network(input_ids=text.windows).logits[:, 1:].log_softmax(-1)
+            changed = network(input_ids=text.windows).logits.log_softmax(-1)
             measured.append((reference.exp() * (reference - changed)).sum(-1).mean().item())
     predicted = 0.5 * noise**2 * layer.output_fisher.sum() * layer.input_square.sum()
     error = np.std(measured) / np.sqrt(len(measured))
