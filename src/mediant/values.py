@@ -24,6 +24,7 @@ Layout = Literal["out_in", "in_out", "experts_out_in", "experts_in_out", "none"]
 Array = NDArray[Any]
 
 PLAN_VERSION = 1
+MOST_STEPS = 999_999
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,10 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The narrow waist: all that `approximate` needs beside the model and its statistics. A person can edit it."""
+    """The narrow waist: all that `approximate` needs beside the model and its statistics. A person can edit it.
+
+    `tune_steps` are the steps of scale tuning that follow rounding (methods/training/scale_tuning.py).
+    """
 
     model_fingerprint: str
     recipe: str
@@ -164,6 +168,7 @@ class Plan:
     tensors: Mapping[str, TensorPlan]
     target_bytes: int | None = None
     predicted_loss: float | None = None
+    tune_steps: int = 0
     version: int = PLAN_VERSION
 
     def to_json(self) -> str:
@@ -189,6 +194,8 @@ class Plan:
                     f"{where} has version {data.get('version')!r}; this Mediant reads version {PLAN_VERSION}."
                 )
             plan = cls(**checked_fields(cls, data))
+            if not 0 <= plan.tune_steps <= MOST_STEPS:
+                raise ValueError(f"its number of steps is outside 0 to {MOST_STEPS}")
             if plan.seed < 0 or (plan.target_bytes or 0) < 0 or not 0 <= (plan.predicted_loss or 0) < 1e99:
                 raise ValueError("its seed, target or predicted loss is negative, or too large")
             return dataclasses.replace(plan, tensors={n: _tensor_plan(n, t) for n, t in plan.tensors.items()})

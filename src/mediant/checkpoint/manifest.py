@@ -14,13 +14,14 @@ from importlib.metadata import version as installed
 from typing import Any
 
 from mediant.kernels.part_shapes import GridForm, grid_form, part_shapes
-from mediant.values import Certificate, Model, Plan, TensorInfo, TensorPlan, tensor_plan_to_dict
+from mediant.values import MOST_STEPS, Certificate, Model, Plan, TensorInfo, TensorPlan, tensor_plan_to_dict
 
 FORMAT = "mediant"
 VERSION = 1
 MANIFEST_FILE = "mediant.json"
 PAYLOAD_FILE = "mediant.safetensors"
 NUMBER_WIDTH = len("1.000000e-01")
+STEPS_WIDTH = len(str(MOST_STEPS))
 UNKNOWN_HASH = "0" * 64
 
 
@@ -77,6 +78,7 @@ class Manifest:
     calibration: Calibration | None
     files: tuple[str, ...]
     tensors: Mapping[str, Entry]
+    tune_steps: int = 0
 
     def part_shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Type and shape of everything in `mediant.safetensors`, by key, in the order of the manifest."""
@@ -105,7 +107,8 @@ class Manifest:
         }
         tensors = ",\n".join(f"{_compact(name)}:{_entry_json(entry)}" for name, entry in self.tensors.items())
         loss = fixed_width(self.predicted_loss)
-        return f'{_compact(head)[:-1]},"predicted_loss":{loss},"tensors":{{\n{tensors}}}}}\n'
+        steps = str(self.tune_steps).rjust(STEPS_WIDTH)
+        return f'{_compact(head)[:-1]},"predicted_loss":{loss},"tune_steps":{steps},"tensors":{{\n{tensors}}}}}\n'
 
 
 def forecast(model: Model, plan: Plan, calibration: Calibration | None, files: tuple[str, ...]) -> Manifest:
@@ -121,6 +124,7 @@ def forecast(model: Model, plan: Plan, calibration: Calibration | None, files: t
         seed=plan.seed,
         target_bytes=plan.target_bytes,
         predicted_loss=plan.predicted_loss,
+        tune_steps=plan.tune_steps,
         calibration=calibration,
         files=tuple(sorted(files)),
         tensors={info.name: _forecast_entry(info, plan.tensors[info.name]) for info in model.tensors},

@@ -58,6 +58,7 @@ class Checkpoint:
             seed=m.seed,
             tensors={name: entry.plan for name, entry in m.tensors.items()},
             target_bytes=m.target_bytes,
+            tune_steps=m.tune_steps,
             predicted_loss=m.predicted_loss,
         )
 

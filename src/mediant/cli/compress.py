@@ -50,6 +50,14 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Text to measure on. Without it the model writes its own, which takes time."),
     ] = None,
+    tune: Annotated[
+        float,
+        typer.Option(
+            metavar="MINUTES",
+            help="Then learn scales, norms and biases from the original for so long; the size does not change. Worth "
+            "most below 3.5 bits per weight. A plan has its own number of steps.",
+        ),
+    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random; a plan has its own.")] = 0,
     resume: Annotated[
         bool,
@@ -80,7 +88,7 @@ def command(
     for file in (save_plan, json):
         if file not in (None, "-") and Path(file).resolve().is_relative_to(out.resolve()):
             raise UsageError(f"{file} would lie in {out}, whose bytes all count; name another place.")
-    request = Request(model, out, size, max_kl, plan, recipe, calibration, seed, resume)
+    request = Request(model, out, size, max_kl, plan, recipe, calibration, seed, resume, tune)
     progress = RichProgress()
     try:
         with begun(request, progress) as run:
@@ -105,6 +113,7 @@ def _figures(chosen: Plan, size: int, weights: int, out: Path) -> dict[str, Any]
         "predicted_loss": chosen.predicted_loss,
         "recipe": chosen.recipe,
         "seed": chosen.seed,
+        "tune_steps": chosen.tune_steps,
     }
 
 

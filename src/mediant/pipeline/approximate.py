@@ -125,7 +125,10 @@ def approximate(
                 shifts |= _shift(encoding, weights, statistics, plan)
                 yield encoding
             else:
-                yield _cast(info, plan.tensors[info.name], weights, shifts.get(info.name))
+                values = weights.read(info.name)
+                if info.name in shifts:
+                    values = (values.astype(np.float64) + shifts[info.name]).astype(np.float32)
+                yield cast(info, plan.tensors[info.name], values)
 
 
 def _quantized(
@@ -149,10 +152,12 @@ def _shift(encoding: Encoding, weights: WeightReader, statistics: Statistics | N
     return {bias: (difference.astype(np.float64) * local.input_mean).sum(axis=1)}
 
 
-def _cast(info: TensorInfo, plan: TensorPlan, weights: WeightReader, shift: Array | None) -> Encoding:
-    values = weights.read(info.name)
-    if shift is not None:
-        values = (values.astype(np.float64) + shift).astype(np.float32)
+def cast(info: TensorInfo, plan: TensorPlan, values: Array) -> Encoding:
+    """A tensor stored as numbers of the plan's type.
+
+    Raises:
+        PlanError: they do not fit the type.
+    """
     if plan.dtype == "float16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
         raise PlanError(f"The tensor {info.name!r} does not fit float16; plan bfloat16 or float32 for it.")
     data = from_float32(values) if plan.dtype == "bfloat16" else values.astype(plan.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from mediant.pipeline.approximate import approximate, check, check_methods
 from mediant.pipeline.choose import measure, outline, units_from_json, units_to_json
 from mediant.pipeline.request import Request
 from mediant.pipeline.sizing import Sizing
+from mediant.pipeline.tune import learned, steps_within, taken_up
 from mediant.pipeline.workspace import Workspace
 from mediant.planning.recipe import Recipe, load_recipe, needs_hessian
 from mediant.planning.size import human, parse_size
@@ -189,6 +191,8 @@ class Compression:
             Sizing(self.model, self.recipe, units, self.folder_bytes, self.seed).check(target)
         if self.request.max_kl is not None and not self.model.causal:
             raise UsageError("--max-kl needs a model that predicts tokens; give --size for an encoder.")
+        if self.request.tune and not self.model.causal:
+            raise UsageError("--tune needs a model that predicts tokens; leave it out for an encoder.")
 
     def plan(self) -> Plan:
         """The plan that was given, or the one that meets the asked size or loss."""
@@ -196,10 +200,13 @@ class Compression:
         if self.given is not None:
             return self.given
         if target is not None:
-            return self.plan_for(target)
-        from mediant.pipeline.search import smallest_within
+            chosen = self.plan_for(target)
+        else:
+            from mediant.pipeline.search import smallest_within
 
-        return smallest_within(self, float(self.request.max_kl or 0))
+            chosen = smallest_within(self, float(self.request.max_kl or 0))
+        minutes = self.request.tune
+        return dataclasses.replace(chosen, tune_steps=steps_within(self, minutes)) if minutes else chosen
 
     def plan_for(self, target: int) -> Plan:
         """The plan of least predicted loss for a target in bytes."""
@@ -214,13 +221,15 @@ class Compression:
         return self.workspace.branch(plan.to_json())
 
     def pack(self, plan: Plan, out: Path | None = None) -> Checkpoint:
-        """Approximates every tensor by the plan and writes the folder."""
+        """Approximates every tensor by the plan, tunes if the plan says so, and writes the folder."""
         folder, s = out or self.request.out, self.statistics
         calibration = Calibration(source=s.source, tokens=s.tokens, text_fingerprint=s.text_fingerprint)
+        tuned = learned(self, plan) if plan.tune_steps else None
         encodings = approximate(self.model, plan, s, self.hessians, self.steps(plan), self.progress)
         # Closed also when writing fails, so that no thread goes on with a workspace that is about to go.
         with contextlib.closing(encodings):
-            write(folder, self.model, plan, calibration, encodings, self.companions(plan))
+            final = encodings if tuned is None else taken_up(encodings, tuned, self.model, s, self.hessians)
+            write(folder, self.model, plan, calibration, final, self.companions(plan))
         return open_checkpoint(folder)
 
 

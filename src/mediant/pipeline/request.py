@@ -16,7 +16,8 @@ class Request:
     """What a person asked for. Exactly one of `size`, `max_kl` and `plan` says how far to compress.
 
     A plan says its recipe and seed itself, so `recipe` and `seed` only matter without one. With `resume`, the run goes
-    on where a stopped one with the same model, text and recipe left off.
+    on where a stopped one with the same model, text and recipe left off. `tune` are minutes of scale tuning; a plan
+    has steps instead.
     """
 
     model: str
@@ -28,6 +29,7 @@ class Request:
     calibration: Path | None = None
     seed: int = 0
     resume: bool = True
+    tune: float = 0.0
 
     def check(self) -> None:
         """Refuses what contradicts itself or would write over something.
@@ -39,6 +41,8 @@ class Request:
             raise UsageError("Give exactly one of --size, --max-kl and --plan.")
         if self.max_kl is not None and not 0 < self.max_kl < math.inf:
             raise UsageError(f"--max-kl is {self.max_kl}; it takes a positive number of nats per token, such as 0.05.")
+        if not 0 <= self.tune < math.inf:
+            raise UsageError(f"--tune is {self.tune}; it takes a number of minutes from 0.")
         if self.seed < 0:
             raise UsageError(f"--seed is {self.seed}; it takes a whole number from 0.")
         check_replaceable(self.out)

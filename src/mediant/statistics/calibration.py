@@ -32,7 +32,7 @@ FROM_FILE = (48, 512)
 WRITTEN = (32, 256)
 GREEDY_TOKENS = 4
 MOST_AT_ONCE = 16
-STREAMS = {"calibration": 0, "held-out": 1}
+STREAMS = {"calibration": 0, "held-out": 1, "tuning": 2}
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class _Recorder:
             for name in (info.name, *info.aliases):
                 module = modules.get(name.rpartition(".")[0])
                 if isinstance(module, torch.nn.Embedding):
-                    if module is network.get_input_embeddings() or _takes_rows(module):
+                    if module is network.get_input_embeddings() or reads_rows(module):
                         module.register_forward_hook(self._embedding_hook(info.name))
                 elif module is not None and info.role in ("linear", "head", "embedding") and name.endswith(".weight"):
                     module.register_forward_hook(self._linear_hook(info.name))
@@ -145,7 +145,7 @@ class _Recorder:
         return hook
 
 
-def _takes_rows(module: torch.nn.Embedding) -> bool:
+def reads_rows(module: torch.nn.Embedding) -> bool:
     """Whether its input says which rows come out; the positions of OPT and BART are computed inside the module."""
     return type(module).forward is torch.nn.Embedding.forward
 

@@ -1,0 +1,1 @@
+"""Training: what is left to learn once the integers are chosen."""

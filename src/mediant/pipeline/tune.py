@@ -1,0 +1,155 @@
+"""tune: after rounding, scales, norms and biases are learned by KL to the original, and stored where they were."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import load, save
+
+from mediant.checkpoint.decoding import decode
+from mediant.errors import TextError
+from mediant.kernels.bfloat16 import from_float32, to_float32
+from mediant.methods.layer import prepare
+from mediant.methods.training.scale_tuning import Tuned, Tuner
+from mediant.models.matrix_form import to_matrix
+from mediant.models.opening import positions
+from mediant.models.reference import load_reference
+from mediant.models.weights import WeightReader
+from mediant.pipeline.approximate import approximate, cast
+from mediant.statistics.calibration import calibration_tokens, sampled_windows
+from mediant.statistics.hessian import Hessians
+from mediant.values import MOST_STEPS, Array, Encoding, Model, Plan, Statistics
+
+if TYPE_CHECKING:
+    from mediant.pipeline.compress import Compression
+
+# Shorter than calibration's windows, so that a minute has more steps.
+WINDOW = 256
+MOST_WINDOWS, WRITTEN = 4096, 96
+# Windows that are not learned from, but judge whether learning helped.
+HELD_OUT = 8
+# Steps that tell how long one takes.
+TRIAL = 3
+SECONDS = 60
+
+
+def steps_within(run: Compression, minutes: float) -> int:
+    """How many steps fit into so many minutes on this machine, by trial; kept, so that a resumed run takes as many."""
+
+    def compute() -> bytes:
+        largest = run.sizing.plan(run.sizing.range()[1])
+        tuner = Tuner(load_reference(run.model), load_reference(run.model), largest, run.model.tensors)
+        windows = _windows(run)[:TRIAL]
+        tuner.run(windows, 1, run.seed)
+        begun = time.monotonic()
+        tuner.run(windows, TRIAL, run.seed)
+        return json.dumps((time.monotonic() - begun) / TRIAL).encode()
+
+    pace = float(json.loads(run.workspace.step("tuning-pace", compute)))
+    return min(MOST_STEPS, max(1, math.floor(SECONDS * minutes / pace)))
+
+
+def learned(run: Compression, plan: Plan) -> Tuned:
+    """What tuning finds for the rounded weights of a plan; nothing where that is no better on held-out windows.
+
+    Raises:
+        TextError: the calibration text is too short to hold any of it out.
+    """
+    steps = run.steps(plan)
+
+    def compute() -> bytes:
+        network = load_reference(run.model)
+        encodings = approximate(run.model, plan, run.statistics, run.hessians, steps, run.progress)
+        network.load_state_dict({e.info.name: torch.from_numpy(decode(e)) for e in encodings}, strict=False)
+        return _to_bytes(_learned(Tuner(network, load_reference(run.model), plan, run.model.tensors), run, plan))
+
+    return _from_bytes(steps.step("tuned", compute))
+
+
+def _learned(tuner: Tuner, run: Compression, plan: Plan) -> Tuned:
+    windows, steps = _windows(run), run.steps(plan)
+    held = torch.arange(len(windows)) % max(2, -(-len(windows) // HELD_OUT)) == 0
+    state = load(steps.read("tuning")) if steps.has("tuning") else None
+    before = tuner.divergence(windows[held])
+    tuner.run(windows[~held], plan.tune_steps, plan.seed, run.progress, state, lambda s: steps.write("tuning", save(s)))
+    after = tuner.divergence(windows[held])
+    run.progress.say(f"Tuned in {plan.tune_steps} steps: KL {before:.4f} -> {after:.4f} on text not learned from.")
+    if after < before:
+        return tuner.tuned()
+    run.progress.say("That is no better, so nothing is changed.")
+    return Tuned({}, {})
+
+
+def _windows(run: Compression) -> torch.Tensor:
+    """Text to learn from: all of the calibration file, or more of the model's own."""
+    file, length = run.request.calibration, min(WINDOW, positions(run.model) or WINDOW)
+    if file is None:
+        return sampled_windows(run.model, WRITTEN, length, run.seed, "tuning", run.progress)
+    windows = calibration_tokens(run.model, file, run.seed, run.progress, MOST_WINDOWS, length).windows
+    if len(windows) < 2:
+        raise TextError(f"The text {Path(file)} has {len(windows)} window of {length} tokens; tuning needs at least 2.")
+    return windows
+
+
+def taken_up(
+    encodings: Iterable[Encoding], tuned: Tuned, model: Model, statistics: Statistics, hessians: Hessians | None
+) -> Iterator[Encoding]:
+    """The encodings with what was learned in their scales and values, and with certificates of what they are now."""
+    with WeightReader(model) as weights:
+        for encoding in encodings:
+            name = encoding.info.name
+            if name in tuned.gains:
+                gained = dataclasses.replace(encoding, parts=_gained(encoding, tuned.gains[name]))
+                yield _certified(gained, weights.read(name), statistics, hessians)
+            elif name in tuned.values:
+                yield cast(encoding.info, encoding.plan, tuned.values[name])
+            else:
+                yield encoding
+
+
+def _gained(encoding: Encoding, gain: Array) -> dict[str, Array]:
+    part = "row_scales" if "row_scales" in encoding.parts else "scales"
+    scales = to_float32(encoding.parts[part])
+    return {**encoding.parts, part: from_float32(scales * gain.reshape(-1, *[1] * (scales.ndim - 1)))}
+
+
+def _certified(encoding: Encoding, original: Array, statistics: Statistics, hessians: Hessians | None) -> Encoding:
+    if encoding.certificate is None:
+        return encoding
+    info, plain = encoding.info, dataclasses.replace(encoding.plan, basis={})
+    matrix = to_matrix(original, info)
+    hessian = None if hessians is None else hessians.of(info.name)
+    layer = prepare(matrix, plain, statistics.layers.get(info.name), hessian)
+    decoded = to_matrix(decode(encoding), info)
+    energy = float(np.square(matrix, dtype=np.float64).sum())
+    zeroing = layer.loss(np.zeros_like(matrix))
+    certificate = dataclasses.replace(
+        encoding.certificate,
+        relative_error=float(np.square(matrix - decoded, dtype=np.float64).sum()) / energy if energy else 0.0,
+        weighted_error=layer.loss(decoded) / zeroing if zeroing else 0.0,
+    )
+    return dataclasses.replace(encoding, certificate=certificate)
+
+
+def _to_bytes(tuned: Tuned) -> bytes:
+    gains = {f"gain.{name}": value for name, value in tuned.gains.items()}
+    data: bytes = save_arrays(gains | {f"value.{name}": np.ascontiguousarray(v) for name, v in tuned.values.items()})
+    return data
+
+
+def _from_bytes(data: bytes) -> Tuned:
+    kinds: dict[str, dict[str, Array]] = {"gain": {}, "value": {}}
+    for key, value in load_arrays(data).items():
+        kind, _, name = key.partition(".")
+        kinds[kind][name] = value
+    return Tuned(kinds["gain"], kinds["value"])
