@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from mediant.errors import UsageError
-from mediant.workers import ordered, threads
+from mediant.workers import Turns, ordered, threads
 
 
 @pytest.mark.parametrize("count", ["1", "2", "5"])
@@ -65,3 +66,19 @@ def test_threads_refuses_nonsense(monkeypatch, value):
     monkeypatch.setenv("MEDIANT_THREADS", value)
     with pytest.raises(UsageError, match="whole number"):
         threads()
+
+
+def test_turns_come_in_the_order_of_their_numbers_even_after_an_error():
+    turns, taken = Turns(), []
+
+    def work(number):
+        time.sleep(0.002 * (5 - number))
+        with turns.take(number):
+            taken.append(number)
+            if number == 1:
+                raise ValueError
+
+    with ThreadPoolExecutor(6) as pool:
+        done = [pool.submit(work, number) for number in range(6)]
+    assert taken == list(range(6))
+    assert [type(d.exception()) for d in done] == [type(None), ValueError, *[type(None)] * 4]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -22,6 +24,26 @@ def threads() -> int:
             raise UsageError(f"MEDIANT_THREADS is {wanted!r}; it takes a whole number from 1.")
         return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Turns:
+    """Something that one thread at a time may have, in the order of their numbers 0, 1, 2, ..."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, number: int) -> Iterator[None]:
+        """Waits until all smaller numbers have had their turn, successful or not."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._next == number)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._next += 1
+                self._changed.notify_all()
 
 
 def ordered(work: Callable[[T], R], items: Iterable[T], prepare: Callable[[], None] | None = None) -> Iterator[R]:

@@ -14,6 +14,7 @@ activations; memory of one window a thread.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import CalibrationText, compute_alone
 from mediant.statistics.hessian import Accumulator
 from mediant.values import Array, LayerStatistics, Model, Statistics, TensorInfo
-from mediant.workers import ordered
+from mediant.workers import Turns, ordered
 
 # An embedding row's frequency is half what calibration saw, half what the model expects, with a tenth spread
 # evenly so that a token that never came up is not starved.
@@ -72,6 +73,7 @@ class _Recorder:
         self.network, self.causal, self.hessians = network, model.causal, hessians
         self.stride = 1 if hessians is None else BACKWARD_SHARE
         self.local = threading.local()
+        self.backward = Turns()
         modules = dict(network.named_modules())
         for info in model.tensors:
             for name in (info.name, *info.aliases):
@@ -83,14 +85,20 @@ class _Recorder:
                     module.register_forward_hook(self._linear_hook(info.name))
 
     def run(self, job: tuple[int, torch.Tensor]) -> Sums:
-        """Sums over one window."""
+        """Sums over one window.
+
+        A backward pass holds all activations, so beside Hessians, which fill memory too, there is one at a time; the
+        other threads go on with windows that only run forward.
+        """
         index, window = job
         self.local.sums, self.local.window = defaultdict(float), index
-        failed = True
+        backward, failed = index % self.stride == 0, True
         try:
-            with torch.set_grad_enabled(index % self.stride == 0):
+            alone = backward and self.hessians is not None
+            turn = self.backward.take(index // self.stride) if alone else contextlib.nullcontext()
+            with turn, torch.set_grad_enabled(backward):
                 out = self.network(input_ids=window[None])
-                if torch.is_grad_enabled():
+                if backward:
                     self._objective(out, torch.Generator().manual_seed(index)).backward()
             failed = False
         finally:
@@ -137,8 +145,10 @@ class _Recorder:
                 self.hessians.add(name, self.local.window, inputs[0], x)
             if module is self.network.get_output_embeddings():
                 p = _tokens(output.detach()).float().softmax(-1)
-                self._add(name, "expected", p.sum(0))
-                self._add(name, "variance", (p - p.square()).sum(0))
+                expected = p.sum(0)
+                self._add(name, "expected", expected)
+                # E[p - p^2], without another array of the logits' size; rounding may take it below 0.
+                self._add(name, "variance", (expected - p.square_().sum(0)).clamp(min=0))
             elif output.requires_grad:
                 output.register_hook(lambda g: self._add(name, "fisher", _tokens(g).square().sum(0)))
 
