@@ -25,6 +25,8 @@ Array = NDArray[Any]
 
 PLAN_VERSION = 1
 MOST_STEPS = 999_999
+# The fields of a TensorPlan that belong to the method `lattice` alone.
+LATTICE_FIELDS = ("step", "damping", "price", "floor")
 
 
 @dataclass(frozen=True)
@@ -132,16 +134,19 @@ class Run:
 class TensorPlan:
     """What becomes of one tensor.
 
-    `method` is `quantize` (grid x scale x rounding), or `cast` to `dtype`; a bias that is cast may take up the mean
-    error of its module's quantized weight (`bias_correction`). Specs name files under `methods`.
+    `method` is `quantize` (grid x scale x rounding), `lattice`, or `cast` to `dtype`; a bias that is cast may take up
+    the mean error of its module's weight (`bias_correction`). Specs name files under `methods`.
     `runs` give the depth of consecutive rows and add up to all rows. `group` is the number of neighbouring columns
     that share a scale. `scale_bits` 16 stores a bfloat16 scale per group; fewer store a power of
     2^(-1/scale_steps) relative to a bfloat16 row scale, with a sign if `scale_signed` (kernels/scale_codes.py).
     `basis` names a change of basis of the columns that reading undoes: empty, or {"name": "rotation", "seed": ...}
     (kernels/rotation.py).
+    `lattice` rounds to whole multiples of steps that follow from `step`, and codes them by entropy
+    (methods/denominator.py): `damping` of the Hessian, `price` of a bit in squared steps, and `floor`, the least
+    sensitivity of a row relative to the mean.
     """
 
-    method: Literal["quantize", "cast"]
+    method: Literal["quantize", "lattice", "cast"]
     dtype: str = "float16"
     grid: Mapping[str, Any] = field(default_factory=dict)
     scale: Mapping[str, Any] = field(default_factory=dict)
@@ -153,6 +158,10 @@ class TensorPlan:
     scale_steps: int = 8
     basis: Mapping[str, Any] = field(default_factory=dict)
     bias_correction: bool = False
+    step: float = 0.0
+    damping: float = 0.01
+    price: float = 0.12
+    floor: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -225,7 +234,9 @@ def tensor_plan_to_dict(plan: TensorPlan) -> dict[str, Any]:
     if plan.method == "cast":
         correction = {"bias_correction": True} if plan.bias_correction else {}
         return {"method": "cast", "dtype": plan.dtype, **correction}
-    unused = ("dtype", "bias_correction")
+    if plan.method == "lattice":
+        return {"method": "lattice", **{name: getattr(plan, name) for name in LATTICE_FIELDS}}
+    unused = ("dtype", "bias_correction", *LATTICE_FIELDS)
     data = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name not in unused}
     # Said only where they differ from the default, since a manifest says it for every tensor.
     for name, usual in (("scale_signed", True), ("scale_steps", 8), ("basis", {})):

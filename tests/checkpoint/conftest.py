@@ -14,9 +14,10 @@ import pytest
 from mediant import discovery
 from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.writer import write
-from mediant.kernels.bfloat16 import from_float32
+from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.kernels.bit_planes import pack
-from mediant.kernels.part_shapes import grid_form
+from mediant.kernels.coded_matrix import CodedMatrix
+from mediant.kernels.part_shapes import Form, form_of, grid_form
 from mediant.kernels.scale_codes import ScaleForm, encode_scales
 from mediant.values import Certificate, Encoding, Model, Plan, Run, TensorInfo, TensorPlan
 
@@ -44,6 +45,7 @@ class Sample(NamedTuple):
     calibration: Calibration
     encodings: tuple[Encoding, ...]
     companions: dict[str, bytes]
+    forms: dict[str, Form]
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +88,10 @@ def write_sample(folder: Path) -> Sample:
         (TensorInfo("layers.2.up.weight", (5, 12), "float32", "linear", "out_in", "layers.2.up", 2),
          replace(quantized("affine", [(5, 4)], 4, 3), scale_signed=False, scale_steps=4,
                  basis={"name": "rotation", "seed": 2**60 + 7})),
+        (TensorInfo("layers.2.down.weight", (9, 21), "float32", "linear", "in_out", "layers.2.down", 2),
+         TensorPlan("lattice", step=0.25)),
+        (TensorInfo("layers.2.gate", (2, 3, 7), "float32", "expert", "experts_out_in", "layers.2", 2),
+         TensorPlan("lattice", step=0.5, damping=0.125, price=0.0)),
         (TensorInfo("norm.weight", (7,), "float16", "norm"), TensorPlan("cast", "float32")),
         (TensorInfo("positions", (3, 5), "float32", "other"), TensorPlan("cast", "float16")),
         (TensorInfo("temperature", (), "float32", "other"), TensorPlan("cast", "float32")),
@@ -96,8 +102,9 @@ def write_sample(folder: Path) -> Sample:
     encodings = tuple(random_encoding(info, p, generator) for info, p in planned)
     calibration = Calibration("sample.txt", 640, "7e" * 32)
     companions = {"config.json": b'{"quantization_config":{"quant_method":"mediant"}}', "README.md": "größe".encode()}
-    write(folder, model, plan, calibration, encodings, companions)
-    return Sample(folder, model, plan, calibration, encodings, companions)
+    forms = {e.info.name: form for e in encodings if e.plan.method == "lattice" and (form := form_of(e))}
+    write(folder, model, plan, calibration, encodings, companions, forms)
+    return Sample(folder, model, plan, calibration, encodings, companions, forms)
 
 
 def random_encoding(info: TensorInfo, plan: TensorPlan, generator: np.random.Generator) -> Encoding:
@@ -106,6 +113,8 @@ def random_encoding(info: TensorInfo, plan: TensorPlan, generator: np.random.Gen
         values = generator.standard_normal(info.shape).astype(np.float32)
         data = from_float32(values) if plan.dtype == "bfloat16" else values.astype(plan.dtype)
         return Encoding(info, plan, {"data": np.asarray(data)})
+    if plan.method == "lattice":
+        return Encoding(info, plan, random_coded(info, generator).parts(), Certificate(0.25, 0.125, 0.5, 0.0))
     form = grid_form(plan)
     columns = info.matrix_shape[1]
     groups = -(-columns // plan.group)
@@ -125,3 +134,16 @@ def random_encoding(info: TensorInfo, plan: TensorPlan, generator: np.random.Gen
     grid = discovery.make("grids", plan.grid)
     parts |= {f"levels.{bits}": grid.levels(bits).astype(np.float32) for bits in form.counts}
     return Encoding(info, plan, parts, Certificate(0.25, 0.125, 0.5, 1e-3))
+
+
+def random_coded(info: TensorInfo, generator: np.random.Generator) -> CodedMatrix:
+    """Numbers whose spread goes by class, the widest beyond a byte, and a row, hence a class, of zeros alone."""
+    rows, columns = info.matrix_shape
+    row_classes = generator.integers(1, 16, rows).astype(np.uint8)
+    row_classes[-1] = 0
+    column_classes = np.sort(generator.integers(0, 3, columns)).astype(np.uint8)
+    spread = 2.0 ** ((row_classes[:, None] + column_classes) / 2 - 2)
+    numbers = np.rint(spread * generator.standard_normal((rows, columns))).astype(np.int16)
+    numbers[-1] = 0
+    scales = to_float32(from_float32(generator.standard_normal(rows).astype(np.float32)))
+    return CodedMatrix(numbers, scales, generator.integers(0, 255, columns, np.uint8), row_classes, column_classes)

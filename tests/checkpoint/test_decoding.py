@@ -10,7 +10,7 @@ from mediant.checkpoint.decoding import check, decode
 from mediant.errors import CheckpointError
 from mediant.kernels.bfloat16 import from_float32
 from mediant.kernels.bit_planes import pack
-from mediant.kernels.part_shapes import GridForm, grid_form
+from mediant.kernels.part_shapes import GridForm, form_of
 from mediant.values import Encoding, Run, TensorInfo, TensorPlan
 
 Sample = Any
@@ -44,14 +44,14 @@ def test_every_layout_gives_the_tensor_its_matrix_stands_for(layout: str) -> Non
 
 def test_the_grid_of_the_plan_is_the_default(sample_checkpoint: Sample) -> None:
     for item in sample_checkpoint.encodings:
-        form = grid_form(item.plan) if item.plan.method == "quantize" else None
+        form = form_of(item)
         np.testing.assert_array_equal(decode(item), decode(item, form))
         assert decode(item).shape == item.info.shape
 
 
 def test_sound_encodings_pass(sample_checkpoint: Sample) -> None:
     for item in sample_checkpoint.encodings:
-        check(item, grid_form(item.plan) if item.plan.method == "quantize" else None)
+        check(item, form_of(item))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -122,13 +123,74 @@ class Stranger:
             return self.floats(tensor, f"levels.{bits}")[code]
         return code + (grid["first"][str(bits)] if grid["kind"] == "affine" else 0)
 
+    @staticmethod
+    def tables(raw: bytes) -> list[list[tuple[int, int, int]]]:
+        """For each table its levels, with their frequencies and where those start."""
+        numbers, value, shift = [], 0, 0
+        for byte in raw:
+            value, shift = value | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                numbers.append(value)
+                value = shift = 0
+        tables = []
+        while numbers:
+            count = numbers.pop(0)
+            shares = [numbers.pop(0) for _ in range(max(0, count - 1))]
+            shares = [65536 - 2 * sum(shares), *shares][:count]
+            table, start = [], 0
+            for k in range(1 - count, count):
+                if shares[abs(k)]:
+                    table.append((k, 256 * shares[abs(k)], start))
+                    start += 256 * shares[abs(k)]
+            assert start == 1 << 24 or not count
+            tables.append(table)
+        return tables
+
+    def coded_matrix(self, tensor: str, columns: int) -> list[list[float]]:
+        row_scales, book = self.floats(tensor, "row_scales"), self.bytes_of(tensor, "codebook")
+        rows, scales, book = len(row_scales), list(book[:columns]), book[columns:]
+        of_rows, book = self.unpacked(book, rows, 4), book[4 * -(-rows // 8) :]
+        of_columns, book = self.unpacked(book, columns, 4), book[4 * -(-columns // 8) :]
+        tables = self.tables(book)
+        words = [word for (word,) in struct.iter_unpack("<I", self.bytes_of(tensor, "codes"))]
+        numbers, state = {}, 0
+        for index in range(31):
+            for r, c in itertools.product(range(rows), range(columns)):
+                if of_rows[r] + of_columns[c] == index:
+                    table = tables[index]
+                    if [k for k, _, _ in table] == [0]:
+                        numbers[r, c] = 0
+                        continue
+                    while state < 1 << 32 and words:
+                        state = (state << 32) + words.pop()
+                    low = state % (1 << 24)
+                    ((k, frequency, start),) = [t for t in table if t[2] <= low < t[2] + t[1]]
+                    numbers[r, c] = k
+                    state = frequency * (state >> 24) + low - start
+        assert state == 0
+        assert not words
+        powers = [2.0 ** -(c // 8) * POWERS[c % 8] for c in scales]
+        return [
+            [float32(float32(row_scales[r] * powers[c]) * numbers[r, c]) for c in range(columns)] for r in range(rows)
+        ]
+
     def weights(self, tensor: str) -> list[float]:
         """The weights of the tensor in its own order."""
         entry = self.manifest["tensors"][tensor]
         if entry["plan"]["method"] == "cast":
             return self.floats(tensor, "data")
-        shape = entry["shape"]
-        columns = shape[-2] if entry["layout"] in ("in_out", "experts_in_out") else shape[-1]
+        shape, layout = entry["shape"], entry["layout"]
+        columns = shape[-2] if layout in ("in_out", "experts_in_out") else shape[-1]
+        coded = entry["plan"]["method"] == "lattice"
+        matrix = self.coded_matrix(tensor, columns) if coded else self.quantized_matrix(tensor, columns)
+        if layout in ("out_in", "experts_out_in"):
+            return [w for row in matrix for w in row]
+        outputs = shape[-1]
+        experts = [matrix[e : e + outputs] for e in range(0, len(matrix), outputs)]
+        return [rows[o][i] for rows in experts for i in range(columns) for o in range(outputs)]
+
+    def quantized_matrix(self, tensor: str, columns: int) -> list[list[float]]:
+        entry = self.manifest["tensors"][tensor]
         group = entry["plan"]["group"]
         groups = -(-columns // group)
         codes = self.runs(tensor, "codes", columns)
@@ -143,11 +205,7 @@ class Stranger:
         matrix = [[weight(r, c) for c in range(columns)] for r in range(len(codes))]
         if "basis" in entry["plan"]:
             matrix = [rotated_back(row, entry["plan"]["basis"]["seed"]) for row in matrix]
-        if entry["layout"] in ("out_in", "experts_out_in"):
-            return [w for row in matrix for w in row]
-        outputs = shape[-1]
-        experts = [matrix[e : e + outputs] for e in range(0, len(matrix), outputs)]
-        return [rows[o][i] for rows in experts for i in range(columns) for o in range(outputs)]
+        return matrix
 
 
 def test_a_stranger_reads_the_same_weights(sample_checkpoint: Sample) -> None:

@@ -67,7 +67,7 @@ def test_what_was_read_can_be_written_again_to_the_same_bytes(sample_checkpoint:
     s = sample_checkpoint
     checkpoint = open_checkpoint(s.folder)
     again = [checkpoint.encoding(name) for name in checkpoint.tensors]
-    write(tmp_path / "again", s.model, checkpoint.plan, checkpoint.manifest.calibration, again, s.companions)
+    write(tmp_path / "again", s.model, checkpoint.plan, checkpoint.manifest.calibration, again, s.companions, s.forms)
     for file in s.folder.iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 

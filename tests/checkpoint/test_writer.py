@@ -31,6 +31,7 @@ def written(sample: Sample, folder: Path, **changes: Any) -> Contents:
         "calibration": sample.calibration,
         "encodings": sample.encodings,
         "companions": sample.companions,
+        "forms": sample.forms,
     }
     write(folder, **(arguments | changes))
     return contents(folder)
@@ -55,8 +56,8 @@ def older(sample_checkpoint: Sample, tmp_path: Path) -> Path:
 
 def test_the_folder_has_the_predicted_bytes_exactly(sample_checkpoint: Sample) -> None:
     s = sample_checkpoint
-    overhead = overhead_bytes(s.model, s.plan, s.calibration, s.companions)
-    payload = sum(payload_bytes(t, s.plan.tensors[t.name]) for t in s.model.tensors)
+    overhead = overhead_bytes(s.model, s.plan, s.calibration, s.companions, s.forms)
+    payload = sum(payload_bytes(t, s.plan.tensors[t.name], s.forms.get(t.name)) for t in s.model.tensors)
     beside = sum(len(content) for content in s.companions.values())
     assert files.folder_bytes(s.folder) == overhead + payload + beside
     assert payload == sum(encoding.nbytes for encoding in s.encodings)

@@ -108,6 +108,7 @@ EMBED = ("tensors", "embed.weight")
 PLAN = (*EMBED, "plan")
 BIAS = ("tensors", "layers.0.in.bias")
 TABLE = ("tensors", "layers.1.up")
+CODED = ("tensors", "layers.2.down.weight")
 
 MANIFEST_ATTACKS: dict[str, tuple[Callable[[Forgery], None], str]] = {
     "another format": (put("gguf", "format"), "not the manifest of a Mediant checkpoint"),
@@ -140,8 +141,14 @@ MANIFEST_ATTACKS: dict[str, tuple[Callable[[Forgery], None], str]] = {
     "a shape of many axes": (put([1] * 1000, *BIAS, "shape"), "1000 axes"),
     "another shape of as many": (put([24, 37], *EMBED, "shape"), "do not add up"),
     "the other layout": (put("in_out", *EMBED, "layout"), "do not add up"),
-    "an unknown method": (put("eval", *PLAN, "method"), "not 'quantize' or 'cast'"),
+    "an unknown method": (put("eval", *PLAN, "method"), "not 'quantize' or 'lattice' or 'cast'"),
     "a method with another's fields": (put("quantize", *BIAS, "plan", "method"), "lacks a field of its method"),
+    "a step of nothing": (put(0.0, *CODED, "plan", "step"), "takes a positive number"),
+    "a negative price": (put(-0.5, *CODED, "plan", "price"), "takes 0 or a positive number"),
+    "a step that is a text": (put("1", *CODED, "plan", "step"), "'step' is of the wrong kind"),
+    "coded numbers with a grid": (put({"kind": "zero_point"}, *CODED, "grid"), "goes with the method 'quantize'"),
+    "a codebook without columns": (put([8], *CODED, "parts", "codebook", "shape"), "the codebook of"),
+    "codes of two axes": (put([10, 8], *CODED, "parts", "codes", "shape"), "the parts are not those of the plan"),
     "a grid that is cast": (put({"kind": "zero_point"}, *BIAS, "grid"), "goes with the method 'quantize'"),
     "a method without a grid": (drop(*EMBED, "grid"), "goes with the method 'quantize'"),
     "a plan without a group": (drop(*PLAN, "group"), "lacks a field"),
@@ -241,7 +248,7 @@ HEADER_ATTACKS: dict[str, tuple[Callable[[Forgery], None], str]] = {
         lambda f: f.header.update({"x": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}),
         "are not those that",
     ),
-    "a part less": (lambda f: f.header.pop("layers.2.up.weight.scale_codes"), "bytes of data"),
+    "a part less": (lambda f: f.header.pop("layers.2.gate.codebook"), "bytes of data"),
     "a part that is a text": (lambda f: f.header.update({CODES: "here"}), "not a JSON object"),
     "no metadata": (lambda f: f.header.pop("__metadata__"), "metadata"),
     "metadata of another format": (header_put("__metadata__", "format", "pt"), "not the file of a Mediant"),

@@ -69,3 +69,22 @@ def compressed(
 def contents() -> Callable[[Path], dict[str, str]]:
     """SHA-256 of every file in a folder, by name."""
     return lambda folder: {file.name: files.file_sha256(file) for file in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="session")
+def stopped() -> Callable:
+    """What a look at a run finds that is then interrupted."""
+
+    def run_until(request: Request, look: Callable) -> object:
+        found = []
+
+        def interrupted() -> None:
+            with begun(request) as run:
+                found.append(look(run))
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        return found[0]
+
+    return run_until

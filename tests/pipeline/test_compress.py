@@ -218,21 +218,7 @@ def test_an_older_checkpoint_is_replaced_and_survives_a_refusal(compressed, tiny
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
-def stopped(request, look):
-    """What a look at a run finds that is then interrupted."""
-    found = []
-
-    def interrupted():
-        with begun(request) as run:
-            found.append(look(run))
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    return found[0]
-
-
-def test_the_work_folder_stays_after_a_stop_and_goes_after_an_error(tiny_folder, text, tmp_path):
+def test_the_work_folder_stays_after_a_stop_and_goes_after_an_error(tiny_folder, text, stopped, tmp_path):
     request = Request(str(tiny_folder("llama")), tmp_path / "out", size="60kB", calibration=text)
     stopped(request, lambda run: run.statistics)
     assert [entry.name for entry in tmp_path.iterdir()] == [".out.mediant-work"]
@@ -244,7 +230,7 @@ def test_the_work_folder_stays_after_a_stop_and_goes_after_an_error(tiny_folder,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_sizes_share_the_measurements_and_other_texts_do_not(tiny_folder, text, tmp_path):
+def test_other_sizes_share_the_measurements_and_other_texts_do_not(tiny_folder, text, stopped, tmp_path):
     request = Request(str(tiny_folder("llama")), tmp_path / "out", size="60kB", calibration=text)
     other_text = tmp_path / "other.txt"
     other_text.write_text(text.read_text(encoding="utf-8") + " and so on", encoding="utf-8")

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from mediant.errors import CheckpointError
 from mediant.kernels.bfloat16 import to_float32
 from mediant.kernels.bit_planes import packed_bytes, unpack
+from mediant.kernels.coded_matrix import CodedMatrix
 from mediant.kernels.dequantize import dequantize
-from mediant.kernels.part_shapes import GridForm, grid_form, part_shapes
+from mediant.kernels.part_shapes import CodedForm, Form, GridForm, grid_form, part_shapes
 from mediant.kernels.rotation import rotate_back
 from mediant.kernels.scale_codes import FULL, ScaleForm, decode_scales
 from mediant.models.matrix_form import from_matrix
@@ -28,7 +29,7 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-def decode(encoding: Encoding, form: GridForm | None = None) -> Floats:
+def decode(encoding: Encoding, form: Form | None = None) -> Floats:
     """The weights of an encoding in the tensor's own shape, float32.
 
     Args:
@@ -36,13 +37,15 @@ def decode(encoding: Encoding, form: GridForm | None = None) -> Floats:
         form: its grid as a manifest states it; by default that of the grid the plan names.
 
     Raises:
-        ValueError: a code has no level.
+        ValueError: a code has no level, or coded numbers are not sound.
         PlanError: there is no such grid.
     """
     if encoding.plan.method == "cast":
         return _numbers(encoding.parts["data"], encoding.plan.dtype).reshape(encoding.info.shape)
-    form = form or grid_form(encoding.plan)
     rows, columns = encoding.info.matrix_shape
+    if encoding.plan.method == "lattice":
+        return np.asarray(from_matrix(CodedMatrix.from_parts(encoding.parts, columns).matrix(), encoding.info))
+    form = form if isinstance(form, GridForm) else grid_form(encoding.plan)
     scale, zero = _scales(encoding), _zeros(encoding) if form.zero_point else None
     matrix = np.empty((rows, columns), np.float32)
     row = byte = 0
@@ -71,7 +74,7 @@ def levels(encoding: Encoding, form: GridForm, bits: int) -> Floats:
     return np.float32(form.first.get(bits, 0)) + np.arange(1 << bits, dtype=np.float32)
 
 
-def check(encoding: Encoding, form: GridForm | None) -> None:
+def check(encoding: Encoding, form: Form | None) -> None:
     """Refuses an encoding that is not what its plan says or does not decode to finite weights.
 
     Raises:
@@ -86,10 +89,22 @@ def check(encoding: Encoding, form: GridForm | None) -> None:
     for part, (dtype, _) in expected.items():
         if dtype != "uint8" and not _finite(encoding.parts[part], dtype):
             raise CheckpointError(f"The part {part!r} of {name!r} holds a number that is not finite.")
-    if form is not None:
+    if isinstance(form, CodedForm):
+        _check_coded(encoding)
+    elif form is not None:
         _check_levels(encoding, form)
         _check_reach(encoding, form)
         _check_codes(encoding, form)
+
+
+def _check_coded(encoding: Encoding) -> None:
+    try:
+        coded = CodedMatrix.from_parts(encoding.parts, encoding.info.matrix_shape[1])
+    except ValueError as problem:
+        raise CheckpointError(f"The tensor {encoding.info.name!r} cannot be decoded: {problem}.") from None
+    largest = max(abs(int(coded.numbers.max())), abs(int(coded.numbers.min())))
+    if largest * float(np.abs(coded.row_scales).max()) > float(np.finfo(np.float32).max):
+        raise CheckpointError(f"The scales of {encoding.info.name!r} are too large for finite weights.")
 
 
 def _check_levels(encoding: Encoding, form: GridForm) -> None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
 from typing import Any
 
-from mediant.kernels.part_shapes import GridForm, grid_form, part_shapes
+from mediant.kernels.part_shapes import Form, GridForm, grid_form, part_shapes
 from mediant.values import MOST_STEPS, Certificate, Model, Plan, TensorInfo, TensorPlan, tensor_plan_to_dict
 
 FORMAT = "mediant"
@@ -56,11 +56,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one tensor. `form` is None where it was cast."""
+    """What became of one tensor. `form` is None where it was cast, and where coded numbers are still to be found."""
 
     info: TensorInfo
     plan: TensorPlan
-    form: GridForm | None
+    form: Form | None
     parts: Mapping[str, Part]
     certificate: Certificate | None = None
 
@@ -111,8 +111,16 @@ class Manifest:
         return f'{_compact(head)[:-1]},"predicted_loss":{loss},"tune_steps":{steps},"tensors":{{\n{tensors}}}}}\n'
 
 
-def forecast(model: Model, plan: Plan, calibration: Calibration | None, files: tuple[str, ...]) -> Manifest:
+def forecast(
+    model: Model,
+    plan: Plan,
+    calibration: Calibration | None,
+    files: tuple[str, ...],
+    forms: Mapping[str, Form] | None = None,
+) -> Manifest:
     """The manifest of a plan before anything is encoded: as long as the final one, with hashes and errors unknown.
+
+    `forms` has the forms of tensors with the method `lattice`, by name, as no plan can tell how long their parts are.
 
     Raises:
         PlanError: the plan does not fit the model.
@@ -127,12 +135,15 @@ def forecast(model: Model, plan: Plan, calibration: Calibration | None, files: t
         tune_steps=plan.tune_steps,
         calibration=calibration,
         files=tuple(sorted(files)),
-        tensors={info.name: _forecast_entry(info, plan.tensors[info.name]) for info in model.tensors},
+        tensors={
+            info.name: _forecast_entry(info, plan.tensors[info.name], (forms or {}).get(info.name))
+            for info in model.tensors
+        },
     )
 
 
-def _forecast_entry(info: TensorInfo, plan: TensorPlan) -> Entry:
-    form = grid_form(plan) if plan.method == "quantize" else None
+def _forecast_entry(info: TensorInfo, plan: TensorPlan, form: Form | None) -> Entry:
+    form = grid_form(plan) if plan.method == "quantize" else form
     parts = {name: Part(dtype, shape) for name, (dtype, shape) in part_shapes(info, plan, form).items()}
     return Entry(info, plan, form, parts)
 
@@ -167,7 +178,7 @@ def fixed_width(number: float | None) -> str:
 def _entry_json(entry: Entry) -> str:
     info = {name: value for name, value in vars(entry.info).items() if name != "name"}
     text = info | {"plan": tensor_plan_to_dict(entry.plan)}
-    if entry.form is not None:
+    if isinstance(entry.form, GridForm):
         text["grid"] = _form_dict(entry.form)
     text["parts"] = {name: vars(part) for name, part in entry.parts.items()}
     return f'{_compact(text)[:-1]},"certificate":{_certificate_json(entry.certificate)}}}'

@@ -11,8 +11,9 @@ from mediant.checkpoint import strict_json
 from mediant.checkpoint.header import MOST_AXES
 from mediant.checkpoint.manifest import FORMAT, VERSION, Calibration, Entry, Manifest, Origin, Part, is_companion
 from mediant.errors import CheckpointError, PlanError
-from mediant.kernels.part_shapes import GridForm, part_shapes
+from mediant.kernels.part_shapes import CodedForm, Form, GridForm, part_shapes
 from mediant.values import (
+    LATTICE_FIELDS,
     Certificate,
     Layout,
     Role,
@@ -65,6 +66,7 @@ PLAN: strict_json.Kinds = {
     "scale_steps": int,
     "basis": dict,
     "bias_correction": bool,
+    **dict.fromkeys(LATTICE_FIELDS, NUMBER),
 }
 PART: strict_json.Kinds = {"dtype": str, "shape": list, "sha256": str}
 # Reaches every grid of whole or half steps that eight bits can index.
@@ -125,8 +127,8 @@ def _entry(name: str, value: Any, where: str) -> Entry:
         part: _part(stored, f"the part {part!r} of {where}")
         for part, stored in strict_json.mapping(found["parts"], f"'parts' in {where}").items()
     }
-    form = _form(found["grid"], plan, parts, where) if quantized else None
     try:
+        form = _form(found["grid"], plan, parts, where) if quantized else _coded_form(info, plan, parts)
         expected = part_shapes(info, plan, form)
     except PlanError as problem:
         raise CheckpointError(f"In {where}, the plan is impossible: {problem}") from None
@@ -182,6 +184,16 @@ def _form(value: dict[str, Any], plan: TensorPlan, parts: Mapping[str, Part], wh
     if any(type(n) not in NUMBER or abs(n) > LARGEST_FIRST_LEVEL or 2 * n != int(2 * n) for n in first.values()):
         raise CheckpointError(f"In {where}, a first level is not a multiple of 1/2 of at most {LARGEST_FIRST_LEVEL}.")
     return GridForm(first={depths[bits]: float(n) for bits, n in first.items()})
+
+
+def _coded_form(info: TensorInfo, plan: TensorPlan, parts: Mapping[str, Part]) -> Form | None:
+    """What the parts of a coded matrix say themselves: their lengths, which are checked against the least possible."""
+    if plan.method != "lattice":
+        return None
+    lengths = [parts[name].shape[0] if name in parts and parts[name].shape else 0 for name in ("codes", "codebook")]
+    if lengths[1] < part_shapes(info, plan)["codebook"][1][0]:
+        raise PlanError(f"the codebook of {info.name!r} is too short.")
+    return CodedForm(*lengths)
 
 
 def _count(levels: Part | None, bits: int, where: str) -> int:

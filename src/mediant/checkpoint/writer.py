@@ -32,20 +32,27 @@ from mediant.checkpoint.reader import read_manifest
 from mediant.checkpoint.staging import staged
 from mediant.errors import CheckpointError, StorageError
 from mediant.files import storage_errors
+from mediant.kernels.part_shapes import Form
 from mediant.values import Array, Encoding, Model, Plan
 
 
-def overhead_bytes(model: Model, plan: Plan, calibration: Calibration | None, companions: Iterable[str]) -> int:
+def overhead_bytes(
+    model: Model,
+    plan: Plan,
+    calibration: Calibration | None,
+    companions: Iterable[str],
+    forms: Mapping[str, Form] | None = None,
+) -> int:
     """Bytes of a checkpoint beside the parts and the companions: the manifest and the safetensors header, exactly.
 
     Args:
-        model, plan, calibration: as for `write`.
+        model, plan, calibration, forms: as for `write`.
         companions: names of the other files.
 
     Raises:
         PlanError: the plan does not fit the model.
     """
-    manifest = _forecast(model, plan, calibration, companions)
+    manifest = _forecast(model, plan, calibration, companions, forms)
     return len(manifest.to_json().encode()) + len(_header(place(manifest.part_shapes()), UNKNOWN_HASH))
 
 
@@ -56,6 +63,7 @@ def write(
     calibration: Calibration | None,
     encodings: Iterable[Encoding],
     companions: Mapping[str, bytes | Path],
+    forms: Mapping[str, Form] | None = None,
 ) -> None:
     """Writes a checkpoint; the same arguments give the same bytes.
 
@@ -70,6 +78,7 @@ def write(
         calibration: which text the statistics came from.
         encodings: the tensors, approximated by the plan.
         companions: content, or file to copy, by the name of every other file.
+        forms: lengths of the coded parts of all tensors with the method `lattice`, by name (`part_shapes.form_of`).
 
     Raises:
         StorageError: something else is at `folder`, or the disk refuses; nothing has changed then.
@@ -79,7 +88,7 @@ def write(
     """
     folder = folder.resolve()
     check_replaceable(folder)
-    planned = _forecast(model, plan, calibration, companions)
+    planned = _forecast(model, plan, calibration, companions, forms)
     # What the reader would refuse is refused before hours of work.
     parse_manifest(planned.to_json().encode(), "the manifest to be written")
     with staged(folder) as staging:
@@ -117,11 +126,17 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def _forecast(model: Model, plan: Plan, calibration: Calibration | None, companions: Iterable[str]) -> Manifest:
+def _forecast(
+    model: Model,
+    plan: Plan,
+    calibration: Calibration | None,
+    companions: Iterable[str],
+    forms: Mapping[str, Form] | None,
+) -> Manifest:
     names = tuple(companions)
     if wrong := [name for name in names if not is_companion(name)]:
         raise ValueError(f"{wrong[0]!r} is not the name of a file that may lie in a checkpoint")
-    return forecast(model, plan, calibration, names)
+    return forecast(model, plan, calibration, names, forms)
 
 
 def _write_payload(folder: Path, file: Path, planned: Manifest, encodings: Iterable[Encoding]) -> bytes:

@@ -91,14 +91,18 @@ def _untouched(entries: Iterable[Figures]) -> Counter[tuple[str, str]]:
 
 
 def _method(entry: Figures) -> str:
-    """`float16`, or the grid with its group and bits of a scale: `uniform g64 s6`."""
+    """`float16`, the grid with its group and bits of a scale, `uniform g64 s6`, or the step of coded numbers."""
     if entry["method"] == "cast":
         return str(entry["dtype"])
+    if entry["method"] == "lattice":
+        return f"entropy-coded, step {entry['step']:.3g}"
     return f"{entry['grid'].get('name')} g{entry['group']} s{entry['scale_bits']}"
 
 
 def _depth(entry: Figures) -> str:
-    """Bits of a code: one number, or the range and the mean over rows."""
+    """Bits of a code: one number, the range and the mean over rows, or the mean with all that goes with coded ones."""
+    if entry["method"] == "lattice":
+        return f"({entry['bits_per_weight']:.2f})"
     runs = entry.get("runs")
     if not runs:
         return "–"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 
 from mediant.cli._console import JsonOption, RichProgress, stderr, table_console, write_json
+
+Coding = Literal["fixed", "entropy"]
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +48,14 @@ def command(
     recipe: Annotated[
         str, typer.Option(metavar="NAME", help="Which methods to use: the name of a recipe, or a recipe file.")
     ] = "default",
+    coding: Annotated[
+        Coding,
+        typer.Option(
+            metavar="CODING",
+            help="fixed: all weights of a row take as many bits. entropy: frequent values take fewer, which loses less "
+            "at the same size; weights are decoded when the model is loaded. Goes with --size.",
+        ),
+    ] = "fixed",
     calibration: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Text to measure on. Without it the model writes its own, which takes time."),
@@ -88,7 +98,7 @@ def command(
     for file in (save_plan, json):
         if file not in (None, "-") and Path(file).resolve().is_relative_to(out.resolve()):
             raise UsageError(f"{file} would lie in {out}, whose bytes all count; name another place.")
-    request = Request(model, out, size, max_kl, plan, recipe, calibration, seed, resume, tune)
+    request = Request(model, out, size, max_kl, plan, recipe, coding, calibration, seed, resume, tune)
     progress = RichProgress()
     try:
         with begun(request, progress) as run:

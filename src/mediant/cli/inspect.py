@@ -73,6 +73,7 @@ def report(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _tensor(entry: Entry) -> dict[str, Any]:
     from mediant.kernels.part_shapes import payload_bytes
+    from mediant.values import LATTICE_FIELDS
 
     plan, info = entry.plan, entry.info
     stored = payload_bytes(info, plan, entry.form)
@@ -89,6 +90,8 @@ def _tensor(entry: Entry) -> dict[str, Any]:
     }
     if plan.method == "cast":
         return common | {"dtype": plan.dtype}
+    if plan.method == "lattice":
+        return common | {name: getattr(plan, name) for name in LATTICE_FIELDS}
     return common | {
         "grid": dict(plan.grid),
         "group": plan.group,
@@ -129,14 +132,14 @@ def _coverage(
     """The ledger: every weight of the model is quantized, or cast and so untouched by quantization, or missing."""
     from mediant.checkpoint.manifest import MANIFEST_FILE, PAYLOAD_FILE
 
-    by_method = {"quantize": 0, "cast": 0}
+    by_method = {"quantize": 0, "lattice": 0, "cast": 0}
     for entry in entries:
         by_method[entry["method"]] += entry["weights"]
     weights = sum(by_method.values())
     return {
         "complete": weights == model_weights,
         "weights": weights,
-        "quantized": by_method["quantize"],
+        "quantized": by_method["quantize"] + by_method["lattice"],
         "untouched": by_method["cast"],
         "missing_files": sorted(listed - present),
         "foreign_files": sorted(present - listed - {MANIFEST_FILE, PAYLOAD_FILE}),

@@ -19,13 +19,16 @@ from mediant import discovery
 from mediant.errors import PlanError
 from mediant.kernels.bit_planes import packed_bytes
 from mediant.kernels.scale_codes import ScaleForm
-from mediant.values import TensorInfo, TensorPlan
+from mediant.values import Encoding, TensorInfo, TensorPlan
 
 ITEM_BYTES = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
 CAST_DTYPES = ("float32", "float16", "bfloat16")
 MATRIX_AXES = {"out_in": 2, "in_out": 2, "experts_out_in": 3, "experts_in_out": 3}
 # Every product of sizes below this bound is exact in 64 bits and in a double.
 MOST_WEIGHTS = 1 << 48
+# Bits of the class of a row or column in the codebook of a coded matrix.
+CLASS_BITS = 4
+LARGEST_SETTING = 1e30
 
 # A grid that is fitted to data shows its form on any: as many levels as it ever has, and no two of them 1 apart.
 _ANY_SAMPLE = np.linspace(-1, 1, 1025) ** 3
@@ -44,6 +47,28 @@ class GridForm:
     first: Mapping[int, float] = field(default_factory=dict)
     counts: Mapping[int, int] = field(default_factory=dict)
     zero_point: bool = False
+
+
+@dataclass(frozen=True)
+class CodedForm:
+    """What only the coded numbers themselves can say of a tensor with the method `lattice`: bytes of its parts."""
+
+    codes: int
+    codebook: int
+
+
+Form = GridForm | CodedForm
+
+
+def form_of(encoding: Encoding) -> Form | None:
+    """What a file must say about a tensor that has been encoded, beside its plan; None where it was cast.
+
+    Raises:
+        PlanError: as for `grid_form`.
+    """
+    if encoding.plan.method == "lattice":
+        return CodedForm(encoding.parts["codes"].size, encoding.parts["codebook"].size)
+    return grid_form(encoding.plan) if encoding.plan.method == "quantize" else None
 
 
 def grid_form(plan: TensorPlan) -> GridForm:
@@ -78,13 +103,14 @@ def first_level(levels: NDArray[np.floating]) -> float | None:
     return first if affine else None
 
 
-def part_shapes(info: TensorInfo, plan: TensorPlan, form: GridForm | None = None) -> Parts:
+def part_shapes(info: TensorInfo, plan: TensorPlan, form: Form | None = None) -> Parts:
     """Type and shape of every part of a tensor, by name, in the order of the format description.
 
     Args:
         info: the tensor.
         plan: what becomes of it.
-        form: its grid; by default that of the grid the plan names.
+        form: its grid, by default that of the grid the plan names; or how long the coded parts are, by default as
+            short as they can be.
 
     Raises:
         PlanError: the plan does not fit the tensor.
@@ -97,7 +123,18 @@ def part_shapes(info: TensorInfo, plan: TensorPlan, form: GridForm | None = None
                 f"The tensor {info.name!r} cannot be cast to {plan.dtype!r}; it takes {', '.join(CAST_DTYPES)}."
             )
         return {"data": (plan.dtype, info.shape)}
-    rows, columns = _checked_matrix(info, plan)
+    rows, columns = _checked_matrix(info)
+    if plan.method == "lattice":
+        _check_lattice(info, plan)
+        coded = form if isinstance(form, CodedForm) else CodedForm(0, least_codebook(rows, columns))
+        return {
+            "codes": ("uint8", (coded.codes,)),
+            "row_scales": ("bfloat16", (rows,)),
+            "codebook": ("uint8", (coded.codebook,)),
+        }
+    _check_quantize(info, plan, rows)
+    if form is not None and not isinstance(form, GridForm):
+        raise PlanError(f"The tensor {info.name!r} is planned to be quantized, not coded.")
     groups = -(-columns // plan.group)
     form = form or grid_form(plan)
     codes = sum(packed_bytes(run.rows * columns, run.bits) for run in plan.runs)
@@ -112,12 +149,17 @@ def part_shapes(info: TensorInfo, plan: TensorPlan, form: GridForm | None = None
     return parts | {f"levels.{bits}": ("float32", (count,)) for bits, count in sorted(form.counts.items())}
 
 
-def payload_bytes(info: TensorInfo, plan: TensorPlan, form: GridForm | None = None) -> int:
+def payload_bytes(info: TensorInfo, plan: TensorPlan, form: Form | None = None) -> int:
     """Bytes of all parts of a tensor; arguments and errors as for `part_shapes`."""
     return sum(math.prod(shape) * ITEM_BYTES[dtype] for dtype, shape in part_shapes(info, plan, form).values())
 
 
-def _checked_matrix(info: TensorInfo, plan: TensorPlan) -> tuple[int, int]:
+def least_codebook(rows: int, columns: int) -> int:
+    """Bytes of a codebook without its tables: scales of columns, classes of rows and of columns."""
+    return columns + packed_bytes(rows, CLASS_BITS) + packed_bytes(columns, CLASS_BITS)
+
+
+def _checked_matrix(info: TensorInfo) -> tuple[int, int]:
     if len(info.shape) != MATRIX_AXES.get(info.layout):
         raise PlanError(
             f"The tensor {info.name!r} of shape {list(info.shape)} is not a matrix, so it can only be cast."
@@ -125,6 +167,19 @@ def _checked_matrix(info: TensorInfo, plan: TensorPlan) -> tuple[int, int]:
     rows, columns = info.matrix_shape
     if rows < 1 or columns < 1:
         raise PlanError(f"The tensor {info.name!r} of shape {list(info.shape)} is empty, so it can only be cast.")
+    return rows, columns
+
+
+def _check_lattice(info: TensorInfo, plan: TensorPlan) -> None:
+    for name in ("step", "damping"):
+        if not 0 < getattr(plan, name) < LARGEST_SETTING:
+            raise PlanError(f"The {name} of {info.name!r} is {getattr(plan, name)}; it takes a positive number.")
+    for name in ("price", "floor"):
+        if not 0 <= getattr(plan, name) < LARGEST_SETTING:
+            raise PlanError(f"The {name} of {info.name!r} is {getattr(plan, name)}; it takes 0 or a positive number.")
+
+
+def _check_quantize(info: TensorInfo, plan: TensorPlan, rows: int) -> None:
     if sum(run.rows for run in plan.runs) != rows or any(run.rows < 1 for run in plan.runs):
         raise PlanError(f"The runs of {info.name!r} do not add up to its {rows} rows.")
     if not all(1 <= run.bits <= 8 for run in plan.runs):
@@ -137,7 +192,6 @@ def _checked_matrix(info: TensorInfo, plan: TensorPlan) -> tuple[int, int]:
         raise PlanError(f"The scales of {info.name!r} cannot be stored: {problem}.") from None
     if plan.basis and not _is_rotation(plan.basis):
         raise PlanError(f"The basis of {info.name!r} is {dict(plan.basis)}; it is empty or a rotation with a seed.")
-    return rows, columns
 
 
 def _is_rotation(basis: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from mediant.checkpoint.reader import decode
 from mediant.errors import PlanError
 from mediant.kernels.bfloat16 import from_float32
 from mediant.kernels.part_shapes import part_shapes
+from mediant.methods import denominator
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
 from mediant.models.matrix_form import to_matrix
@@ -92,11 +93,11 @@ def approximate(
 ) -> Generator[Encoding, None, None]:
     """Encodings of all tensors, in model order.
 
-    With a workspace, every finished tensor is kept there and not computed again. Quantized tensors come out of
+    With a workspace, every finished tensor is kept there and not computed again. Matrices come out of
     several threads in order; each is computed from its own weights, so the result does not depend on the threads.
     """
     check(plan, model)
-    matrices = [t for t in model.tensors if plan.tensors[t.name].method == "quantize"]
+    matrices = [t for t in model.tensors if plan.tensors[t.name].method != "cast"]
     with WeightReader(model) as weights:
 
         def jobs() -> Iterator[tuple[TensorInfo, Array | None]]:
@@ -119,7 +120,7 @@ def approximate(
         encoded = progress.track(ordered(encode, jobs(), compute_alone), "Rounding weights", len(matrices))
         shifts: dict[str, Array] = {}
         for info in model.tensors:
-            if plan.tensors[info.name].method == "quantize":
+            if plan.tensors[info.name].method != "cast":
                 encoding = next(encoded)
                 # A module's weight stands before its bias in every torch model.
                 shifts |= _shift(encoding, weights, statistics, plan)
@@ -134,7 +135,8 @@ def approximate(
 def _quantized(
     info: TensorInfo, values: Array, plan: TensorPlan, local: LayerStatistics | None, hessian: Array | None
 ) -> Encoding:
-    result = quantize(prepare(to_matrix(values, info), plan, local, hessian), plan)
+    layer = prepare(to_matrix(values, info), plan, local, hessian)
+    result = denominator.encode(layer, plan) if plan.method == "lattice" else quantize(layer, plan)
     return Encoding(info, plan, result.parts, result.certificate)
 
 

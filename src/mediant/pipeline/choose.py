@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -43,30 +44,45 @@ def measure(
 ) -> list[Unit]:
     """Units of all quantizable tensors with bytes and predicted loss at each depth of the recipe."""
     targets = quantizable(model)
-    known = [t for t in targets if statistics is not None and t.name in statistics.layers]
-    unknown = [t for t in targets if t not in known]
     plan = recipe.tensor_plan(())
+
+    def curves(matrix: Matrix) -> tuple[str, list[Unit]]:
+        hessian = None if hessians is None else hessians.of(matrix.info.name)
+        layer = prepare(matrix.values, plan, matrix.statistics, hessian)
+        return matrix.info.name, [_unit(matrix.info, layer.rows(rows), recipe) for rows in _row_runs(matrix.info)]
+
     with WeightReader(model) as weights:
-        zeroing: list[float] = []
-
-        def jobs() -> Iterator[tuple[TensorInfo, Array, LayerStatistics]]:
-            for info in known + unknown:
-                matrix = to_matrix(weights.read(info.name), info)
-                local = statistics.layers[info.name] if statistics and info in known else None
-                if local is None:
-                    local = neutral(matrix, float(np.median(zeroing)) if zeroing else 1.0)
-                else:
-                    zeroing.append(prepare(matrix, TensorPlan("quantize"), local).loss(np.zeros_like(matrix)))
-                yield info, matrix, local
-
-        def curves(job: tuple[TensorInfo, Array, LayerStatistics]) -> tuple[str, list[Unit]]:
-            info, matrix, local = job
-            layer = prepare(matrix, plan, local, None if hessians is None else hessians.of(info.name))
-            return info.name, [_unit(info, layer.rows(rows), recipe) for rows in _row_runs(info)]
-
-        work = ordered(curves, jobs(), compute_alone)
+        work = ordered(curves, matrices(model, statistics, weights), compute_alone)
         units = dict(progress.track(work, "Measuring error curves", len(targets)))
     return [unit for info in targets for unit in units[info.name]]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A tensor to be quantized as a matrix, and its sensitivities; those calibration did not see are neutral.
+
+    `zeroing` is what setting a matrix that calibration did not see to zero is taken to lose, in nats per token: the
+    median of the others; 1 for a matrix that it saw.
+    """
+
+    info: TensorInfo
+    values: Array
+    statistics: LayerStatistics
+    zeroing: float = 1.0
+
+
+def matrices(model: Model, statistics: Statistics | None, weights: WeightReader) -> Iterator[Matrix]:
+    """The matrices that quantization touches, in model order, but first those that calibration saw."""
+    seen = {} if statistics is None else statistics.layers
+    losses = []
+    for info in sorted(quantizable(model), key=lambda info: info.name not in seen):
+        values = to_matrix(weights.read(info.name), info)
+        if info.name in seen:
+            losses.append(prepare(values, TensorPlan("quantize"), seen[info.name]).loss(np.zeros_like(values)))
+            yield Matrix(info, values, seen[info.name])
+        else:
+            zeroing = float(np.median(losses)) if losses else 1.0
+            yield Matrix(info, values, neutral(values, zeroing), zeroing)
 
 
 def outline(model: Model, recipe: Recipe) -> list[Unit]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,25 +15,27 @@ from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.checkpoint.writer import overhead_bytes, write
 from mediant.errors import UsageError
-from mediant.kernels.part_shapes import payload_bytes
+from mediant.kernels.part_shapes import CodedForm, Form, form_of, payload_bytes
 from mediant.models.card import model_card
 from mediant.models.companions import CARD, companion_files
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.pipeline.approximate import approximate, check, check_methods
-from mediant.pipeline.choose import measure, outline, units_from_json, units_to_json
+from mediant.pipeline.choose import measure, outline, quantizable, units_from_json, units_to_json
+from mediant.pipeline.one_denominator import OneDenominator, curves_from_json, curves_to_json, denominator_plan
+from mediant.pipeline.one_denominator import measure as measure_rates
 from mediant.pipeline.request import Request
 from mediant.pipeline.sizing import Sizing
 from mediant.pipeline.tune import learned, steps_within, taken_up
 from mediant.pipeline.workspace import Workspace
 from mediant.planning.recipe import Recipe, load_recipe, needs_hessian
-from mediant.planning.size import human, parse_size
+from mediant.planning.size import check_range, human, parse_size
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
 from mediant.statistics.calibration import CalibrationText, calibration_tokens, unwritten
 from mediant.statistics.hessian import Accumulator, Hessians
 from mediant.statistics.sensitivity import collect
-from mediant.values import Model, Plan, Statistics
+from mediant.values import Encoding, Model, Plan, Statistics
 
 # Tokens per input below which a Hessian is a poor estimate.
 FEW_TOKENS = 16
@@ -95,8 +97,13 @@ class Compression:
     def needs_hessian(self) -> bool:
         """Whether any tensor's rounding goes by more than diagonal sensitivities."""
         if self.given is None:
-            return needs_hessian(self.recipe.rounding)
-        return any(needs_hessian(tensor.rounding) for tensor in self.given.tensors.values())
+            return self.entropy_coded or needs_hessian(self.recipe.rounding)
+        return any(t.method == "lattice" or needs_hessian(t.rounding) for t in self.given.tensors.values())
+
+    @property
+    def entropy_coded(self) -> bool:
+        """Whether a plan has to be found for entropy coding."""
+        return self.request.coding == "entropy"
 
     @cached_property
     def workspace(self) -> Workspace:
@@ -158,6 +165,19 @@ class Compression:
         return Sizing(self.model, self.recipe, units, self.folder_bytes, self.seed)
 
     @cached_property
+    def denominator(self) -> OneDenominator:
+        """Measured rates, ready for the search for the one denominator."""
+
+        def compute() -> bytes:
+            return curves_to_json(measure_rates(self.model, self.statistics, self.hessians, self.progress))
+
+        curves = curves_from_json(self.workspace.step("rates", compute))
+        return OneDenominator(
+            self.model, curves, self.folder_bytes, self.least_bytes, lambda plan: self.steps(plan).close(),
+            self.seed, self.recipe.keep,
+        )  # fmt: skip
+
+    @cached_property
     def beside(self) -> dict[str, bytes]:
         """The files that travel with the weights, with an empty card."""
         return companion_files(self.model, "")
@@ -168,12 +188,32 @@ class Compression:
         return self.beside | {CARD: card.encode()}
 
     def folder_bytes(self, plan: Plan) -> int:
-        """Bytes of the folder that a plan leads to, everything counted, exactly."""
+        """Bytes of the folder that a plan leads to, everything counted, exactly. Coded tensors are coded for it."""
+        return self._counted(plan, self.forms(plan))
+
+    def least_bytes(self, plan: Plan) -> int:
+        """The same without any coded number."""
+        return self._counted(plan, {})
+
+    def forms(self, plan: Plan) -> dict[str, Form]:
+        """How long the coded parts are that a plan leads to, by tensor."""
+        if all(tensor.method != "lattice" for tensor in plan.tensors.values()):
+            return {}
+
+        def compute() -> bytes:
+            encodings = self.encodings(plan)
+            forms = {e.info.name: form for e in encodings if isinstance(form := form_of(e), CodedForm)}
+            return json.dumps({name: dataclasses.astuple(form) for name, form in forms.items()}).encode()
+
+        found = json.loads(self.steps(plan).step("forms", compute))
+        return {name: CodedForm(*lengths) for name, lengths in found.items()}
+
+    def _counted(self, plan: Plan, forms: Mapping[str, Form]) -> int:
         companions = self.companions(plan)
         text = Calibration(self.described.source, self.described.tokens, self.described.fingerprint)
-        payload = sum(payload_bytes(info, plan.tensors[info.name]) for info in self.model.tensors)
+        payload = sum(payload_bytes(i, plan.tensors[i.name], forms.get(i.name)) for i in self.model.tensors)
         beside = sum(map(len, companions.values()))
-        return payload + beside + overhead_bytes(self.model, plan, text, companions)
+        return payload + beside + overhead_bytes(self.model, plan, text, companions, forms)
 
     def target(self) -> int | None:
         """The size that was asked for, in bytes."""
@@ -186,7 +226,11 @@ class Compression:
             UsageError, SizeError: the size is none, or outside what the recipe offers; or the model has no KL.
         """
         target = self.target()
-        if target is not None:
+        if target is not None and self.entropy_coded:
+            steps = {info.name: 1.0 for info in quantizable(self.model)}
+            plan = denominator_plan(self.model, steps, self.recipe.keep, self.seed, target)
+            check_range(target, self.least_bytes(plan), target)
+        elif target is not None:
             units = outline(self.model, self.recipe)
             Sizing(self.model, self.recipe, units, self.folder_bytes, self.seed).check(target)
         if self.request.max_kl is not None and not self.model.causal:
@@ -206,31 +250,35 @@ class Compression:
 
             chosen = smallest_within(self, float(self.request.max_kl or 0))
         minutes = self.request.tune
-        return dataclasses.replace(chosen, tune_steps=steps_within(self, minutes)) if minutes else chosen
+        return dataclasses.replace(chosen, tune_steps=steps_within(self, chosen, minutes)) if minutes else chosen
 
     def plan_for(self, target: int) -> Plan:
         """The plan of least predicted loss for a target in bytes."""
-        plan = self.sizing.plan(target)
+        plan = self.denominator.plan(target) if self.entropy_coded else self.sizing.plan(target)
         size = self.folder_bytes(plan)
         loss = f"predicted loss {plan.predicted_loss:.4f} nats per token"
         self.progress.say(f"Plan: {human(size)} of {human(target)}, {loss}.")
         return plan
 
     def steps(self, plan: Plan) -> Workspace:
-        """Where the finished tensors of a plan are kept."""
-        return self.workspace.branch(plan.to_json())
+        """Where the finished tensors of a plan are kept; it makes no difference to them whether tuning follows."""
+        return self.workspace.branch(dataclasses.replace(plan, tune_steps=0).to_json())
 
     def pack(self, plan: Plan, out: Path | None = None) -> Checkpoint:
         """Approximates every tensor by the plan, tunes if the plan says so, and writes the folder."""
         folder, s = out or self.request.out, self.statistics
         calibration = Calibration(source=s.source, tokens=s.tokens, text_fingerprint=s.text_fingerprint)
         tuned = learned(self, plan) if plan.tune_steps else None
-        encodings = approximate(self.model, plan, s, self.hessians, self.steps(plan), self.progress)
+        forms, encodings = self.forms(plan), self.encodings(plan)
         # Closed also when writing fails, so that no thread goes on with a workspace that is about to go.
         with contextlib.closing(encodings):
             final = encodings if tuned is None else taken_up(encodings, tuned, self.model, s, self.hessians)
-            write(folder, self.model, plan, calibration, final, self.companions(plan))
+            write(folder, self.model, plan, calibration, final, self.companions(plan), forms)
         return open_checkpoint(folder)
+
+    def encodings(self, plan: Plan) -> Generator[Encoding, None, None]:
+        """All tensors approximated by the plan, before any tuning."""
+        return approximate(self.model, plan, self.statistics, self.hessians, self.steps(plan), self.progress)
 
 
 def check_weights(model: Model, progress: Progress = SILENT) -> None:

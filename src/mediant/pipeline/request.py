@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from mediant.checkpoint.writer import check_replaceable
 from mediant.errors import PlanError, UsageError
 from mediant.values import Plan
+
+Coding = Literal["fixed", "entropy"]
 
 
 @dataclass(frozen=True)
 class Request:
     """What a person asked for. Exactly one of `size`, `max_kl` and `plan` says how far to compress.
 
-    A plan says its recipe and seed itself, so `recipe` and `seed` only matter without one. With `resume`, the run goes
-    on where a stopped one with the same model, text and recipe left off. `tune` are minutes of scale tuning; a plan
-    has steps instead.
+    A plan says its recipe and seed itself, so `recipe` and `seed` only matter without one. `coding` is `fixed`, codes
+    of a fixed length found by the recipe, or `entropy`, which has one recipe of its own. With `resume`, the run goes on
+    where a stopped one with the same model, text and recipe left off. `tune` are minutes of scale tuning; a plan has
+    steps instead.
     """
 
     model: str
@@ -26,6 +30,7 @@ class Request:
     max_kl: float | None = None
     plan: Path | None = None
     recipe: str = "default"
+    coding: Coding = "fixed"
     calibration: Path | None = None
     seed: int = 0
     resume: bool = True
@@ -45,6 +50,10 @@ class Request:
             raise UsageError(f"--tune is {self.tune}; it takes a number of minutes from 0.")
         if self.seed < 0:
             raise UsageError(f"--seed is {self.seed}; it takes a whole number from 0.")
+        if self.coding not in get_args(Coding):
+            raise UsageError(f"--coding is {self.coding!r}; it takes fixed or entropy.")
+        if self.coding == "entropy" and (self.size is None or self.recipe != "default"):
+            raise UsageError("--coding entropy goes with --size, and with no other recipe than the default.")
         check_replaceable(self.out)
 
     def given_plan(self) -> Plan | None:

@@ -25,7 +25,7 @@ from mediant.models.matrix_form import to_matrix
 from mediant.models.opening import positions
 from mediant.models.reference import load_reference
 from mediant.models.weights import WeightReader
-from mediant.pipeline.approximate import approximate, cast
+from mediant.pipeline.approximate import cast
 from mediant.statistics.calibration import calibration_tokens, sampled_windows
 from mediant.statistics.hessian import Hessians
 from mediant.values import MOST_STEPS, Array, Encoding, Model, Plan, Statistics
@@ -43,12 +43,11 @@ TRIAL = 3
 SECONDS = 60
 
 
-def steps_within(run: Compression, minutes: float) -> int:
+def steps_within(run: Compression, plan: Plan, minutes: float) -> int:
     """How many steps fit into so many minutes on this machine, by trial; kept, so that a resumed run takes as many."""
 
     def compute() -> bytes:
-        largest = run.sizing.plan(run.sizing.range()[1])
-        tuner = Tuner(load_reference(run.model), load_reference(run.model), largest, run.model.tensors)
+        tuner = Tuner(load_reference(run.model), load_reference(run.model), plan, run.model.tensors)
         windows = _windows(run)[:TRIAL]
         tuner.run(windows, 1, run.seed)
         begun = time.monotonic()
@@ -69,19 +68,20 @@ def learned(run: Compression, plan: Plan) -> Tuned:
 
     def compute() -> bytes:
         network = load_reference(run.model)
-        encodings = approximate(run.model, plan, run.statistics, run.hessians, steps, run.progress)
-        network.load_state_dict({e.info.name: torch.from_numpy(decode(e)) for e in encodings}, strict=False)
+        state = {e.info.name: torch.from_numpy(decode(e)) for e in run.encodings(plan)}
+        network.load_state_dict(state, strict=False)
         return _to_bytes(_learned(Tuner(network, load_reference(run.model), plan, run.model.tensors), run, plan))
 
-    return _from_bytes(steps.step("tuned", compute))
+    return _from_bytes(steps.step(f"tuned-{plan.tune_steps}", compute))
 
 
 def _learned(tuner: Tuner, run: Compression, plan: Plan) -> Tuned:
     windows, steps = _windows(run), run.steps(plan)
     held = torch.arange(len(windows)) % max(2, -(-len(windows) // HELD_OUT)) == 0
-    state = load(steps.read("tuning")) if steps.has("tuning") else None
+    kept = f"tuning-{plan.tune_steps}"
+    state = load(steps.read(kept)) if steps.has(kept) else None
     before = tuner.divergence(windows[held])
-    tuner.run(windows[~held], plan.tune_steps, plan.seed, run.progress, state, lambda s: steps.write("tuning", save(s)))
+    tuner.run(windows[~held], plan.tune_steps, plan.seed, run.progress, state, lambda s: steps.write(kept, save(s)))
     after = tuner.divergence(windows[held])
     run.progress.say(f"Tuned in {plan.tune_steps} steps: KL {before:.4f} -> {after:.4f} on text not learned from.")
     if after < before:

@@ -115,6 +115,8 @@ def _kind(info: TensorInfo) -> str:
 def _method(plan: TensorPlan) -> str:
     if plan.method == "cast":
         return plan.dtype
+    if plan.method == "lattice":
+        return "entropy-coded lattice"
     return " × ".join(str(spec.get("name", "?")) for spec in (plan.grid, plan.scale, plan.rounding))
 
 

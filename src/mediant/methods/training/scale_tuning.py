@@ -64,7 +64,7 @@ class Tuner:
         self.gains: dict[str, nn.Parameter] = {}
         self.others: dict[str, nn.Parameter] = {}
         for info in tensors:
-            if plan.tensors[info.name].method == "quantize":
+            if plan.tensors[info.name].method != "cast":
                 hooked = [self._hook(owners[name], info) for name in (info.name, *info.aliases) if name in owners]
                 if not any(hooked):
                     del self.gains[info.name]

@@ -1,0 +1,91 @@
+// Native twin of mediant.kernels.rate_babai, which states the contract. Rows are independent; four are taken together so
+// that each row of the feedback matrix is read once for all of them. No sum is reordered and no product fused: the bits
+// are those of the reference.
+#include <cmath>
+
+#include "registry.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define MEDIANT_CLONES __attribute__((target_clones("avx2", "default")))
+#define MEDIANT_INLINE inline __attribute__((always_inline))
+#else
+#define MEDIANT_CLONES
+#define MEDIANT_INLINE inline
+#endif
+
+namespace {
+
+constexpr int kBlock = 4;
+constexpr float kMost = 32767.0f;
+constexpr float kSteep = 0.05f;
+
+struct Problem {
+    const float *w, *feedback, *row_steps, *column_steps, *row_weights, *column_weights, *prices;
+    const uint8_t *row_classes, *column_classes;
+    int64_t columns, magnitudes;
+    int16_t *numbers;
+};
+
+MEDIANT_INLINE float cost(const float *table, float last, float x, float k, float weight) {
+    const float error = x - k, magnitude = std::fabs(k), within = std::fmin(magnitude, last);
+    return weight * (error * error) + (table[static_cast<int64_t>(within)] + (magnitude - within) * kSteep);
+}
+
+MEDIANT_INLINE float choose(const Problem &p, int64_t i, int64_t j, float x) {
+    const float *table = p.prices + (int64_t{p.row_classes[i]} + p.column_classes[j]) * p.magnitudes;
+    const float last = static_cast<float>(p.magnitudes - 1), weight = p.row_weights[i] * p.column_weights[j];
+    const float rounded = __builtin_rintf(x);
+    const float nearest = rounded < -kMost ? -kMost : rounded > kMost ? kMost : rounded;
+    if (nearest == 0) return 0;
+    const float inner = nearest - (nearest > 0 ? 1.0f : -1.0f);
+    const float at_nearest = cost(table, last, x, nearest, weight), at_inner = cost(table, last, x, inner, weight);
+    const float best = at_inner < at_nearest ? inner : nearest;
+    return cost(table, last, x, 0.0f, weight) < std::fmin(at_nearest, at_inner) ? 0.0f : best;
+}
+
+MEDIANT_INLINE void subtract(float *__restrict y, const float *__restrict x, float a, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) y[i] -= a * x[i];
+}
+
+MEDIANT_CLONES void round_block(const Problem &p, float *scratch, int64_t first, int64_t count) {
+    const int64_t n = p.columns;
+    std::copy_n(p.w + first * n, count * n, scratch);
+    for (int64_t j = 0; j < n; ++j)
+        for (int64_t r = 0; r < count; ++r) {
+            const int64_t i = first + r;
+            const float step = p.row_steps[i] * p.column_steps[j], w = scratch[r * n + j];
+            const float number = choose(p, i, j, w * (1.0f / step));
+            p.numbers[i * n + j] = static_cast<int16_t>(number);
+            subtract(scratch + r * n + j + 1, p.feedback + j * n + j + 1, w - step * number, n - j - 1);
+        }
+}
+
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Classes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Numbers = nb::ndarray<int16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void rate_babai(Matrix w, Matrix feedback, Vector row_steps, Vector column_steps, Vector row_weights,
+                Vector column_weights, Matrix prices, Classes row_classes, Classes column_classes, Numbers numbers,
+                int threads) {
+    const int64_t rows = static_cast<int64_t>(w.shape(0)), columns = static_cast<int64_t>(w.shape(1));
+    const Problem p{w.data(), feedback.data(), row_steps.data(), column_steps.data(), row_weights.data(),
+                    column_weights.data(), prices.data(), row_classes.data(), column_classes.data(), columns,
+                    static_cast<int64_t>(prices.shape(1)), numbers.data()};
+    nb::gil_scoped_release release;
+    mediant::parallel_for((rows + kBlock - 1) / kBlock, threads, [&](int64_t begin, int64_t end) {
+        std::vector<float> scratch(kBlock * columns);
+        for (int64_t block = begin; block < end; ++block) {
+            const int64_t first = block * kBlock;
+            round_block(p, scratch.data(), first, std::min<int64_t>(kBlock, rows - first));
+        }
+    });
+}
+
+}  // namespace
+
+MEDIANT_KERNEL(rate_babai) {
+    m.def("rate_babai", &rate_babai, nb::arg("w"), nb::arg("feedback"), nb::arg("row_steps"),
+          nb::arg("column_steps"), nb::arg("row_weights"), nb::arg("column_weights"), nb::arg("prices"),
+          nb::arg("row_classes"), nb::arg("column_classes"), nb::arg("numbers").noconvert(), nb::arg("threads"));
+}
