@@ -24,6 +24,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers import decoders as token_decoders
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from mediant import files
+
 VOCABULARY = 320
 TEXT = "the quick brown fox jumps over the lazy dog and runs away from 12 angry bees . "
 
@@ -128,6 +130,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedT
         return made[name]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, str]]:
+    """SHA-256 of every file in a folder, by name."""
+    return lambda folder: {file.name: files.file_sha256(file) for file in sorted(folder.iterdir())}
 
 
 def random_network(name: str) -> PreTrainedModel:

@@ -69,7 +69,10 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Model:
-    """A model as it lies on disk: a Hugging Face folder, and what is in it. Weights stay there until they are read."""
+    """A model as it lies on disk: a Hugging Face folder, and what is in it. Weights stay there until they are read.
+
+    Where structural edits made it, `edits` are these (`Plan.structure`) and `original` is the model before all of them.
+    """
 
     path: Path
     name: str
@@ -78,6 +81,13 @@ class Model:
     tensors: tuple[TensorInfo, ...]
     fingerprint: str
     causal: bool = True
+    original: Model | None = None
+    edits: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def unedited(self) -> Model:
+        """The model before all structural edits."""
+        return self.original or self
 
     @property
     def weights(self) -> int:
@@ -168,6 +178,9 @@ class TensorPlan:
 class Plan:
     """The narrow waist: all that `approximate` needs beside the model and its statistics. A person can edit it.
 
+    `structure` are edits of the model that come before everything else, in order, each with a name and its parameters:
+    {"edit": "drop_layers", "layers": [3]} (files under methods/structure). The fingerprint is that of the model before
+    them; `tensors` are those of the model after them.
     `tune_steps` are the steps of scale tuning that follow rounding (methods/training/scale_tuning.py).
     """
 
@@ -178,6 +191,7 @@ class Plan:
     target_bytes: int | None = None
     predicted_loss: float | None = None
     tune_steps: int = 0
+    structure: tuple[Mapping[str, Any], ...] = ()
     version: int = PLAN_VERSION
 
     def to_json(self) -> str:
@@ -207,7 +221,8 @@ class Plan:
                 raise ValueError(f"its number of steps is outside 0 to {MOST_STEPS}")
             if plan.seed < 0 or (plan.target_bytes or 0) < 0 or not 0 <= (plan.predicted_loss or 0) < 1e99:
                 raise ValueError("its seed, target or predicted loss is negative, or too large")
-            return dataclasses.replace(plan, tensors={n: _tensor_plan(n, t) for n, t in plan.tensors.items()})
+            tensors = {n: _tensor_plan(n, t) for n, t in plan.tensors.items()}
+            return dataclasses.replace(plan, tensors=tensors, structure=checked_edits(plan.structure))
         except (ValueError, RecursionError) as problem:
             raise PlanError(f"{where} is not a plan: {problem}.") from None
 
@@ -217,6 +232,31 @@ def _tensor_plan(name: str, data: object) -> TensorPlan:
         return tensor_plan_from_dict(data)
     except ValueError as problem:
         raise ValueError(f"of the tensor {name!r}, {problem}") from None
+
+
+def checked_edits(edits: Iterable[object]) -> tuple[Mapping[str, Any], ...]:
+    """Structural edits as JSON gave them.
+
+    Raises:
+        ValueError: one is not an object that names its edit.
+    """
+    found: list[Mapping[str, Any]] = []
+    for edit in edits:
+        if not isinstance(edit, dict) or not isinstance(edit.get("edit"), str):
+            raise ValueError('a structural edit is not an object with its name under "edit"')
+        found.append(edit)
+    return tuple(found)
+
+
+def described(edit: Mapping[str, Any], longest: int = 40) -> str:
+    """A structural edit for people to read, long parameters cut short.
+
+    >>> described({"edit": "drop_layers", "layers": [3, 7]})
+    'drop_layers (layers: [3, 7])'
+    """
+    texts = {name: json.dumps(value) for name, value in edit.items() if name != "edit"}
+    short = {name: text if len(text) <= longest else f"{text[:longest]}…" for name, text in texts.items()}
+    return f"{edit['edit']} ({', '.join(f'{name}: {text}' for name, text in short.items())})"
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from mediant import files
 from mediant.checkpoint.reader import Checkpoint
 from mediant.errors import SizeError
 from mediant.pipeline.compress import begun
@@ -63,12 +62,6 @@ def compressed(
         return made[name]
 
     return checkpoint
-
-
-@pytest.fixture(scope="session")
-def contents() -> Callable[[Path], dict[str, str]]:
-    """SHA-256 of every file in a folder, by name."""
-    return lambda folder: {file.name: files.file_sha256(file) for file in sorted(folder.iterdir())}
 
 
 @pytest.fixture(scope="session")

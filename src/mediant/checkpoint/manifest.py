@@ -67,7 +67,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that `mediant.json` says. `files` are the names of the files beside the two that are always there."""
+    """All that `mediant.json` says. `files` are the names of the files beside the two that are always there.
+
+    `structure` are the edits that came first (`values.Plan`), and `original_weights` what the model had before them.
+    """
 
     tool_version: str
     model: Origin
@@ -79,6 +82,8 @@ class Manifest:
     files: tuple[str, ...]
     tensors: Mapping[str, Entry]
     tune_steps: int = 0
+    structure: tuple[Mapping[str, Any], ...] = ()
+    original_weights: int | None = None
 
     def part_shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Type and shape of everything in `mediant.safetensors`, by key, in the order of the manifest."""
@@ -105,6 +110,8 @@ class Manifest:
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "files": self.files,
         }
+        if self.structure:
+            head["structure"] = {"original_weights": self.original_weights, "edits": self.structure}
         tensors = ",\n".join(f"{_compact(name)}:{_entry_json(entry)}" for name, entry in self.tensors.items())
         loss = fixed_width(self.predicted_loss)
         steps = str(self.tune_steps).rjust(STEPS_WIDTH)
@@ -127,7 +134,9 @@ def forecast(
     """
     return Manifest(
         tool_version=installed("mediant"),
-        model=Origin(model.name, model.architecture, model.fingerprint, model.weights, model.causal),
+        model=Origin(model.name, model.architecture, model.unedited.fingerprint, model.weights, model.causal),
+        structure=model.edits,
+        original_weights=model.unedited.weights if model.edits else None,
         recipe=plan.recipe,
         seed=plan.seed,
         target_bytes=plan.target_bytes,

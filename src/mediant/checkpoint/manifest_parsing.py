@@ -19,6 +19,7 @@ from mediant.values import (
     Role,
     TensorInfo,
     TensorPlan,
+    checked_edits,
     tensor_plan_from_dict,
     tensor_plan_to_dict,
 )
@@ -40,6 +41,7 @@ MANIFEST: strict_json.Kinds = {
     "tensors": dict,
 }
 ORIGIN: strict_json.Kinds = {"name": str, "architecture": str, "fingerprint": str, "weights": int, "causal": bool}
+STRUCTURE: strict_json.Kinds = {"original_weights": int, "edits": list}
 CALIBRATION: strict_json.Kinds = {"source": str, "tokens": int, "text_fingerprint": str}
 ENTRY: strict_json.Kinds = {
     "shape": list,
@@ -86,7 +88,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         raise CheckpointError(
             f"{where} has version {str(value.get('version'))[:20]}; this Mediant reads version {VERSION}."
         )
-    head = strict_json.fields(value, MANIFEST, where)
+    edited = "structure" in value
+    head = strict_json.fields(value, {**MANIFEST, "structure": dict} if edited else MANIFEST, where)
     tensors = strict_json.mapping(head["tensors"], f"'tensors' of {where}")
     entries = {name: _entry(name, entry, f"the entry {name!r} of {where}") for name, entry in tensors.items()}
     _check_names(entries, where)
@@ -101,6 +104,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         calibration=_calibration(head["calibration"], where),
         files=_files(head["files"], where),
         tensors=entries,
+        **(_structure(head["structure"], where) if edited else {}),
     )
 
 
@@ -111,6 +115,17 @@ def _check_names(entries: Mapping[str, Entry], where: str) -> None:
             if name in seen:
                 raise CheckpointError(f"{where} gives the name {name!r} to two tensors.")
             seen.add(name)
+
+
+def _structure(value: dict[str, Any], where: str) -> dict[str, Any]:
+    found = strict_json.fields(value, STRUCTURE, f"'structure' of {where}")
+    try:
+        edits = checked_edits(found["edits"])
+    except ValueError as problem:
+        raise CheckpointError(f"In {where}, {problem}.") from None
+    if not edits or found["original_weights"] < 0:
+        raise CheckpointError(f"In {where}, 'structure' has no edits, or fewer weights than none.")
+    return {"structure": edits, "original_weights": found["original_weights"]}
 
 
 def _calibration(value: Any, where: str) -> Calibration | None:

@@ -60,6 +60,7 @@ class Checkpoint:
             target_bytes=m.target_bytes,
             tune_steps=m.tune_steps,
             predicted_loss=m.predicted_loss,
+            structure=m.structure,
         )
 
     def encoding(self, name: str) -> Encoding:

@@ -29,10 +29,10 @@ from mediant.checkpoint.manifest import (
 )
 from mediant.checkpoint.manifest_parsing import parse_manifest
 from mediant.checkpoint.reader import read_manifest
-from mediant.checkpoint.staging import staged
 from mediant.errors import CheckpointError, StorageError
 from mediant.files import storage_errors
 from mediant.kernels.part_shapes import Form
+from mediant.staging import staged
 from mediant.values import Array, Encoding, Model, Plan
 
 

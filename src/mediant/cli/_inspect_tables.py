@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mediant.values import described
+
 Figures = Mapping[str, Any]
 
 
@@ -31,6 +33,7 @@ def _summary(console: Console, figures: Figures) -> None:
         "model": f"{model['name']} ({model['architecture']}, {model['weights']:,} weights)",
         "size": f"{figures['bytes']:,} bytes, {_bits(figures['bits_per_weight'])} bits per weight, everything counted",
         "asked for": f"{figures['target_bytes']:,} bytes" if figures["target_bytes"] else "",
+        "structure": _structure(figures),
         "recipe": f"{figures['recipe']}, seed {figures['seed']}, by mediant {figures['tool_version']}",
         "calibration": f"{calibration['source']}, {calibration['tokens']:,} tokens" if calibration else "none",
         "predicted": "" if figures["predicted_loss"] is None else f"{figures['predicted_loss']:.4g} nats per token",
@@ -38,6 +41,11 @@ def _summary(console: Console, figures: Figures) -> None:
     for name, text in lines.items():
         if text:
             console.print(f"[bold]{name:12}[/bold]{escape(text)}")
+
+
+def _structure(figures: Figures) -> str:
+    edits = ", then ".join(described(edit) for edit in figures["structure"])
+    return f"{edits}; before that {figures['original_weights']:,} weights" if edits else ""
 
 
 def _files_table(figures: Figures) -> Table:

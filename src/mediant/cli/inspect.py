@@ -61,6 +61,8 @@ def report(checkpoint: Checkpoint) -> dict[str, Any]:
         "calibration": None if calibration is None else asdict(calibration),
         "target_bytes": manifest.target_bytes,
         "predicted_loss": manifest.predicted_loss,
+        "structure": [dict(edit) for edit in manifest.structure],
+        "original_weights": manifest.original_weights,
         "bytes": total,
         "bits_per_weight": _bits_per_weight(total, weights),
         "files": sizes,

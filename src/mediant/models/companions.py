@@ -44,14 +44,17 @@ def companion_files(model: Model, card: str) -> dict[str, bytes]:
     # Plain transformers does not know this method and finds no model.safetensors: it refuses.
     config["quantization_config"] = {"quant_method": "mediant", "format_version": 1}
     contents = {"config.json": _compact(config)}
-    names = TOKENIZER_FILES
-    if not (model.path / "tokenizer.json").exists():
-        names += SLOW_TOKENIZER_FILES
-    for name in names:
-        if (model.path / name).is_file():
-            contents[name] = _content(model.path / name)
+    contents |= {file.name: _content(file) for file in tokenizer_files(model.path)}
     contents[CARD] = card.encode()
     return dict(sorted(contents.items()))
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a model's folder that are neither weights nor configuration nor card."""
+    names = TOKENIZER_FILES
+    if not (folder / "tokenizer.json").exists():
+        names += SLOW_TOKENIZER_FILES
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def _content(path: Path) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ import torch
 
 from mediant.errors import ModelError
 from mediant.models import architecture, folder, names, reference, roles
+from mediant.models.lazy import LazyTensor
 from mediant.values import Array, Model
 
 
@@ -49,9 +50,7 @@ class WeightReader:
             ModelError: it holds NaN or infinity, or its file is damaged.
         """
         info = self.model.tensor(name)
-        given = next((n for n in (info.name, *info.aliases) if n in self._direct), None)
-        tensor = self._loaded[info.name] if given is None else self._read_stored(self._direct[given])
-        values: Array = tensor.to(torch.float32, copy=True).numpy()
+        values: Array = self.stored(name).to(torch.float32, copy=True).numpy()
         wrong = values.size - int(np.count_nonzero(np.isfinite(values)))
         if wrong:
             raise ModelError(
@@ -59,6 +58,23 @@ class WeightReader:
                 " a model with NaN or infinity in its weights cannot be compressed."
             )
         return values
+
+    def stored(self, name: str) -> torch.Tensor:
+        """The tensor of that name or alias, as it is stored and unchecked.
+
+        Raises:
+            KeyError, ModelError: as for `read`.
+        """
+        info = self.model.tensor(name)
+        given = next((n for n in (info.name, *info.aliases) if n in self._direct), None)
+        return self._loaded[info.name] if given is None else self._read_stored(self._direct[given])
+
+    def lazy(self) -> dict[str, LazyTensor]:
+        """All tensors by name, in model order, each to be read when it is asked for."""
+        return {
+            t.name: LazyTensor(t.shape, getattr(torch, t.dtype), partial(self.stored, t.name))
+            for t in self.model.tensors
+        }
 
     def _read_stored(self, key: str) -> torch.Tensor:
         file = self._stored[key].file

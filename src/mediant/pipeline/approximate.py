@@ -47,17 +47,28 @@ def check(plan: Plan, model: Model) -> None:
     Raises:
         PlanError: with the first difference.
     """
-    if plan.model_fingerprint != model.fingerprint:
-        raise PlanError(
-            f"The plan was made for another model (fingerprint {plan.model_fingerprint[:12]}); "
-            f"this one has {model.fingerprint[:12]}."
-        )
+    check_original(plan, model.unedited)
+    if plan.structure != model.edits:
+        raise PlanError("The plan has structural edits that the model has not been through.")
     ours = {t.name for t in model.tensors}
     for name in sorted(ours ^ set(plan.tensors)):
         problem = "does not say what becomes of" if name in ours else "names an unknown tensor,"
         raise PlanError(f"The plan {problem} {name!r}.")
     for info in model.tensors:
         check_tensor(info, plan.tensors[info.name])
+
+
+def check_original(plan: Plan, model: Model) -> None:
+    """Refuses a plan that was made for another model than this one, which no edit has touched.
+
+    Raises:
+        PlanError: with both fingerprints.
+    """
+    if plan.model_fingerprint != model.fingerprint:
+        raise PlanError(
+            f"The plan was made for another model (fingerprint {plan.model_fingerprint[:12]}); "
+            f"this one has {model.fingerprint[:12]}."
+        )
 
 
 def check_tensor(info: TensorInfo, plan: TensorPlan) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mediant import files
 from mediant.checkpoint.manifest import Calibration
@@ -20,13 +21,14 @@ from mediant.models.card import model_card
 from mediant.models.companions import CARD, companion_files
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
-from mediant.pipeline.approximate import approximate, check, check_methods
+from mediant.pipeline.approximate import approximate, check, check_methods, check_original
 from mediant.pipeline.choose import measure, outline, quantizable, units_from_json, units_to_json
 from mediant.pipeline.one_denominator import OneDenominator, curves_from_json, curves_to_json, denominator_plan
 from mediant.pipeline.one_denominator import measure as measure_rates
 from mediant.pipeline.request import Request
 from mediant.pipeline.sizing import Sizing
-from mediant.pipeline.tune import learned, steps_within, taken_up
+from mediant.pipeline.structure import School, structured
+from mediant.pipeline.tune import learned, steps_within, taken_up, tuning_windows
 from mediant.pipeline.workspace import Workspace
 from mediant.planning.recipe import Recipe, load_recipe, needs_hessian
 from mediant.planning.size import check_range, human, parse_size
@@ -64,11 +66,14 @@ def begun(request: Request, progress: Progress = SILENT) -> Iterator[Compression
     request.check()
     recipe, given = load_recipe(request.recipe), request.given_plan()
     check_methods(recipe)
-    model = open_model(request.model, progress)
+    original = open_model(request.model, progress)
     if given is not None:
-        check(given, model)
-    run = Compression(request, model, recipe, given, progress)
-    run.check_target()
+        check_original(given, original)
+    run = Compression(request, original, recipe, given, progress)
+    with _refusals(run):
+        if given is not None:
+            check(given, run.model)
+        run.check_target()
     workspace = run.workspace
     try:
         yield run
@@ -78,15 +83,40 @@ def begun(request: Request, progress: Progress = SILENT) -> Iterator[Compression
     workspace.close()
 
 
+@contextlib.contextmanager
+def _refusals(run: Compression) -> Iterator[None]:
+    """Checks before any work but the edits; what those left goes if a check fails."""
+    try:
+        yield
+    except Exception:
+        if run.edits:
+            run.workspace.close()
+        raise
+
+
 @dataclass(frozen=True)
 class Compression:
-    """One run: each stage is computed at most once, and read back from the workspace if an earlier run finished it."""
+    """One run: each stage is computed at most once, and read back from the workspace if an earlier run finished it.
+
+    `original` is the model as it was given, `model` the one that structural edits made of it.
+    """
 
     request: Request
-    model: Model
+    original: Model
     recipe: Recipe
     given: Plan | None
     progress: Progress
+
+    @property
+    def edits(self) -> tuple[Mapping[str, Any], ...]:
+        """Structural edits, in order."""
+        return () if self.given is None else self.given.structure
+
+    @cached_property
+    def model(self) -> Model:
+        """The model after all structural edits; the original where there are none."""
+        school = School(self.original, lambda: tuning_windows(self), self.workspace if self.edits else None)
+        return structured(self.original, self.edits, school, self.progress)
 
     @property
     def seed(self) -> int:
@@ -109,7 +139,8 @@ class Compression:
     def workspace(self) -> Workspace:
         """Where finished steps are kept; other sizes, plans and recipes share what does not depend on them."""
         key = {
-            "model": self.model.fingerprint,
+            "model": self.original.fingerprint,
+            "structure": self.edits,
             "text": [self.described.source, self.described.fingerprint],
             "hessian": self.needs_hessian,
         }
@@ -118,13 +149,13 @@ class Compression:
     @cached_property
     def text(self) -> CalibrationText:
         """The calibration text."""
-        return calibration_tokens(self.model, self.request.calibration, self.seed, self.progress)
+        return calibration_tokens(self.original, self.request.calibration, self.seed, self.progress)
 
     @cached_property
     def described(self) -> CalibrationText:
         """The text, or, where the model has to write it first, a stand-in of the same source and size."""
-        writes = self.request.calibration is None and self.model.causal
-        return unwritten(self.model, self.seed) if writes else self.text
+        writes = self.request.calibration is None and self.original.causal
+        return unwritten(self.original, self.seed) if writes else self.text
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -217,7 +248,7 @@ class Compression:
 
     def target(self) -> int | None:
         """The size that was asked for, in bytes."""
-        return None if self.request.size is None else parse_size(self.request.size, self.model)
+        return None if self.request.size is None else parse_size(self.request.size, self.original)
 
     def check_target(self) -> None:
         """Refuses before any work what cannot be met however the weights turn out.

@@ -115,7 +115,8 @@ def denominator_plan(
     cast = TensorPlan("cast", dtype=keep)
     corrected = dataclasses.replace(cast, bias_correction=True)
     return Plan(
-        model_fingerprint=model.fingerprint,
+        model_fingerprint=model.unedited.fingerprint,
+        structure=model.edits,
         recipe=RECIPE,
         seed=seed,
         tensors={

@@ -99,12 +99,12 @@ class Judge:
 
     @cached_property
     def _windows(self) -> torch.Tensor:
-        length = min(WINDOW, positions(self.run.model) or WINDOW)
-        return held_out_windows(self.run.model, WINDOWS, length, self.run.seed, self.run.progress)
+        length = min(WINDOW, positions(self.run.original) or WINDOW)
+        return held_out_windows(self.run.original, WINDOWS, length, self.run.seed, self.run.progress)
 
     @cached_property
     def _reference(self) -> Forward:
-        return logits(load_reference(self.run.model))
+        return logits(load_reference(self.run.original))
 
     def _measured(self, plan: Plan) -> float:
         reference, folder = self._reference, self.run.workspace.folder / "trial"

@@ -123,7 +123,8 @@ class Sizing:
         quantized = {name: self.recipe.tensor_plan(given) for name, given in runs.items()}
         modules = {self.model.tensor(name).module for name in quantized}
         return Plan(
-            model_fingerprint=self.model.fingerprint,
+            model_fingerprint=self.model.unedited.fingerprint,
+            structure=self.model.edits,
             recipe=self.recipe.name,
             seed=self.seed,
             tensors={

@@ -47,8 +47,8 @@ def steps_within(run: Compression, plan: Plan, minutes: float) -> int:
     """How many steps fit into so many minutes on this machine, by trial; kept, so that a resumed run takes as many."""
 
     def compute() -> bytes:
-        tuner = Tuner(load_reference(run.model), load_reference(run.model), plan, run.model.tensors)
-        windows = _windows(run)[:TRIAL]
+        tuner = Tuner(load_reference(run.model), load_reference(run.original), plan, run.model.tensors)
+        windows = tuning_windows(run)[:TRIAL]
         tuner.run(windows, 1, run.seed)
         begun = time.monotonic()
         tuner.run(windows, TRIAL, run.seed)
@@ -70,13 +70,13 @@ def learned(run: Compression, plan: Plan) -> Tuned:
         network = load_reference(run.model)
         state = {e.info.name: torch.from_numpy(decode(e)) for e in run.encodings(plan)}
         network.load_state_dict(state, strict=False)
-        return _to_bytes(_learned(Tuner(network, load_reference(run.model), plan, run.model.tensors), run, plan))
+        return _to_bytes(_learned(Tuner(network, load_reference(run.original), plan, run.model.tensors), run, plan))
 
     return _from_bytes(steps.step(f"tuned-{plan.tune_steps}", compute))
 
 
 def _learned(tuner: Tuner, run: Compression, plan: Plan) -> Tuned:
-    windows, steps = _windows(run), run.steps(plan)
+    windows, steps = tuning_windows(run), run.steps(plan)
     held = torch.arange(len(windows)) % max(2, -(-len(windows) // HELD_OUT)) == 0
     kept = f"tuning-{plan.tune_steps}"
     state = load(steps.read(kept)) if steps.has(kept) else None
@@ -90,12 +90,12 @@ def _learned(tuner: Tuner, run: Compression, plan: Plan) -> Tuned:
     return Tuned({}, {})
 
 
-def _windows(run: Compression) -> torch.Tensor:
+def tuning_windows(run: Compression) -> torch.Tensor:
     """Text to learn from: all of the calibration file, or more of the model's own."""
-    file, length = run.request.calibration, min(WINDOW, positions(run.model) or WINDOW)
+    file, length = run.request.calibration, min(WINDOW, positions(run.original) or WINDOW)
     if file is None:
-        return sampled_windows(run.model, WRITTEN, length, run.seed, "tuning", run.progress)
-    windows = calibration_tokens(run.model, file, run.seed, run.progress, MOST_WINDOWS, length).windows
+        return sampled_windows(run.original, WRITTEN, length, run.seed, "tuning", run.progress)
+    windows = calibration_tokens(run.original, file, run.seed, run.progress, MOST_WINDOWS, length).windows
     if len(windows) < 2:
         raise TextError(f"The text {Path(file)} has {len(windows)} window of {length} tokens; tuning needs at least 2.")
     return windows

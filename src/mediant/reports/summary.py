@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mediant.checkpoint.manifest import Calibration, Entry, Manifest, Origin
 from mediant.kernels.part_shapes import ITEM_BYTES
 from mediant.planning.size import STORED_BYTES
-from mediant.values import Certificate, TensorInfo, TensorPlan
+from mediant.values import Certificate, TensorInfo, TensorPlan, described
 
 KINDS = {"embedding": "embedding", "head": "head", "norm": "norms", "bias": "biases", "expert": "experts"}
 
@@ -52,6 +52,8 @@ class Summary:
     bytes: int
     beside: Mapping[str, int]
     tensors: tuple[TensorRow, ...]
+    structure: tuple[str, ...] = ()
+    original_weights: int | None = None
 
     @property
     def bits_per_weight(self) -> float:
@@ -88,6 +90,8 @@ def summarize(manifest: Manifest, files: Mapping[str, int]) -> Summary:
         bytes=sum(files.values()),
         beside={name: size for name, size in files.items() if not name.endswith(".safetensors")},
         tensors=tuple(_row(entry) for entry in entries),
+        structure=tuple(described(edit) for edit in manifest.structure),
+        original_weights=manifest.original_weights,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mediant.checkpoint.staging import staged
+from mediant.staging import staged
 
 
 @pytest.fixture
