@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mediant.kernels.babai import Lattice
 from mediant.kernels.rotation import rotate, rotate_metric
+from mediant.statistics.column_order import NATURAL, column_order
 from mediant.statistics.lattice import damped, lattice
 from mediant.values import LayerStatistics, TensorPlan
 
@@ -68,17 +69,18 @@ class Layer:
         error = self.matrix.astype(np.float64) - approximation
         return float(sum(term.losses(error).sum() for term in self.terms))
 
-    def lattice(self, damping: float) -> Lattice:
-        """The lattice of all terms together, weighted by their rows."""
+    def lattice(self, damping: float, order: str = NATURAL, group: int = 1) -> Lattice:
+        """The lattice of all terms together, weighted by their rows; its columns in an order that keeps groups."""
         if self.shared is not None:
-            return self.shared.lattice(damping)
-        if damping not in self._lattices:
-            metric = sum(float(term.rows.sum()) * term.full() for term in self.terms)
-            self._lattices[damping] = lattice(damped(np.asarray(metric), damping))
-        return self._lattices[damping]
+            return self.shared.lattice(damping, order, group)
+        key = damping, order, group if order != NATURAL else 1
+        if key not in self._lattices:
+            metric = damped(np.asarray(sum(float(term.rows.sum()) * term.full() for term in self.terms)), damping)
+            self._lattices[key] = lattice(metric, column_order(metric, group, order))
+        return self._lattices[key]
 
     @cached_property
-    def _lattices(self) -> dict[float, Lattice]:
+    def _lattices(self) -> dict[tuple[float, str, int], Lattice]:
         return {}
 
 

@@ -150,7 +150,8 @@ def _chunk_on_lattice(
     form = ScaleForm.of(plan)
     if discovery.make("grids", plan.grid).zero_point or plan.scale.get("name") != "exact" or form.bits == FULL:
         raise PlanError("Babai rounding goes with exact scales of at most 8 bits and a grid without zero points.")
-    found = rounding.round(layer.matrix, layer.lattice(rounding.damping), table, plan.group, form)
+    lattice = layer.lattice(rounding.damping, rounding.order, plan.group)
+    found = rounding.round(layer.matrix, lattice, table, plan.group, form)
     stored: dict[str, Array] = {"row_scales": from_float32(found.row_scales), "scale_codes": found.scale_codes}
     scale = decode_scales(stored, form)
     return stored, scale, np.zeros_like(scale), found.codes

@@ -16,7 +16,7 @@ from mediant.errors import PlanError
 from mediant.values import Run, TensorPlan, checked_fields
 
 # Planning does not import methods, so it has to know which of them need the Hessian.
-HESSIAN_ROUNDINGS = ("babai",)
+HESSIAN_ROUNDINGS = ("babai", "k_best")
 ROTATION_SEED = 0
 
 

@@ -22,12 +22,15 @@ def damped(hessian: NDArray[np.float64], damping: float) -> NDArray[np.float64]:
     return metric
 
 
-def lattice(metric: NDArray[np.float64]) -> Lattice:
+def lattice(metric: NDArray[np.float64], order: NDArray[np.int64] | None = None) -> Lattice:
     """Factors of a positive definite metric [n, n]: U with M^-1 = U^T U, as babai takes them.
+
+    With an `order`, of the metric of the columns taken in that order.
 
     Raises:
         ValueError: the metric is not positive definite.
     """
+    metric = metric if order is None else metric[np.ix_(order, order)]
     m = torch.from_numpy(np.ascontiguousarray(metric))
     try:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(m))
@@ -39,4 +42,5 @@ def lattice(metric: NDArray[np.float64]) -> Lattice:
         feedback=(upper / diagonal[:, None]).float().contiguous().numpy(),
         conditional=diagonal.square().reciprocal().float().numpy(),
         metric=m.float().contiguous().numpy(),
+        order=order,
     )

@@ -10,7 +10,8 @@ Args of `round`: a layer's matrix [rows, columns], its lattice, levels, group, a
 Source: Frantar et al. 2022 (arXiv 2210.17323), section 3; Chen et al. 2025 (arXiv 2507.18553) for the equality with
 Babai's algorithm. Deviations: (1) scales are not fixed beforehand by absmax but chosen, when a group is reached, as the
 best that can be stored, in the metric of the errors that are carried on; (2) `sweeps` rounds of coordinate descent
-follow; (3) damping is 1 % of the mean diagonal, as in GPTQ, and dead inputs get the mean.
+(mediant.kernels.descent) follow; (3) damping is 1 % of the mean diagonal, as in GPTQ, and dead inputs get the mean;
+(4) with another `order` than the natural one, columns of a group stay together, as they share a scale.
 
 Cost: columns^3 once, then columns^2 / 2 multiply-adds a row, and as much again for each sweep.
 """
@@ -23,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediant.kernels.babai import Lattice, Rounded, babai
+from mediant.kernels.descent import descent
 from mediant.kernels.scale_codes import ScaleForm
+from mediant.statistics.column_order import NATURAL, ORDERS
 
 REFERENCES = (
     "Frantar et al. 2022, GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers, "
@@ -35,10 +38,21 @@ NEEDS = ("hessian",)
 
 @dataclass(frozen=True)
 class Babai:
-    """`sweeps` rounds of descent after the nearest plane; `damping` as a share of the mean diagonal."""
+    """`sweeps` rounds of descent after the nearest plane; `damping` as a share of the mean diagonal.
 
-    sweeps: int = 2
+    `order` is that in which columns are rounded: `natural`, `largest` diagonal first, or by minimal `pivot`
+    (statistics/column_order.py). Groups stay together, so nothing has to be stored about it.
+    """
+
+    sweeps: int = 4
     damping: float = 0.01
+    order: str = NATURAL
+
+    def __post_init__(self) -> None:
+        if self.sweeps < 0 or not 0 < self.damping < 1e6:
+            raise ValueError("sweeps are counted from 0, and damping is a positive share")
+        if self.order not in ORDERS:
+            raise ValueError(f"the order is one of {', '.join(ORDERS)}")
 
     def round(
         self,
@@ -48,12 +62,33 @@ class Babai:
         group: int,
         form: ScaleForm,
     ) -> Rounded:
-        """Codes and scales of a matrix [rows, columns].
+        """Codes and scales of a matrix [rows, columns]; the lattice may be that of reordered columns.
 
         Raises:
             ValueError: `form` has 16 bits.
         """
-        return babai(matrix, lattice, levels.astype(np.float32), group, form, self.sweeps)
+        table = levels.astype(np.float32)
+        w = matrix if lattice.order is None else matrix[:, lattice.order]
+        found = self.nearest_planes(w, lattice, table, group, form)
+        codes = found.codes
+        if self.sweeps:
+            codes = descent(w, codes, found.scales(form), lattice.metric, table, group, self.sweeps)
+        return in_place(Rounded(codes, found.row_scales, found.scale_codes), lattice.order, group)
+
+    def nearest_planes(
+        self, matrix: NDArray[np.float32], lattice: Lattice, levels: NDArray[np.float32], group: int, form: ScaleForm
+    ) -> Rounded:
+        """Codes and scales of a matrix [rows, columns] in the lattice's order, before descent."""
+        return babai(matrix, lattice, levels, group, form)
+
+
+def in_place(found: Rounded, order: NDArray[np.int64] | None, group: int) -> Rounded:
+    """What was found for the columns `order` of a matrix, as it is for the matrix itself."""
+    if order is None:
+        return found
+    back = np.argsort(order)
+    whose = back[::group] // group
+    return Rounded(found.codes[:, back], found.row_scales, found.scale_codes[:, whose])
 
 
 METHOD = Babai

@@ -1,0 +1,69 @@
+// Native twin of mediant.kernels.descent, which states the contract. Rows are independent; several are taken together so
+// that each row of the metric is read once for all of them.
+#include "nearest_plane.h"
+#include "registry.h"
+
+namespace {
+
+constexpr int kBlock = 8;
+
+struct Problem {
+    const float *w, *metric, *scales;
+    mediant::Grid grid;
+    int64_t columns, group, groups, sweeps;
+    uint8_t *codes;
+};
+
+MEDIANT_CLONES void descend(const Problem &p, float *decoded, float *gradient, int64_t first, int64_t count) {
+    const int64_t n = p.columns;
+    std::fill_n(gradient, count * n, 0.0f);
+    for (int64_t r = 0; r < count; ++r)
+        for (int64_t j = 0; j < n; ++j)
+            decoded[r * n + j] =
+                p.scales[(first + r) * p.groups + j / p.group] * p.grid.levels[p.codes[(first + r) * n + j]];
+    for (int64_t j = 0; j < n; ++j)
+        for (int64_t r = 0; r < count; ++r)
+            mediant::add(gradient + r * n, p.metric + j * n, decoded[r * n + j] - p.w[(first + r) * n + j], n);
+    for (int64_t sweep = 0; sweep < p.sweeps; ++sweep)
+        for (int64_t j = 0; j < n; ++j) {
+            const float inverse_diagonal = 1.0f / p.metric[j * n + j];
+            for (int64_t r = 0; r < count; ++r) {
+                const float scale = p.scales[(first + r) * p.groups + j / p.group];
+                const float target = decoded[r * n + j] - gradient[r * n + j] * inverse_diagonal;
+                const int code = mediant::code_of(p.grid, target * mediant::inverse(scale));
+                const float value = scale * p.grid.levels[code], change = value - decoded[r * n + j];
+                if (change == 0) continue;
+                p.codes[(first + r) * n + j] = static_cast<uint8_t>(code);
+                decoded[r * n + j] = value;
+                mediant::add(gradient + r * n, p.metric + j * n, change, n);
+            }
+        }
+}
+
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Codes = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void descent(Matrix w, Matrix metric, Matrix scales, Vector levels, Vector middles, bool affine, int64_t group,
+             int64_t sweeps, Codes codes, int threads) {
+    const int64_t rows = static_cast<int64_t>(w.shape(0)), columns = static_cast<int64_t>(w.shape(1));
+    const mediant::Grid grid{levels.data(), middles.data(), static_cast<int64_t>(levels.size()), affine};
+    const Problem p{w.data(), metric.data(), scales.data(), grid, columns, group,
+                    static_cast<int64_t>(scales.shape(1)), sweeps, codes.data()};
+    nb::gil_scoped_release release;
+    mediant::parallel_for((rows + kBlock - 1) / kBlock, threads, [&](int64_t begin, int64_t end) {
+        std::vector<float> decoded(kBlock * columns), gradient(kBlock * columns);
+        for (int64_t block = begin; block < end; ++block) {
+            const int64_t first = block * kBlock;
+            descend(p, decoded.data(), gradient.data(), first, std::min<int64_t>(kBlock, rows - first));
+        }
+    });
+}
+
+}  // namespace
+
+MEDIANT_KERNEL(descent) {
+    m.def("descent", &descent, nb::arg("w"), nb::arg("metric"), nb::arg("scales"), nb::arg("levels"),
+          nb::arg("middles"), nb::arg("affine"), nb::arg("group"), nb::arg("sweeps"), nb::arg("codes").noconvert(),
+          nb::arg("threads"));
+}
