@@ -1,0 +1,1 @@
+"""Experts: layers of which each token uses a part, and how a dense layer becomes one."""
