@@ -27,6 +27,8 @@ PLAN_VERSION = 1
 MOST_STEPS = 999_999
 # The fields of a TensorPlan that belong to the method `lattice` alone.
 LATTICE_FIELDS = ("step", "damping", "price", "floor")
+# And those of the method `compand`.
+COMPAND_FIELDS = ("multiplier", "rate", "cluster", "sequences", "renewal")
 
 
 @dataclass(frozen=True)
@@ -149,14 +151,18 @@ class TensorPlan:
     `runs` give the depth of consecutive rows and add up to all rows. `group` is the number of neighbouring columns
     that share a scale. `scale_bits` 16 stores a bfloat16 scale per group; fewer store a power of
     2^(-1/scale_steps) relative to a bfloat16 row scale, with a sign if `scale_signed` (kernels/scale_codes.py).
-    `basis` names a change of basis of the columns that reading undoes: empty, or {"name": "rotation", "seed": ...}
-    (kernels/rotation.py).
+    `basis` names a change of basis of the columns that reading undoes: empty, {"name": "rotation", "seed": ...}
+    (kernels/rotation.py), or {"name": "columns", "by": spec} with a stored factor for each column, found by a file
+    under methods/balancing. `outliers` columns are stored as float16 beside their codes (methods/outliers.py).
     `lattice` rounds to whole multiples of steps that follow from `step`, and codes them by entropy
     (methods/denominator.py): `damping` of the Hessian, `price` of a bit in squared steps, and `floor`, the least
     sensitivity of a row relative to the mean.
+    `compand` gives every column of a cluster of about `cluster` rows a depth by its demand and `multiplier`
+    (methods/companded.py); demands are measured with `sequences` sequences, on weights quantized to `rate` bits again
+    after every `renewal` sequences, or on the original ones if that is 0.
     """
 
-    method: Literal["quantize", "lattice", "cast"]
+    method: Literal["quantize", "lattice", "compand", "cast"]
     dtype: str = "float16"
     grid: Mapping[str, Any] = field(default_factory=dict)
     scale: Mapping[str, Any] = field(default_factory=dict)
@@ -167,11 +173,17 @@ class TensorPlan:
     scale_signed: bool = True
     scale_steps: int = 8
     basis: Mapping[str, Any] = field(default_factory=dict)
+    outliers: int = 0
     bias_correction: bool = False
     step: float = 0.0
     damping: float = 0.01
     price: float = 0.12
     floor: float = 0.05
+    multiplier: float = 0.0
+    rate: float = 0.0
+    cluster: int = 512
+    sequences: int = 48
+    renewal: int = 16
 
 
 @dataclass(frozen=True)
@@ -276,10 +288,12 @@ def tensor_plan_to_dict(plan: TensorPlan) -> dict[str, Any]:
         return {"method": "cast", "dtype": plan.dtype, **correction}
     if plan.method == "lattice":
         return {"method": "lattice", **{name: getattr(plan, name) for name in LATTICE_FIELDS}}
-    unused = ("dtype", "bias_correction", *LATTICE_FIELDS)
+    if plan.method == "compand":
+        return {"method": "compand", **{name: getattr(plan, name) for name in COMPAND_FIELDS}}
+    unused = ("dtype", "bias_correction", *LATTICE_FIELDS, *COMPAND_FIELDS)
     data = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name not in unused}
     # Said only where they differ from the default, since a manifest says it for every tensor.
-    for name, usual in (("scale_signed", True), ("scale_steps", 8), ("basis", {})):
+    for name, usual in (("scale_signed", True), ("scale_steps", 8), ("basis", {}), ("outliers", 0)):
         if data[name] == usual:
             del data[name]
     data["runs"] = [[r.rows, r.bits] for r in plan.runs]
@@ -353,18 +367,13 @@ class Certificate:
     `relative_error` = ||W - W^||^2 / ||W||^2. `weighted_error` is the same in the metric of the calibrated
     sensitivities (equal to `relative_error` where there were none). `bound` is the largest |w - w^| that can occur
     when nothing clips, in units of the scale (half the widest gap of the grid); `clipped` the share of weights
-    outside the grid's range, and, where errors were carried on, of those that were outside when their turn came.
-    `worst_error` is what `weighted_error` can be at most where nothing clips, and `expected_error` what it should be
-    where errors spread evenly between levels (methods/error_bounds.py); None where no such bound is known, as after
-    tuning.
+    outside the grid's range.
     """
 
     relative_error: float
     weighted_error: float
     bound: float
     clipped: float
-    worst_error: float | None = None
-    expected_error: float | None = None
 
 
 @dataclass(frozen=True)

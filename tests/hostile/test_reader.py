@@ -141,7 +141,7 @@ MANIFEST_ATTACKS: dict[str, tuple[Callable[[Forgery], None], str]] = {
     "a shape of many axes": (put([1] * 1000, *BIAS, "shape"), "1000 axes"),
     "another shape of as many": (put([24, 37], *EMBED, "shape"), "do not add up"),
     "the other layout": (put("in_out", *EMBED, "layout"), "do not add up"),
-    "an unknown method": (put("eval", *PLAN, "method"), "not 'quantize' or 'lattice' or 'cast'"),
+    "an unknown method": (put("eval", *PLAN, "method"), "not 'quantize' or 'lattice' or 'compand' or 'cast'"),
     "a method with another's fields": (put("quantize", *BIAS, "plan", "method"), "lacks a field of its method"),
     "a step of nothing": (put(0.0, *CODED, "plan", "step"), "takes a positive number"),
     "a negative price": (put(-0.5, *CODED, "plan", "price"), "takes 0 or a positive number"),

@@ -11,8 +11,9 @@ from mediant.errors import CheckpointError
 from mediant.kernels.bfloat16 import to_float32
 from mediant.kernels.bit_planes import packed_bytes, unpack
 from mediant.kernels.coded_matrix import CodedMatrix
+from mediant.kernels.companded_matrix import LEVELS, CompandedMatrix
 from mediant.kernels.dequantize import dequantize
-from mediant.kernels.part_shapes import CodedForm, Form, GridForm, grid_form, part_shapes
+from mediant.kernels.part_shapes import CodedForm, Form, GridForm, grid_form, part_shapes, scales_columns
 from mediant.kernels.rotation import rotate_back
 from mediant.kernels.scale_codes import FULL, ScaleForm, decode_scales
 from mediant.models.matrix_form import from_matrix
@@ -45,6 +46,9 @@ def decode(encoding: Encoding, form: Form | None = None) -> Floats:
     rows, columns = encoding.info.matrix_shape
     if encoding.plan.method == "lattice":
         return np.asarray(from_matrix(CodedMatrix.from_parts(encoding.parts, columns).matrix(), encoding.info))
+    if encoding.plan.method == "compand":
+        companded = CompandedMatrix.from_parts(encoding.parts, rows, columns)
+        return np.asarray(from_matrix(companded.matrix(), encoding.info))
     form = form if isinstance(form, GridForm) else grid_form(encoding.plan)
     scale, zero = _scales(encoding), _zeros(encoding) if form.zero_point else None
     matrix = np.empty((rows, columns), np.float32)
@@ -62,9 +66,28 @@ def decode(encoding: Encoding, form: Form | None = None) -> Floats:
         )
         row += run.rows
         byte += packed_bytes(run.rows * columns, run.bits)
-    if encoding.plan.basis:
-        matrix = rotate_back(matrix, encoding.plan.basis["seed"])
+    matrix = _in_own_basis(_with_outliers(matrix, encoding), encoding)
     return np.asarray(from_matrix(matrix, encoding.info))
+
+
+def _with_outliers(matrix: Floats, encoding: Encoding) -> Floats:
+    if encoding.plan.outliers:
+        matrix[:, _mask(encoding)] = encoding.parts["outliers"]
+    return matrix
+
+
+def _mask(encoding: Encoding) -> NDArray[np.bool_]:
+    """Which columns are outliers."""
+    return unpack(encoding.parts["outlier_mask"], encoding.info.matrix_shape[1], 1).astype(np.bool_)
+
+
+def _in_own_basis(matrix: Floats, encoding: Encoding) -> Floats:
+    basis = encoding.plan.basis
+    if not basis:
+        return matrix
+    if scales_columns(encoding.plan):
+        return matrix * to_float32(encoding.parts["column_scales"])
+    return rotate_back(matrix, basis["seed"])
 
 
 def levels(encoding: Encoding, form: GridForm, bits: int) -> Floats:
@@ -89,9 +112,13 @@ def check(encoding: Encoding, form: Form | None) -> None:
     for part, (dtype, _) in expected.items():
         if dtype != "uint8" and not _finite(encoding.parts[part], dtype):
             raise CheckpointError(f"The part {part!r} of {name!r} holds a number that is not finite.")
-    if isinstance(form, CodedForm):
+    if encoding.plan.method == "compand":
+        _check_companded(encoding)
+    elif isinstance(form, CodedForm):
         _check_coded(encoding)
     elif form is not None:
+        if encoding.plan.outliers and int(_mask(encoding).sum()) != encoding.plan.outliers:
+            raise CheckpointError(f"The mask of {name!r} does not have {encoding.plan.outliers} outliers.")
         _check_levels(encoding, form)
         _check_reach(encoding, form)
         _check_codes(encoding, form)
@@ -104,6 +131,16 @@ def _check_coded(encoding: Encoding) -> None:
         raise CheckpointError(f"The tensor {encoding.info.name!r} cannot be decoded: {problem}.") from None
     largest = max(abs(int(coded.numbers.max())), abs(int(coded.numbers.min())))
     if largest * float(np.abs(coded.row_scales).max()) > float(np.finfo(np.float32).max):
+        raise CheckpointError(f"The scales of {encoding.info.name!r} are too large for finite weights.")
+
+
+def _check_companded(encoding: Encoding) -> None:
+    try:
+        found = CompandedMatrix.from_parts(encoding.parts, *encoding.info.matrix_shape)
+    except ValueError as problem:
+        raise CheckpointError(f"The tensor {encoding.info.name!r} cannot be decoded: {problem}.") from None
+    largest = float(np.abs(found.scales).max()) * float(np.abs(LEVELS).max()) + float(np.abs(found.centres).max())
+    if largest > float(np.finfo(np.float32).max):
         raise CheckpointError(f"The scales of {encoding.info.name!r} are too large for finite weights.")
 
 
@@ -120,7 +157,11 @@ def _check_reach(encoding: Encoding, form: GridForm) -> None:
     level = max(float(np.abs(levels(encoding, form, bits)).max()) for bits in depths)
     part = "scales" if encoding.plan.scale_bits == FULL else "row_scales"
     scale = float(np.abs(to_float32(encoding.parts[part])).max())
-    if level * scale > float(np.finfo(np.float32).max):
+    largest = level * scale
+    if scales_columns(encoding.plan):
+        outlier = float(np.finfo(np.float16).max) if encoding.plan.outliers else 0.0
+        largest = max(largest, outlier) * max(1.0, float(np.abs(to_float32(encoding.parts["column_scales"])).max()))
+    if largest > float(np.finfo(np.float32).max):
         raise CheckpointError(f"The scales of {encoding.info.name!r} are too large for finite weights.")
 
 

@@ -67,11 +67,15 @@ PLAN: strict_json.Kinds = {
     "scale_signed": bool,
     "scale_steps": int,
     "basis": dict,
+    "outliers": int,
     "bias_correction": bool,
     **dict.fromkeys(LATTICE_FIELDS, NUMBER),
+    "multiplier": NUMBER,
+    "rate": NUMBER,
+    "cluster": int,
+    "sequences": int,
+    "renewal": int,
 }
-# Numbers of a certificate that may be unknown while the others are known.
-BOUNDS = {"worst_error", "expected_error"}
 PART: strict_json.Kinds = {"dtype": str, "shape": list, "sha256": str}
 # Reaches every grid of whole or half steps that eight bits can index.
 LARGEST_FIRST_LEVEL = 1 << 16
@@ -205,6 +209,8 @@ def _form(value: dict[str, Any], plan: TensorPlan, parts: Mapping[str, Part], wh
 
 def _coded_form(info: TensorInfo, plan: TensorPlan, parts: Mapping[str, Part]) -> Form | None:
     """What the parts of a coded matrix say themselves: their lengths, which are checked against the least possible."""
+    if plan.method == "compand":
+        return CodedForm(parts["codes"].shape[0] if "codes" in parts and parts["codes"].shape else 0)
     if plan.method != "lattice":
         return None
     lengths = [parts[name].shape[0] if name in parts and parts[name].shape else 0 for name in ("codes", "codebook")]
@@ -237,12 +243,10 @@ def _certificate(value: Any, where: str) -> Certificate | None:
     names = Certificate.__dataclass_fields__
     found = strict_json.fields(value, dict.fromkeys(names, OPTIONAL_NUMBER), f"the certificate in {where}")
     numbers = {name: _number(found[name], where) for name in names}
-    missing = {name for name, number in numbers.items() if number is None}
-    if missing == set(names):
-        return None
-    if missing and missing != BOUNDS:
+    known = {name: number for name, number in numbers.items() if number is not None}
+    if known and len(known) != len(names):
         raise CheckpointError(f"In {where}, the certificate is known only in part.")
-    return Certificate(**numbers)  # type: ignore[arg-type]
+    return Certificate(**known) if known else None
 
 
 def _number(value: float | None, where: str) -> float | None:

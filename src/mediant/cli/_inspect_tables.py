@@ -66,11 +66,11 @@ def _roles_table(lines: Iterable[Figures]) -> Table:
 
 
 def _tensors_table(entries: Iterable[Figures]) -> Table:
-    columns = ("shape", "bits", "bytes", "error", "of bound")
+    columns = ("shape", "bits", "bytes", "error")
     table = _table("Tensors", ("tensor", "role", "stored as"), columns)
     for entry in entries:
         shape = "×".join(map(str, entry["shape"]))
-        cells = (shape, _depth(entry), f"{entry['bytes']:,}", *_errors(entry["certificate"]))
+        cells = (shape, _depth(entry), f"{entry['bytes']:,}", _error(entry["certificate"]))
         name = entry["name"].removesuffix(".weight")
         table.add_row(escape(name), entry["role"], escape(_method(entry)), *cells)
     return table
@@ -104,12 +104,14 @@ def _method(entry: Figures) -> str:
         return str(entry["dtype"])
     if entry["method"] == "lattice":
         return f"entropy-coded, step {entry['step']:.3g}"
+    if entry["method"] == "compand":
+        return f"companded, clusters of {entry['cluster']}"
     return f"{entry['grid'].get('name')} g{entry['group']} s{entry['scale_bits']}"
 
 
 def _depth(entry: Figures) -> str:
     """Bits of a code: one number, the range and the mean over rows, or the mean with all that goes with coded ones."""
-    if entry["method"] == "lattice":
+    if entry["method"] in ("lattice", "compand"):
         return f"({entry['bits_per_weight']:.2f})"
     runs = entry.get("runs")
     if not runs:
@@ -121,18 +123,9 @@ def _depth(entry: Figures) -> str:
     return f"{min(depths)}–{max(depths)} ({mean:.2f})"
 
 
-def _errors(certificate: Figures | None) -> tuple[str, str]:
-    """The relative squared error, and the share of the worst case that the weighted error is, if that is known.
-
-    In brackets where weights are outside the grid, as then the bound need not hold. The JSON has all figures.
-    """
-    if certificate is None:
-        return "–", "–"
-    error, worst = f"{certificate['relative_error']:.1e}", certificate["worst_error"]
-    if not worst:
-        return error, "–"
-    share = f"{100 * certificate['weighted_error'] / worst:.0f} %"
-    return error, f"({share})" if certificate["clipped"] else share
+def _error(certificate: Figures | None) -> str:
+    """The relative squared error; the JSON has the other figures of a certificate."""
+    return "–" if certificate is None else f"{certificate['relative_error']:.1e}"
 
 
 def _size_cells(size: int, total: int) -> tuple[str, str]:

@@ -75,7 +75,7 @@ def report(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _tensor(entry: Entry) -> dict[str, Any]:
     from mediant.kernels.part_shapes import payload_bytes
-    from mediant.values import LATTICE_FIELDS
+    from mediant.values import COMPAND_FIELDS, LATTICE_FIELDS
 
     plan, info = entry.plan, entry.info
     stored = payload_bytes(info, plan, entry.form)
@@ -94,6 +94,8 @@ def _tensor(entry: Entry) -> dict[str, Any]:
         return common | {"dtype": plan.dtype}
     if plan.method == "lattice":
         return common | {name: getattr(plan, name) for name in LATTICE_FIELDS}
+    if plan.method == "compand":
+        return common | {name: getattr(plan, name) for name in COMPAND_FIELDS}
     return common | {
         "grid": dict(plan.grid),
         "group": plan.group,
@@ -134,14 +136,14 @@ def _coverage(
     """The ledger: every weight of the model is quantized, or cast and so untouched by quantization, or missing."""
     from mediant.checkpoint.manifest import MANIFEST_FILE, PAYLOAD_FILE
 
-    by_method = {"quantize": 0, "lattice": 0, "cast": 0}
+    by_method = {"quantize": 0, "lattice": 0, "compand": 0, "cast": 0}
     for entry in entries:
         by_method[entry["method"]] += entry["weights"]
     weights = sum(by_method.values())
     return {
         "complete": weights == model_weights,
         "weights": weights,
-        "quantized": by_method["quantize"] + by_method["lattice"],
+        "quantized": weights - by_method["cast"],
         "untouched": by_method["cast"],
         "missing_files": sorted(listed - present),
         "foreign_files": sorted(present - listed - {MANIFEST_FILE, PAYLOAD_FILE}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import torch
 
 from mediant.errors import UsageError
 from mediant.evaluation import divergence, embeddings
+from mediant.evaluation.together import compare_all
 from mediant.evaluation.windows import check, cut
 from mediant.models.opening import positions
 from mediant.models.reference import load_reference, load_tokenizer
@@ -72,10 +73,27 @@ def evaluate(
         TextError: the text cannot be read or is too short.
         ModelError: logits that are not finite, or vocabularies that differ.
     """
+    return evaluate_all([candidate], reference, text, windows, window, seed, progress)[0]
+
+
+def evaluate_all(
+    candidates: Sequence[Candidate],
+    reference: Model,
+    text: Path | None = None,
+    windows: int = WINDOWS,
+    window: int = WINDOW,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> list[Measurement]:
+    """What `evaluate` says of each candidate, with all of them in memory and one run of the reference."""
     tokens, source = _windows(reference, text, windows, window, seed, progress)
-    networks = _logits(load_reference(reference)), _logits(candidate.load())
-    found = divergence.compare(*networks, tokens, progress)
-    card = Scorecard(
+    networks = [_logits(candidate.load()) for candidate in candidates]
+    found = compare_all(_logits(load_reference(reference)), networks, tokens, progress)
+    return [Measurement(_card(c, f, source, tokens.shape), f) for c, f in zip(candidates, found, strict=True)]
+
+
+def _card(candidate: Candidate, found: divergence.Comparison, source: str, shape: Sequence[int]) -> Scorecard:
+    return Scorecard(
         kl=found.kl,
         kl_se=found.kl_se,
         perplexity=found.perplexity,
@@ -83,12 +101,11 @@ def evaluate(
         top1=found.top1,
         bytes=candidate.bytes,
         bits_per_weight=candidate.bits_per_weight,
-        windows=windows,
-        window=window,
+        windows=shape[0],
+        window=shape[1],
         tokens=found.token_kl.size,
         text=source,
     )
-    return Measurement(card, found)
 
 
 def evaluate_encoder(

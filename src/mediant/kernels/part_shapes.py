@@ -28,6 +28,10 @@ MATRIX_AXES = {"out_in": 2, "in_out": 2, "experts_out_in": 3, "experts_in_out": 
 MOST_WEIGHTS = 1 << 48
 # Bits of the class of a row or column in the codebook of a coded matrix.
 CLASS_BITS = 4
+# Of companded matrices: bits that say a group's depth, the largest depth, and the most clusters of rows.
+DEPTH_BITS = 4
+MOST_DEPTH = 8
+MOST_CLUSTERS = 256
 LARGEST_SETTING = 1e30
 
 # A grid that is fitted to data shows its form on any: as many levels as it ever has, and no two of them 1 apart.
@@ -51,10 +55,12 @@ class GridForm:
 
 @dataclass(frozen=True)
 class CodedForm:
-    """What only the coded numbers themselves can say of a tensor with the method `lattice`: bytes of its parts."""
+    """What only the coded numbers themselves can say of a tensor with the method `lattice`, or `compand`, which has no
+    codebook: bytes of its parts.
+    """
 
     codes: int
-    codebook: int
+    codebook: int = 0
 
 
 Form = GridForm | CodedForm
@@ -68,6 +74,8 @@ def form_of(encoding: Encoding) -> Form | None:
     """
     if encoding.plan.method == "lattice":
         return CodedForm(encoding.parts["codes"].size, encoding.parts["codebook"].size)
+    if encoding.plan.method == "compand":
+        return CodedForm(encoding.parts["codes"].size)
     return grid_form(encoding.plan) if encoding.plan.method == "quantize" else None
 
 
@@ -132,6 +140,9 @@ def part_shapes(info: TensorInfo, plan: TensorPlan, form: Form | None = None) ->
             "row_scales": ("bfloat16", (rows,)),
             "codebook": ("uint8", (coded.codebook,)),
         }
+    if plan.method == "compand":
+        _check_compand(info, plan)
+        return _companded_parts(plan, rows, columns, form.codes if isinstance(form, CodedForm) else 0)
     _check_quantize(info, plan, rows)
     if form is not None and not isinstance(form, GridForm):
         raise PlanError(f"The tensor {info.name!r} is planned to be quantized, not coded.")
@@ -146,7 +157,45 @@ def part_shapes(info: TensorInfo, plan: TensorPlan, form: Form | None = None) ->
         parts["scale_codes"] = ("uint8", (packed_bytes(rows * groups, plan.scale_bits),))
     if form.zero_point:
         parts["zeros"] = ("uint8", (sum(packed_bytes(run.rows * groups, run.bits) for run in plan.runs),))
-    return parts | {f"levels.{bits}": ("float32", (count,)) for bits, count in sorted(form.counts.items())}
+    parts |= {f"levels.{bits}": ("float32", (count,)) for bits, count in sorted(form.counts.items())}
+    return parts | _column_parts(plan, rows, columns)
+
+
+def scales_columns(plan: TensorPlan) -> bool:
+    """Whether reading multiplies every column by a stored factor."""
+    return plan.basis.get("name") == "columns"
+
+
+def _column_parts(plan: TensorPlan, rows: int, columns: int) -> Parts:
+    """A bit a column says which are outliers, whose values follow; and the factors of columns."""
+    parts: Parts = {}
+    if plan.outliers:
+        parts = {
+            "outlier_mask": ("uint8", (packed_bytes(columns, 1),)),
+            "outliers": ("float16", (rows, plan.outliers)),
+        }
+    return parts | ({"column_scales": ("bfloat16", (columns,))} if scales_columns(plan) else {})
+
+
+def _companded_parts(plan: TensorPlan, rows: int, columns: int, codes: int) -> Parts:
+    count = cluster_count(rows, plan.cluster)
+    return {
+        "codes": ("uint8", (codes,)),
+        "depths": ("uint8", (packed_bytes(count * columns, DEPTH_BITS),)),
+        "scales": ("bfloat16", (count, columns)),
+        "centres": ("bfloat16", (count, columns)),
+        "clusters": ("uint8", (packed_bytes(rows, cluster_bits(count)),)),
+    }
+
+
+def cluster_count(rows: int, size: int) -> int:
+    """How many clusters of about `size` rows there are."""
+    return min(MOST_CLUSTERS, max(1, (2 * rows + size) // (2 * size)))
+
+
+def cluster_bits(count: int) -> int:
+    """Bits that say which of the clusters a row is in."""
+    return max(1, (count - 1).bit_length())
 
 
 def payload_bytes(info: TensorInfo, plan: TensorPlan, form: Form | None = None) -> int:
@@ -179,6 +228,15 @@ def _check_lattice(info: TensorInfo, plan: TensorPlan) -> None:
             raise PlanError(f"The {name} of {info.name!r} is {getattr(plan, name)}; it takes 0 or a positive number.")
 
 
+def _check_compand(info: TensorInfo, plan: TensorPlan) -> None:
+    for name in ("multiplier", "rate"):
+        if not 0 < getattr(plan, name) < LARGEST_SETTING:
+            raise PlanError(f"The {name} of {info.name!r} is {getattr(plan, name)}; it takes a positive number.")
+    for name, least in (("cluster", 1), ("sequences", 1), ("renewal", 0)):
+        if not least <= getattr(plan, name) < MOST_WEIGHTS:
+            raise PlanError(f"The {name} of {info.name!r} is {getattr(plan, name)}; it is at least {least}.")
+
+
 def _check_quantize(info: TensorInfo, plan: TensorPlan, rows: int) -> None:
     if sum(run.rows for run in plan.runs) != rows or any(run.rows < 1 for run in plan.runs):
         raise PlanError(f"The runs of {info.name!r} do not add up to its {rows} rows.")
@@ -190,10 +248,19 @@ def _check_quantize(info: TensorInfo, plan: TensorPlan, rows: int) -> None:
         ScaleForm.of(plan)
     except ValueError as problem:
         raise PlanError(f"The scales of {info.name!r} cannot be stored: {problem}.") from None
-    if plan.basis and not _is_rotation(plan.basis):
-        raise PlanError(f"The basis of {info.name!r} is {dict(plan.basis)}; it is empty or a rotation with a seed.")
+    if not 0 <= plan.outliers < info.matrix_shape[1]:
+        raise PlanError(f"The outliers of {info.name!r} are {plan.outliers}; its columns are {info.matrix_shape[1]}.")
+    if plan.basis and not _is_rotation(plan.basis) and not _is_balance(plan.basis):
+        raise PlanError(
+            f"The basis of {info.name!r} is {dict(plan.basis)}; it is empty, a rotation with a seed, or 'columns' "
+            "with 'by'."
+        )
 
 
 def _is_rotation(basis: Mapping[str, Any]) -> bool:
     seed = basis.get("seed")
     return set(basis) == {"name", "seed"} and basis["name"] == "rotation" and type(seed) is int and 0 <= seed < 1 << 63
+
+
+def _is_balance(basis: Mapping[str, Any]) -> bool:
+    return set(basis) == {"name", "by"} and basis["name"] == "columns" and isinstance(basis["by"], Mapping)

@@ -19,7 +19,7 @@ from mediant.kernels.babai import Lattice
 from mediant.kernels.rotation import rotate, rotate_metric
 from mediant.statistics.column_order import NATURAL, column_order
 from mediant.statistics.lattice import damped, lattice
-from mediant.values import LayerStatistics, TensorPlan
+from mediant.values import Certificate, LayerStatistics, TensorPlan
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -64,6 +64,31 @@ class Layer:
             self, matrix=np.ascontiguousarray(self.matrix[where]), terms=terms, statistics=local, shared=self
         )
 
+    def scaled(self, factors: Floats) -> Layer:
+        """The layer of the matrix whose columns are divided by `factors` [columns], all positive."""
+        c = factors.astype(np.float64)
+        terms = tuple(Term(t.rows, t.columns * (c * c if t.columns.ndim == 1 else np.outer(c, c))) for t in self.terms)
+        local = None if self.statistics is None else scaled_statistics(self.statistics, c)
+        return Layer(np.ascontiguousarray(self.matrix / factors), terms, local)
+
+    def metric(self) -> Doubles:
+        """All terms together, weighted by their rows: [columns, columns], or its diagonal if all that is known."""
+        totals = [float(t.rows.sum()) * t.columns for t in self.terms]
+        if all(t.ndim == 1 for t in totals):
+            return np.asarray(sum(totals))
+        return np.asarray(sum(np.diag(t) if t.ndim == 1 else t for t in totals))
+
+    def certified(self, inner: Certificate, approximation: Floats) -> Certificate:
+        """The certificate of an approximation that was found in another form of the layer, with its errors in this."""
+        energy = float(np.square(self.matrix, dtype=np.float64).sum())
+        zeroing = self.loss(np.zeros_like(self.matrix))
+        error = float(np.square(self.matrix.astype(np.float64) - approximation).sum())
+        return replace(
+            inner,
+            relative_error=error / energy if energy else 0.0,
+            weighted_error=self.loss(approximation) / zeroing if zeroing else 0.0,
+        )
+
     def loss(self, approximation: Floats) -> float:
         """Predicted loss, in nats per token, of taking `approximation` for the matrix."""
         error = self.matrix.astype(np.float64) - approximation
@@ -101,13 +126,24 @@ def prepare(
         terms: tuple[Term, ...] = (Term(s.output_fisher, s.input_square), head)
     else:
         terms = (Term(s.output_fisher, s.input_square if hessian is None else hessian),)
-    if plan.basis:
+    if plan.basis.get("name") == "rotation":
         seed = plan.basis["seed"]
         matrix = rotate(matrix, seed)
         terms = tuple(Term(t.rows, rotate_metric(t.full(), seed)) for t in terms)
         # A rotation mixes all columns: no diagonal sensitivity is left to go by.
         statistics = None
     return Layer(matrix, terms, statistics)
+
+
+def scaled_statistics(statistics: LayerStatistics, factors: Doubles) -> LayerStatistics:
+    """The statistics of inputs [columns] that are multiplied by `factors`."""
+    head = statistics.head_square
+    return replace(
+        statistics,
+        input_square=statistics.input_square * factors**2,
+        input_mean=statistics.input_mean * factors,
+        head_square=None if head is None else head * factors**2,
+    )
 
 
 def rows_of(statistics: LayerStatistics, rows: Rows) -> LayerStatistics:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Generator, Iterator, Mapping
 
 import numpy as np
@@ -13,13 +14,15 @@ from mediant import discovery
 from mediant.checkpoint.reader import decode
 from mediant.errors import PlanError
 from mediant.kernels.bfloat16 import from_float32
-from mediant.kernels.part_shapes import part_shapes
-from mediant.methods import denominator
+from mediant.kernels.part_shapes import part_shapes, scales_columns
+from mediant.methods import companded, denominator
+from mediant.methods.companded import Demand
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
 from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
 from mediant.pipeline.workspace import Workspace
+from mediant.planning import dual_ascent
 from mediant.planning.recipe import Recipe
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import compute_alone
@@ -81,6 +84,8 @@ def check_tensor(info: TensorInfo, plan: TensorPlan) -> None:
     if plan.method == "quantize":
         discovery.make("scales", plan.scale)
         discovery.make("rounding", plan.rounding)
+        if scales_columns(plan):
+            discovery.make("balancing", plan.basis["by"])
 
 
 def check_methods(recipe: Recipe) -> None:
@@ -89,6 +94,8 @@ def check_methods(recipe: Recipe) -> None:
     Raises:
         PlanError: with the first fault.
     """
+    if recipe.method == "compand":
+        return
     runs = tuple(Run(1, bits) for bits in recipe.depths)
     any_matrix = TensorInfo("any matrix", (len(runs), recipe.group), "float32", "linear", "out_in")
     check_tensor(any_matrix, recipe.tensor_plan(runs))
@@ -101,8 +108,9 @@ def approximate(
     hessians: Hessians | None = None,
     workspace: Workspace | None = None,
     progress: Progress = SILENT,
+    demands: Mapping[str, Demand] | None = None,
 ) -> Generator[Encoding, None, None]:
-    """Encodings of all tensors, in model order.
+    """Encodings of all tensors, in model order. `demands` are those of companded tensors.
 
     With a workspace, every finished tensor is kept there and not computed again. Matrices come out of
     several threads in order; each is computed from its own weights, so the result does not depend on the threads.
@@ -123,7 +131,8 @@ def approximate(
                 return _restored(info, plan.tensors[info.name], workspace.read(_step(info)))
             hessian = None if hessians is None else hessians.of(info.name)
             local = None if statistics is None else statistics.layers.get(info.name)
-            encoding = _quantized(info, values, plan.tensors[info.name], local, hessian)
+            demand = None if demands is None else demands.get(info.name)
+            encoding = _quantized(info, values, plan.tensors[info.name], local, hessian, demand)
             if workspace is not None:
                 workspace.write(_step(info), _stored(encoding))
             return encoding
@@ -144,11 +153,26 @@ def approximate(
 
 
 def _quantized(
-    info: TensorInfo, values: Array, plan: TensorPlan, local: LayerStatistics | None, hessian: Array | None
+    info: TensorInfo,
+    values: Array,
+    plan: TensorPlan,
+    local: LayerStatistics | None,
+    hessian: Array | None,
+    demand: Demand | None,
 ) -> Encoding:
     layer = prepare(to_matrix(values, info), plan, local, hessian)
-    result = denominator.encode(layer, plan) if plan.method == "lattice" else quantize(layer, plan)
+    if plan.method == "compand":
+        if demand is None:
+            raise PlanError(f"The tensor {info.name!r} is to be companded, but its demand was not measured.")
+        result = companded.encode(layer, demand.clusters, depths(demand, plan.multiplier))
+    else:
+        result = denominator.encode(layer, plan) if plan.method == "lattice" else quantize(layer, plan)
     return Encoding(info, plan, result.parts, result.certificate)
+
+
+def depths(demand: Demand, multiplier: float) -> Array:
+    """The depths that dual ascent gives the groups of a companded matrix, [clusters, columns]."""
+    return dual_ascent.whole(dual_ascent.log2_demand(demand.squares, demand.variances), math.log2(multiplier))
 
 
 def _shift(encoding: Encoding, weights: WeightReader, statistics: Statistics | None, plan: Plan) -> dict[str, Array]:

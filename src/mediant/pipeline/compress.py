@@ -17,12 +17,20 @@ from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.checkpoint.writer import overhead_bytes, write
 from mediant.errors import UsageError
 from mediant.kernels.part_shapes import CodedForm, Form, form_of, payload_bytes
+from mediant.methods.companded import Demand
 from mediant.models.card import model_card
 from mediant.models.companions import CARD, companion_files
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.pipeline.approximate import approximate, check, check_methods, check_original
 from mediant.pipeline.choose import measure, outline, quantizable, units_from_json, units_to_json
+from mediant.pipeline.companding import (
+    Companding,
+    companded_forms,
+    demands_from_bytes,
+    demands_to_bytes,
+    measure_demands,
+)
 from mediant.pipeline.one_denominator import OneDenominator, curves_from_json, curves_to_json, denominator_plan
 from mediant.pipeline.one_denominator import measure as measure_rates
 from mediant.pipeline.request import Request
@@ -54,11 +62,12 @@ def compress(request: Request, progress: Progress = SILENT) -> Checkpoint:
 
 
 @contextlib.contextmanager
-def begun(request: Request, progress: Progress = SILENT) -> Iterator[Compression]:
+def begun(request: Request, progress: Progress = SILENT, kept: Path | None = None) -> Iterator[Compression]:
     """A run whose stages are computed when they are asked for; whatever can be refused before is refused here.
 
     The work folder beside the output goes at the end, after an error too. It stays when the run is stopped or killed:
-    then the same command goes on from there.
+    then the same command goes on from there. Runs of one model and text may share a work folder, beside `kept`, which
+    always stays.
 
     Raises:
         MediantError: as for `compress`.
@@ -69,7 +78,7 @@ def begun(request: Request, progress: Progress = SILENT) -> Iterator[Compression
     original = open_model(request.model, progress)
     if given is not None:
         check_original(given, original)
-    run = Compression(request, original, recipe, given, progress)
+    run = Compression(request, original, recipe, given, progress, kept)
     with _refusals(run):
         if given is not None:
             check(given, run.model)
@@ -78,9 +87,11 @@ def begun(request: Request, progress: Progress = SILENT) -> Iterator[Compression
     try:
         yield run
     except Exception:
-        workspace.close()
+        if kept is None:
+            workspace.close()
         raise
-    workspace.close()
+    if kept is None:
+        workspace.close()
 
 
 @contextlib.contextmanager
@@ -106,6 +117,7 @@ class Compression:
     recipe: Recipe
     given: Plan | None
     progress: Progress
+    kept: Path | None = None
 
     @property
     def edits(self) -> tuple[Mapping[str, Any], ...]:
@@ -125,7 +137,9 @@ class Compression:
 
     @property
     def needs_hessian(self) -> bool:
-        """Whether any tensor's rounding goes by more than diagonal sensitivities."""
+        """Whether any tensor's rounding goes by more than diagonal sensitivities, or may in a run that shares."""
+        if self.kept is not None:
+            return True
         if self.given is None:
             return self.entropy_coded or needs_hessian(self.recipe.rounding)
         return any(t.method == "lattice" or needs_hessian(t.rounding) for t in self.given.tensors.values())
@@ -144,7 +158,7 @@ class Compression:
             "text": [self.described.source, self.described.fingerprint],
             "hessian": self.needs_hessian,
         }
-        return Workspace.open(self.request.out.resolve(), key, self.request.resume)
+        return Workspace.open((self.kept or self.request.out).resolve(), key, self.request.resume)
 
     @cached_property
     def text(self) -> CalibrationText:
@@ -185,8 +199,35 @@ class Compression:
         return Hessians(self.workspace.folder, inputs)
 
     @cached_property
+    def companding(self) -> Companding:
+        """The search for the depths of CVXQ."""
+        return Companding(self.model, self.recipe, self.folder_bytes, self.least_bytes, self.demands, self.seed)
+
+    def demands(self, plan: Plan) -> dict[str, Demand]:
+        """What the groups of companded tensors ask for at the rate that the plan says; none if it compands nothing."""
+        planned = next((t for t in plan.tensors.values() if t.method == "compand"), None)
+        if planned is None:
+            return {}
+        settings = dataclasses.replace(planned, multiplier=1.0)
+        step = f"demands-{files.sha256(repr(settings).encode())[:16]}"
+
+        def compute() -> bytes:
+            return demands_to_bytes(measure_demands(self.model, self.text, self.statistics, settings, self.progress))
+
+        if step not in self._demands:
+            self._demands.clear()
+            self._demands[step] = demands_from_bytes(self.workspace.step(step, compute))
+        return self._demands[step]
+
+    @cached_property
+    def _demands(self) -> dict[str, dict[str, Demand]]:
+        return {}
+
+    @cached_property
     def sizing(self) -> Sizing:
-        """Measured error curves, ready to be spent on."""
+        """Measured error curves, ready to be spent on; where depths are the same everywhere, nothing is measured."""
+        if self.recipe.allocation == "same_everywhere":
+            return Sizing(self.model, self.recipe, outline(self.model, self.recipe), self.folder_bytes, self.seed)
 
         def compute() -> bytes:
             return units_to_json(measure(self.model, self.statistics, self.recipe, self.hessians, self.progress))
@@ -229,7 +270,7 @@ class Compression:
     def forms(self, plan: Plan) -> dict[str, Form]:
         """How long the coded parts are that a plan leads to, by tensor."""
         if all(tensor.method != "lattice" for tensor in plan.tensors.values()):
-            return {}
+            return {**companded_forms(plan, self.demands(plan))}
 
         def compute() -> bytes:
             encodings = self.encodings(plan)
@@ -261,11 +302,15 @@ class Compression:
             steps = {info.name: 1.0 for info in quantizable(self.model)}
             plan = denominator_plan(self.model, steps, self.recipe.keep, self.seed, target)
             check_range(target, self.least_bytes(plan), target)
+        elif target is not None and self.recipe.method == "compand":
+            check_range(target, *self.companding.range())
         elif target is not None:
             units = outline(self.model, self.recipe)
             Sizing(self.model, self.recipe, units, self.folder_bytes, self.seed).check(target)
         if self.request.max_kl is not None and not self.model.causal:
             raise UsageError("--max-kl needs a model that predicts tokens; give --size for an encoder.")
+        if self.recipe.method == "compand" and (target is None or self.request.tune) and self.given is None:
+            raise UsageError(f"The recipe {self.recipe.name} goes with --size, and without --tune.")
         if self.request.tune and not self.model.causal:
             raise UsageError("--tune needs a model that predicts tokens; leave it out for an encoder.")
 
@@ -285,10 +330,12 @@ class Compression:
 
     def plan_for(self, target: int) -> Plan:
         """The plan of least predicted loss for a target in bytes."""
-        plan = self.denominator.plan(target) if self.entropy_coded else self.sizing.plan(target)
+        companded = self.recipe.method == "compand" and not self.entropy_coded
+        plan = (self.companding if companded else self.denominator if self.entropy_coded else self.sizing).plan(target)
         size = self.folder_bytes(plan)
-        loss = f"predicted loss {plan.predicted_loss:.4f} nats per token"
-        self.progress.say(f"Plan: {human(size)} of {human(target)}, {loss}.")
+        loss = plan.predicted_loss
+        predicted = "" if loss is None else f", predicted loss {loss:.4f} nats per token"
+        self.progress.say(f"Plan: {human(size)} of {human(target)}{predicted}.")
         return plan
 
     def steps(self, plan: Plan) -> Workspace:
@@ -309,7 +356,8 @@ class Compression:
 
     def encodings(self, plan: Plan) -> Generator[Encoding, None, None]:
         """All tensors approximated by the plan, before any tuning."""
-        return approximate(self.model, plan, self.statistics, self.hessians, self.steps(plan), self.progress)
+        steps, demands = self.steps(plan), self.demands(plan)
+        return approximate(self.model, plan, self.statistics, self.hessians, steps, self.progress, demands)
 
 
 def check_weights(model: Model, progress: Progress = SILENT) -> None:

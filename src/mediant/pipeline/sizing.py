@@ -88,7 +88,7 @@ class Sizing:
         return {name: merged(given) for name, given in runs.items()}
 
     def _spend(self, budget: int, target: int) -> Runs:
-        spend = allocate_same if self.recipe.allocation == "same_everywhere" else allocate
+        spend = allocate_same if self._same_everywhere else allocate
         return spend(self.units, budget, target - budget).runs
 
     def _topped_up(self, runs: Runs, target: int) -> Runs:
@@ -114,6 +114,10 @@ class Sizing:
         rows = bisect.bisect(range(1, most + 1), 0, key=lambda rows: -self._left(option.rows(rows), target))
         return option.rows(rows)
 
+    @property
+    def _same_everywhere(self) -> bool:
+        return self.recipe.allocation == "same_everywhere"
+
     def _left(self, runs: Runs, target: int) -> int:
         return target - self.folder_bytes(self._plan(runs, target))
 
@@ -132,7 +136,8 @@ class Sizing:
                 for t in self.model.tensors
             },
             target_bytes=target,
-            predicted_loss=predicted_loss(self.units, runs),
+            # Where depths are the same everywhere, no loss was measured.
+            predicted_loss=None if self._same_everywhere else predicted_loss(self.units, runs),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files as resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -16,20 +16,25 @@ from mediant.errors import PlanError
 from mediant.values import Run, TensorPlan, checked_fields
 
 # Planning does not import methods, so it has to know which of them need the Hessian.
-HESSIAN_ROUNDINGS = ("babai", "k_best")
+HESSIAN_ROUNDINGS = ("babai", "gptq", "k_best")
 ROTATION_SEED = 0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to compress. Specs name files under `methods`; `depths` are the bits per weight on offer."""
+    """One way to compress. Specs name files under `methods`; `depths` are the bits per weight on offer.
+
+    `balance` says how columns are scaled before rounding, `outliers` how many are not rounded at all; without `rotate`.
+    The method `compand` has only `cluster`, `sequences` and `renewal` (methods/companded.py).
+    """
 
     name: str
     description: str
-    grid: Mapping[str, Any]
-    scale: Mapping[str, Any]
-    rounding: Mapping[str, Any]
-    depths: tuple[int, ...]
+    method: Literal["quantize", "compand"] = "quantize"
+    grid: Mapping[str, Any] = field(default_factory=dict)
+    scale: Mapping[str, Any] = field(default_factory=dict)
+    rounding: Mapping[str, Any] = field(default_factory=dict)
+    depths: tuple[int, ...] = ()
     paper: str = ""
     evidence: str = ""
     group: int = 64
@@ -37,6 +42,11 @@ class Recipe:
     scale_signed: bool = True
     scale_steps: int = 8
     rotate: bool = False
+    balance: Mapping[str, Any] = field(default_factory=dict)
+    outliers: int = 0
+    cluster: int = 512
+    sequences: int = 48
+    renewal: int = 16
     allocation: Literal["rate_distortion", "same_everywhere"] = "rate_distortion"
     bias_correction: bool = True
     keep: Literal["float16", "bfloat16", "float32"] = "float16"
@@ -53,8 +63,14 @@ class Recipe:
             scale_bits=self.scale_bits,
             scale_signed=self.scale_signed,
             scale_steps=self.scale_steps,
-            basis={"name": "rotation", "seed": ROTATION_SEED} if self.rotate else {},
+            basis=self._basis(),
+            outliers=self.outliers,
         )
+
+    def _basis(self) -> dict[str, Any]:
+        if self.balance:
+            return {"name": "columns", "by": dict(self.balance)}
+        return {"name": "rotation", "seed": ROTATION_SEED} if self.rotate else {}
 
 
 def needs_hessian(rounding: Mapping[str, Any]) -> bool:
@@ -89,11 +105,25 @@ def load_recipe(name_or_file: str) -> Recipe:
 
 
 def _checked(recipe: Recipe) -> Recipe:
-    for field in ("grid", "scale", "rounding"):
-        if "name" not in getattr(recipe, field):
-            raise ValueError(f"the {field} names no method")
+    if recipe.method == "compand":
+        return _checked_compand(recipe)
+    for kind in ("grid", "scale", "rounding"):
+        if "name" not in getattr(recipe, kind):
+            raise ValueError(f"the {kind} names no method")
+    if recipe.balance and ("name" not in recipe.balance or recipe.rotate):
+        raise ValueError("the balance names no method, or goes with rotate, which it cannot")
+    if recipe.outliers < 0:
+        raise ValueError("the outliers are not a whole number from 0")
     if not recipe.depths or any(type(b) is not int or not 1 <= b <= 8 for b in recipe.depths):
         raise ValueError("the depths are not whole numbers from 1 to 8")
     if recipe.group < 2:
         raise ValueError("the group is not a whole number from 2")
     return dataclasses.replace(recipe, depths=tuple(sorted(set(recipe.depths))))
+
+
+def _checked_compand(recipe: Recipe) -> Recipe:
+    if recipe.cluster < 1 or recipe.sequences < 1 or recipe.renewal < 0:
+        raise ValueError("the cluster and the sequences are not whole numbers from 1, or the renewal is below 0")
+    if recipe.grid or recipe.scale or recipe.rounding or recipe.depths:
+        raise ValueError("a grid, a scale, a rounding and depths do not go with the method compand")
+    return recipe

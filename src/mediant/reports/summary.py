@@ -121,6 +121,8 @@ def _method(plan: TensorPlan) -> str:
         return plan.dtype
     if plan.method == "lattice":
         return "entropy-coded lattice"
+    if plan.method == "compand":
+        return "companded"
     return " × ".join(str(spec.get("name", "?")) for spec in (plan.grid, plan.scale, plan.rounding))
 
 

@@ -1,0 +1,97 @@
+"""The companding quantizer of CVXQ: cells that are equal once the weights' distribution has been made flat.
+
+For a weight w of a group with scale S and centre mu, at b bits:
+
+    u = 1/2 (1 + sgn(w - mu) (1 - exp(-sqrt 2 |w - mu| / (3 S)))),   code = floor(2^b u),
+
+decoded at the middle of its cell (kernels/companded_matrix.py). The cube root of a Laplacian density gives this curve,
+which is best where cells are small (Bennett). With few cells it is far from best: with S the standard deviation of a
+Gaussian it errs by 0.308 of the variance at 2 bits, where a Lloyd-Max table errs by 0.1175. So S and mu are searched on
+grids, each in one dimension, as the source does.
+
+Args: weights float32 [rows, columns], one group a column; depths [columns]. S and mu are in the unit of the weights.
+
+Source: Young 2024 (arXiv 2409.02026), section 3.3 and equation 8. Deviations: (1) the grids are ours, as the source
+does not state them; (2) errors are measured on at most SAMPLE rows of a group; (3) S and mu are bfloat16 where they are
+chosen, as they are stored.
+
+Cost: one exponential a weight for each of some fifteen candidates on the sample, and one for all.
+
+>>> w = torch.tensor([[0.0], [0.9], [-3.0]])
+>>> codes(w, torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([1])).T.tolist()
+[[1, 1, 0]]
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mediant.kernels.bfloat16 import from_float32, to_float32
+from mediant.kernels.companded_matrix import LEVELS
+
+REFERENCES = (
+    "Young 2024, Foundations of Large Language Model Compression -- Part 1: Weight Quantization, arXiv:2409.02026",
+)
+NEEDS = ("gradients",)
+
+# Candidates for S in standard deviations, and for mu in S beside the mean.
+STRETCHES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2)
+SHIFTS = (-0.3, -0.15, 0.15, 0.3)
+SAMPLE = 128
+
+_LEVELS = torch.from_numpy(LEVELS)
+
+
+def codes(weights: torch.Tensor, scales: torch.Tensor, centres: torch.Tensor, depths: torch.Tensor) -> torch.Tensor:
+    """Codes [rows, columns] int64 of weights [rows, columns]; 0 where the depth is 0."""
+    t = (weights - centres) / torch.where(scales > 0, scales, torch.ones_like(scales))
+    u = 0.5 + 0.5 * t.sign() * (1 - torch.exp(-math.sqrt(2) / 3 * t.abs()))
+    cells = torch.exp2(depths.float())
+    return torch.minimum((u * cells).floor(), cells - 1).clamp_(min=0).long()
+
+
+def decoded(found: torch.Tensor, scales: torch.Tensor, centres: torch.Tensor, depths: torch.Tensor) -> torch.Tensor:
+    """What codes [rows, columns] stand for."""
+    return centres + scales * _LEVELS[depths.long(), found]
+
+
+def fit(weights: torch.Tensor, depths: torch.Tensor, search: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """S and mu of every column; without `search` the standard deviation and the mean."""
+    mean, deviation = weights.mean(dim=0), weights.std(dim=0, correction=0)
+    best = stored(deviation), stored(mean)
+    if not search:
+        return best
+    sample = weights[:: max(1, len(weights) // SAMPLE)]
+    least = _error(sample, *best, depths)
+    for stretch in STRETCHES:
+        best, least = _better(sample, depths, best, least, (stored(stretch * deviation), best[1]))
+    for shift in SHIFTS:
+        best, least = _better(sample, depths, best, least, (best[0], stored(mean + shift * best[0])))
+    return best
+
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+def _better(
+    sample: torch.Tensor, depths: torch.Tensor, best: Pair, least: torch.Tensor, other: Pair
+) -> tuple[Pair, torch.Tensor]:
+    """For every column the pair with less error, and its error."""
+    error = _error(sample, *other, depths)
+    better = error < least
+    return (torch.where(better, other[0], best[0]), torch.where(better, other[1], best[1])), torch.minimum(error, least)
+
+
+def _error(sample: torch.Tensor, scales: torch.Tensor, centres: torch.Tensor, depths: torch.Tensor) -> torch.Tensor:
+    found = decoded(codes(sample, scales, centres, depths), scales, centres, depths)
+    return (found - sample).square().sum(dim=0)
+
+
+def stored(values: torch.Tensor) -> torch.Tensor:
+    """As bfloat16 holds them."""
+    exact: NDArray[np.float32] = to_float32(from_float32(np.ascontiguousarray(values.numpy(), np.float32)))
+    return torch.from_numpy(exact)

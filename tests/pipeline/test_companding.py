@@ -1,0 +1,88 @@
+"""CVXQ from a model to its file: sizes are met, demands are re-estimated, a plan repeats it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mediant import files
+from mediant.errors import PlanError, UsageError
+from mediant.models.reference import load_reference
+from mediant.pipeline.approximate import depths
+from mediant.pipeline.companding import demands_from_bytes, demands_to_bytes, measure_demands
+from mediant.pipeline.compress import begun
+from mediant.pipeline.request import Request
+from mediant.planning.recipe import load_recipe
+from mediant.runtime.loading import load
+
+
+@pytest.fixture
+def request_for(tiny_folder, text, tmp_path):
+    def make(name="llama", **more):
+        return Request(str(tiny_folder(name)), tmp_path / "out", recipe="cvxq", calibration=text, **more)
+
+    return make
+
+
+def test_any_size_is_met_and_the_file_loads(request_for, contents):
+    with begun(request_for(size="55kB")) as run:
+        plan = run.plan()
+        low, high = run.companding.range()
+        assert low < 55_000 < high
+        run.pack(plan)
+        forecast = run.folder_bytes(plan)
+        demands = run.demands(plan)
+    out = run.request.out
+    assert files.folder_bytes(out) == forecast
+    assert 0.99 * 55_000 < forecast <= 55_000
+    assert {t.method for t in plan.tensors.values()} == {"compand", "cast"}
+    network, original = load(out), load_reference(run.model)
+    ids = torch.arange(20)[None]
+    assert not torch.equal(network(input_ids=ids).logits, original(input_ids=ids).logits)
+    used = np.concatenate([depths(demands[n], t.multiplier).ravel() for n, t in plan.tensors.items() if n in demands])
+    assert len(np.unique(used)) > 2
+    # The plan alone repeats it.
+    before = contents(out)
+    saved = out.with_name("plan.json")
+    saved.write_text(plan.to_json())
+    with begun(dataclasses.replace(run.request, size=None, plan=saved)) as again:
+        again.pack(again.plan())
+    assert contents(out) == before
+
+
+def test_gradients_are_taken_at_the_quantized_weights(request_for):
+    with begun(request_for(size="50kB")) as run:
+        settings = next(t for t in run.plan().tensors.values() if t.method == "compand")
+        small = dataclasses.replace(settings, sequences=4, rate=1.0)
+        found = [
+            measure_demands(run.model, run.text, run.statistics, dataclasses.replace(small, renewal=renewal))
+            for renewal in (0, 4, 2)
+        ]
+    name = "model.layers.0.mlp.up_proj.weight"
+    once, whole, renewed = (f[name].squares for f in found)
+    np.testing.assert_array_equal(once, whole)
+    assert np.abs(renewed / once - 1).max() > 0.01
+    # What the gradients do not reach goes by calibration's Fisher.
+    for other in ("model.embed_tokens.weight", "lm_head.weight"):
+        np.testing.assert_array_equal(found[0][other].squares, found[2][other].squares)
+    again = demands_from_bytes(demands_to_bytes(found[2]))
+    for key, demand in found[2].items():
+        for field, value in vars(demand).items():
+            np.testing.assert_array_equal(getattr(again[key], field), value)
+
+
+def test_what_goes_only_with_sizes_is_refused(request_for):
+    for wrong in ({"max_kl": 0.1}, {"size": "50kB", "tune": 1.0}):
+        with pytest.raises(UsageError, match="goes with --size, and without --tune"), begun(request_for(**wrong)):
+            pass
+
+
+@pytest.mark.parametrize("text_", ["cluster: 0", "renewal: -1", "grid: {name: uniform}", "depths: [2]"])
+def test_recipes_that_contradict_themselves_are_refused(tmp_path, text_):
+    file = tmp_path / "wrong.yaml"
+    file.write_text(f"description: wrong\nmethod: compand\n{text_}\n")
+    with pytest.raises(PlanError, match="not usable"):
+        load_recipe(str(file))
