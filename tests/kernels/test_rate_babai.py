@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -18,19 +19,20 @@ def problem(rows, columns, seed=0):
     inputs = generator.normal(size=(columns, 2 * columns)) * np.exp(generator.normal(size=(columns, 1)))
     metric = damped(inputs @ inputs.T / (2 * columns), 0.01)
     positive = [np.exp(generator.normal(size=n)).astype(np.float32) for n in (rows, columns, rows, columns)]
-    steps = Steps(0.3 * positive[0], positive[1], positive[2], positive[3])
+    steps = Steps(0.3 * positive[0], positive[1], positive[2], positive[3], 2 * positive[3])
     classes = [generator.integers(0, top, n).astype(np.uint8) for n, top in ((rows, 3), (columns, 2))]
     prices = Prices(np.sort(generator.random((4, 5)), axis=1).astype(np.float32), *classes)
     return generator.normal(size=(rows, columns)).astype(np.float32), metric, steps, prices
 
 
+@pytest.mark.parametrize("sweeps", [0, 1, 3])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 7), (5, 33), (9, 40), (4, 12)])
-def test_native_is_the_reference_to_the_bit(rows, columns, monkeypatch):
+def test_native_is_the_reference_to_the_bit(rows, columns, sweeps, monkeypatch):
     w, metric, steps, prices = problem(rows, columns, seed=rows)
     w[0, 0], w[-1, -1] = 0, 1e9
-    native = rate_babai(w, lattice(metric), steps, prices)
+    native = rate_babai(w, lattice(metric), steps, prices, sweeps)
     monkeypatch.setattr(module, "native", None)
-    np.testing.assert_array_equal(native, rate_babai(w, lattice(metric), steps, prices))
+    np.testing.assert_array_equal(native, rate_babai(w, lattice(metric), steps, prices, sweeps))
     assert np.abs(native).max() == MOST or columns > 1
 
 
@@ -96,6 +98,34 @@ def test_numbers_shrink_as_prices_rise_and_vanish_at_the_end():
         totals.append(int(np.abs(found).sum()))
     assert all(a > b for a, b in itertools.pairwise(totals))
     assert totals[-1] == 0
+
+
+def test_sweeps_never_raise_error_and_price_and_end_where_no_zero_helps():
+    w, metric, steps, _ = problem(8, 20)
+    basis = lattice(metric)
+    # Weights that are those of the metric, and one class, so that the sum is what the sweeps minimise.
+    consistent = dataclasses.replace(
+        steps,
+        row_weights=steps.rows**2,
+        column_weights=basis.conditional * steps.columns**2,
+        descent_weights=np.diag(metric).astype(np.float32) * steps.columns**2,
+    )
+    prices = Prices(np.linspace(0, 3, 64, dtype=np.float32)[None], np.zeros(8, np.uint8), np.zeros(20, np.uint8))
+
+    def objective(numbers):
+        error = numbers * (steps.rows[:, None] * steps.columns).astype(np.float64) - w
+        price = prices.table[0][np.abs(numbers)].sum(axis=1)
+        return np.einsum("ij,jk,ik->i", error, metric, error) + price
+
+    found = [rate_babai(w, basis, consistent, prices, sweeps) for sweeps in (0, 1, 2, 50)]
+    totals = [objective(numbers) for numbers in found]
+    slack = 1 + 20 * np.linalg.cond(metric) * np.finfo(np.float32).eps
+    assert all(np.all(later <= slack * earlier) for earlier, later in itertools.pairwise(totals))
+    assert totals[1].sum() < totals[0].sum()
+    for j in range(20):
+        moved = found[-1].copy()
+        moved[:, j] = 0
+        assert np.all(totals[-1] <= slack * objective(moved))
 
 
 def test_arguments_are_checked():

@@ -13,8 +13,13 @@ The first of equals wins. Steps c_j = 1 / L_jj are the water-filling of WaterSIC
 class_ij = row_classes[i] + column_classes[j] says which code table will write the weight. Magnitudes beyond a table
 cost its last price and `STEEP` more for each one. Numbers are held to +-MOST, and what that cuts off is carried on too.
 
+Sweeps of coordinate descent may follow: with all other numbers fixed, weight ij would be best at the x where the
+gradient of its row's error vanishes, and its k is chosen again among the same three and the one it has; an error of one
+step now counts row_weights[i] * descent_weights[j], with M_jj in the place of d_j. No sweep raises the sum of error and
+price.
+
 All arithmetic is float32 and no sum is reordered: native, reference, and any number of threads give the same bits.
-Cost per row: n^2 / 2 multiply-adds.
+Cost per row: n^2 / 2 multiply-adds; n^2 more for a gradient, if there are sweeps, and n for every number that changes.
 """
 
 from __future__ import annotations
@@ -38,13 +43,15 @@ STEEP = np.float32(0.05)
 class Steps:
     """What is rounded to: the step of weight ij is rows[i] * columns[j], one float32 product.
 
-    An error of one step in weight ij counts row_weights[i] * column_weights[j]. All are float32; steps are positive.
+    An error of one step in weight ij counts row_weights[i] * column_weights[j] where later columns make up for it, and
+    row_weights[i] * descent_weights[j] where none do. All are float32; steps are positive.
     """
 
     rows: Floats
     columns: Floats
     row_weights: Floats
     column_weights: Floats
+    descent_weights: Floats
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Prices:
     column_classes: Bytes
 
 
-def rate_babai(matrix: Floats, lattice: Lattice, steps: Steps, prices: Prices) -> NDArray[np.int16]:
+def rate_babai(matrix: Floats, lattice: Lattice, steps: Steps, prices: Prices, sweeps: int = 0) -> NDArray[np.int16]:
     """The whole numbers [rows, columns] of a finite float32 matrix [rows, columns].
 
     Raises:
@@ -73,31 +80,57 @@ def rate_babai(matrix: Floats, lattice: Lattice, steps: Steps, prices: Prices) -
         raise ValueError(f"there are prices for {len(prices.table)} classes, but a weight of the class {highest}")
     w = np.ascontiguousarray(matrix, np.float32)
     if native is None:
-        return rate_babai_reference(w, lattice, steps, prices)
+        return rate_babai_reference(w, lattice, steps, prices, sweeps)
     numbers = np.empty((rows, columns), np.int16)
     native.rate_babai(
-        w, lattice.feedback, steps.rows, steps.columns, steps.row_weights, steps.column_weights,
-        np.ascontiguousarray(prices.table), prices.row_classes, prices.column_classes, numbers, threads(),
+        w, lattice.feedback, lattice.metric, steps.rows, steps.columns, steps.row_weights, steps.column_weights,
+        steps.descent_weights, np.ascontiguousarray(prices.table), prices.row_classes, prices.column_classes, sweeps,
+        numbers, threads(),
     )  # fmt: skip
     return numbers
 
 
-def rate_babai_reference(matrix: Floats, lattice: Lattice, steps: Steps, prices: Prices) -> NDArray[np.int16]:
+def rate_babai_reference(
+    matrix: Floats, lattice: Lattice, steps: Steps, prices: Prices, sweeps: int = 0
+) -> NDArray[np.int16]:
     """`rate_babai` in NumPy, for checked arguments: vectorised over rows."""
-    w, rows = matrix.copy(), np.arange(len(matrix))
+    w = matrix.copy()
     numbers = np.empty(w.shape, np.int16)
     for j in range(w.shape[1]):
         step = steps.rows * steps.columns[j]
-        x = w[:, j] * (np.float32(1) / step)
-        nearest = np.clip(np.rint(x), np.float32(-MOST), np.float32(MOST))
-        choices = np.stack([nearest, nearest - np.sign(nearest), np.zeros_like(nearest)])
-        weights = steps.row_weights * steps.column_weights[j]
-        table = prices.table[prices.row_classes + prices.column_classes[j]]
-        costs = np.stack([weights * ((x - k) * (x - k)) + _price(table, rows, np.abs(k)) for k in choices])
-        chosen = choices[np.argmin(costs, axis=0), rows]
+        chosen = _chosen(w[:, j] * (np.float32(1) / step), steps.row_weights * steps.column_weights[j], prices, j)
         numbers[:, j] = chosen
         w[:, j + 1 :] -= (w[:, j] - step * chosen)[:, None] * lattice.feedback[j, j + 1 :]
+    if sweeps:
+        _descend(numbers, matrix, lattice.metric, steps, prices, sweeps)
     return numbers
+
+
+def _descend(
+    numbers: NDArray[np.int16], matrix: Floats, metric: Floats, steps: Steps, prices: Prices, sweeps: int
+) -> None:
+    gradient = np.zeros_like(matrix)
+    for j in range(matrix.shape[1]):
+        step = steps.rows * steps.columns[j]
+        gradient += (step * numbers[:, j] - matrix[:, j])[:, None] * metric[j]
+    for j in np.tile(np.arange(matrix.shape[1]), sweeps):
+        step, number = steps.rows * steps.columns[j], numbers[:, j].astype(np.float32)
+        x = number - gradient[:, j] * (np.float32(1) / metric[j, j]) * (np.float32(1) / step)
+        chosen = _chosen(x, steps.row_weights * steps.descent_weights[j], prices, j, number)
+        numbers[:, j] = chosen
+        gradient += (step * (chosen - number))[:, None] * metric[j]
+
+
+def _chosen(x: Floats, weights: Floats, prices: Prices, j: int, present: Floats | None = None) -> Floats:
+    """For each row the number that costs least at x [rows] in column j; the present one if none costs less."""
+    rows = np.arange(len(x))
+    nearest = np.clip(np.rint(x), np.float32(-MOST), np.float32(MOST))
+    first = [] if present is None else [present]
+    choices = np.stack([*first, nearest, nearest - np.sign(nearest), np.zeros_like(nearest)])
+    table = prices.table[prices.row_classes + prices.column_classes[j]]
+    costs = np.stack([weights * ((x - k) * (x - k)) + _price(table, rows, np.abs(k)) for k in choices])
+    chosen: Floats = choices[np.argmin(costs, axis=0), rows]
+    return chosen
 
 
 def _price(table: Floats, rows: NDArray[np.int64], magnitude: Floats) -> Floats:

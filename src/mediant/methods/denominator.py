@@ -23,7 +23,7 @@ Cost: rows * columns^2 / 2 multiply-adds for rounding, about four times that for
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,6 +46,8 @@ Bytes = NDArray[np.uint8]
 # Rows that prices are learned from, and how often.
 PRICED_ROWS = 128
 PRICED_TIMES = 2
+# Of coordinate descent behind Babai.
+SWEEPS = 2
 # Classes to an octave of spread.
 CLASS_STEPS = 2
 # Numbers that a class is taken to have shown before any were counted, spread as a bell curve and as a Laplace one.
@@ -109,6 +111,7 @@ def _steps(layer: Layer, lattice: Lattice, plan: TensorPlan) -> tuple[Steps, Byt
         columns,
         np.square(g * rows * least / plan.step).astype(np.float32),
         np.square(lengths * columns / least).astype(np.float32),
+        (lattice.metric.diagonal() * np.square(columns / least)).astype(np.float32),
     ), codes
 
 
@@ -170,12 +173,12 @@ def _rounded(layer: Layer, lattice: Lattice, steps: Steps, classes: _Classes, pr
     rows = len(layer.matrix)
     some = np.unique(np.linspace(0, rows - 1, min(rows, PRICED_ROWS)).round().astype(np.int64))
     few = _Classes(classes.rows[some], classes.columns, classes.lowest)
-    few_steps = Steps(steps.rows[some], steps.columns, steps.row_weights[some], steps.column_weights)
+    few_steps = replace(steps, rows=steps.rows[some], row_weights=steps.row_weights[some])
     table = np.zeros((classes.count, 1), np.float32)
     for _ in range(PRICED_TIMES):
-        found = rate_babai(layer.matrix[some], lattice, few_steps, Prices(table, few.rows, few.columns))
+        found = rate_babai(layer.matrix[some], lattice, few_steps, Prices(table, few.rows, few.columns), SWEEPS)
         table = _price_table(_counts(found, few), classes, price)
-    return rate_babai(layer.matrix, lattice, steps, Prices(table, classes.rows, classes.columns))
+    return rate_babai(layer.matrix, lattice, steps, Prices(table, classes.rows, classes.columns), SWEEPS)
 
 
 def _counts(numbers: NDArray[np.int16], classes: _Classes) -> NDArray[np.int64]:

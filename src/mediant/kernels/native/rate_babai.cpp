@@ -20,9 +20,10 @@ constexpr float kMost = 32767.0f;
 constexpr float kSteep = 0.05f;
 
 struct Problem {
-    const float *w, *feedback, *row_steps, *column_steps, *row_weights, *column_weights, *prices;
+    const float *w, *feedback, *metric, *row_steps, *column_steps, *row_weights, *column_weights, *descent_weights;
+    const float *prices;
     const uint8_t *row_classes, *column_classes;
-    int64_t columns, magnitudes;
+    int64_t columns, magnitudes, sweeps;
     int16_t *numbers;
 };
 
@@ -31,9 +32,14 @@ MEDIANT_INLINE float cost(const float *table, float last, float x, float k, floa
     return weight * (error * error) + (table[static_cast<int64_t>(within)] + (magnitude - within) * kSteep);
 }
 
-MEDIANT_INLINE float choose(const Problem &p, int64_t i, int64_t j, float x) {
+MEDIANT_INLINE float at(const Problem &p, int64_t i, int64_t j, float x, float k, float weight) {
     const float *table = p.prices + (int64_t{p.row_classes[i]} + p.column_classes[j]) * p.magnitudes;
-    const float last = static_cast<float>(p.magnitudes - 1), weight = p.row_weights[i] * p.column_weights[j];
+    return cost(table, static_cast<float>(p.magnitudes - 1), x, k, weight);
+}
+
+MEDIANT_INLINE float choose(const Problem &p, int64_t i, int64_t j, float x, float weight) {
+    const float *table = p.prices + (int64_t{p.row_classes[i]} + p.column_classes[j]) * p.magnitudes;
+    const float last = static_cast<float>(p.magnitudes - 1);
     const float rounded = __builtin_rintf(x);
     const float nearest = rounded < -kMost ? -kMost : rounded > kMost ? kMost : rounded;
     if (nearest == 0) return 0;
@@ -47,6 +53,35 @@ MEDIANT_INLINE void subtract(float *__restrict y, const float *__restrict x, flo
     for (int64_t i = 0; i < count; ++i) y[i] -= a * x[i];
 }
 
+MEDIANT_INLINE void add(float *__restrict y, const float *__restrict x, float a, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) y[i] += a * x[i];
+}
+
+MEDIANT_INLINE void descend(const Problem &p, float *gradient, int64_t first, int64_t count) {
+    const int64_t n = p.columns;
+    std::fill_n(gradient, count * n, 0.0f);
+    for (int64_t j = 0; j < n; ++j)
+        for (int64_t r = 0; r < count; ++r) {
+            const int64_t i = first + r;
+            const float step = p.row_steps[i] * p.column_steps[j], value = step * static_cast<float>(p.numbers[i * n + j]);
+            add(gradient + r * n, p.metric + j * n, value - p.w[i * n + j], n);
+        }
+    for (int64_t sweep = 0; sweep < p.sweeps; ++sweep)
+        for (int64_t j = 0; j < n; ++j) {
+            const float inverse_diagonal = 1.0f / p.metric[j * n + j];
+            for (int64_t r = 0; r < count; ++r) {
+                const int64_t i = first + r;
+                const float step = p.row_steps[i] * p.column_steps[j], weight = p.row_weights[i] * p.descent_weights[j];
+                const float number = static_cast<float>(p.numbers[i * n + j]);
+                const float x = number - gradient[r * n + j] * inverse_diagonal * (1.0f / step);
+                const float chosen = choose(p, i, j, x, weight);
+                if (chosen == number || at(p, i, j, x, number, weight) <= at(p, i, j, x, chosen, weight)) continue;
+                p.numbers[i * n + j] = static_cast<int16_t>(chosen);
+                add(gradient + r * n, p.metric + j * n, step * (chosen - number), n);
+            }
+        }
+}
+
 MEDIANT_CLONES void round_block(const Problem &p, float *scratch, int64_t first, int64_t count) {
     const int64_t n = p.columns;
     std::copy_n(p.w + first * n, count * n, scratch);
@@ -54,10 +89,12 @@ MEDIANT_CLONES void round_block(const Problem &p, float *scratch, int64_t first,
         for (int64_t r = 0; r < count; ++r) {
             const int64_t i = first + r;
             const float step = p.row_steps[i] * p.column_steps[j], w = scratch[r * n + j];
-            const float number = choose(p, i, j, w * (1.0f / step));
+            const float weight = p.row_weights[i] * p.column_weights[j];
+            const float number = choose(p, i, j, w * (1.0f / step), weight);
             p.numbers[i * n + j] = static_cast<int16_t>(number);
             subtract(scratch + r * n + j + 1, p.feedback + j * n + j + 1, w - step * number, n - j - 1);
         }
+    if (p.sweeps > 0) descend(p, scratch, first, count);
 }
 
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -65,13 +102,14 @@ using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 using Classes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Numbers = nb::ndarray<int16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-void rate_babai(Matrix w, Matrix feedback, Vector row_steps, Vector column_steps, Vector row_weights,
-                Vector column_weights, Matrix prices, Classes row_classes, Classes column_classes, Numbers numbers,
-                int threads) {
+void rate_babai(Matrix w, Matrix feedback, Matrix metric, Vector row_steps, Vector column_steps, Vector row_weights,
+                Vector column_weights, Vector descent_weights, Matrix prices, Classes row_classes,
+                Classes column_classes, int64_t sweeps, Numbers numbers, int threads) {
     const int64_t rows = static_cast<int64_t>(w.shape(0)), columns = static_cast<int64_t>(w.shape(1));
-    const Problem p{w.data(), feedback.data(), row_steps.data(), column_steps.data(), row_weights.data(),
-                    column_weights.data(), prices.data(), row_classes.data(), column_classes.data(), columns,
-                    static_cast<int64_t>(prices.shape(1)), numbers.data()};
+    const Problem p{w.data(), feedback.data(), metric.data(), row_steps.data(), column_steps.data(),
+                    row_weights.data(), column_weights.data(), descent_weights.data(), prices.data(),
+                    row_classes.data(), column_classes.data(), columns, static_cast<int64_t>(prices.shape(1)), sweeps,
+                    numbers.data()};
     nb::gil_scoped_release release;
     mediant::parallel_for((rows + kBlock - 1) / kBlock, threads, [&](int64_t begin, int64_t end) {
         std::vector<float> scratch(kBlock * columns);
@@ -85,7 +123,8 @@ void rate_babai(Matrix w, Matrix feedback, Vector row_steps, Vector column_steps
 }  // namespace
 
 MEDIANT_KERNEL(rate_babai) {
-    m.def("rate_babai", &rate_babai, nb::arg("w"), nb::arg("feedback"), nb::arg("row_steps"),
-          nb::arg("column_steps"), nb::arg("row_weights"), nb::arg("column_weights"), nb::arg("prices"),
-          nb::arg("row_classes"), nb::arg("column_classes"), nb::arg("numbers").noconvert(), nb::arg("threads"));
+    m.def("rate_babai", &rate_babai, nb::arg("w"), nb::arg("feedback"), nb::arg("metric"), nb::arg("row_steps"),
+          nb::arg("column_steps"), nb::arg("row_weights"), nb::arg("column_weights"), nb::arg("descent_weights"),
+          nb::arg("prices"), nb::arg("row_classes"), nb::arg("column_classes"), nb::arg("sweeps"),
+          nb::arg("numbers").noconvert(), nb::arg("threads"));
 }
