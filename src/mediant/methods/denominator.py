@@ -47,7 +47,7 @@ Bytes = NDArray[np.uint8]
 PRICED_ROWS = 128
 PRICED_TIMES = 2
 # Of coordinate descent behind Babai.
-SWEEPS = 2
+SWEEPS = 4
 # Classes to an octave of spread.
 CLASS_STEPS = 2
 # Numbers that a class is taken to have shown before any were counted, spread as a bell curve and as a Laplace one.
