@@ -106,7 +106,8 @@ def test_a_plan_says_a_sensible_number_of_steps(pair, tmp_path):
 
 
 def test_entropy_coded_files_are_tuned_too(tiny_folder, text, feasible, tmp_path):
-    model, size = str(tiny_folder("llama_tied")), str(feasible("llama_tied")[0])
+    # At the least size of codes of a fixed length, entropy coding loses too little to be tuned.
+    model, size = str(tiny_folder("llama_tied")), str(feasible("llama_tied")[0] - 4000)
     request = Request(model, tmp_path / "plain", size=size, coding="entropy", calibration=text)
     plain = compress(request)
     saved = tmp_path / "plan.json"
