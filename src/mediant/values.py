@@ -154,6 +154,8 @@ class TensorPlan:
     `basis` names a change of basis of the columns that reading undoes: empty, {"name": "rotation", "seed": ...}
     (kernels/rotation.py), or {"name": "columns", "by": spec} with a stored factor for each column, found by a file
     under methods/balancing. `outliers` columns are stored as float16 beside their codes (methods/outliers.py).
+    `sparse` keeps the weights of highest `score` that fit the `pattern` (methods/sparse.py), and quantizes them where
+    there is a grid, else casts them; `runs` and `group` then count the weights kept in a row.
     `lattice` rounds to whole multiples of steps that follow from `step`, and codes them by entropy
     (methods/denominator.py): `damping` of the Hessian, `price` of a bit in squared steps, and `floor`, the least
     sensitivity of a row relative to the mean.
@@ -162,7 +164,7 @@ class TensorPlan:
     after every `renewal` sequences, or on the original ones if that is 0.
     """
 
-    method: Literal["quantize", "lattice", "compand", "cast"]
+    method: Literal["quantize", "lattice", "compand", "sparse", "cast"]
     dtype: str = "float16"
     grid: Mapping[str, Any] = field(default_factory=dict)
     scale: Mapping[str, Any] = field(default_factory=dict)
@@ -184,6 +186,8 @@ class TensorPlan:
     cluster: int = 512
     sequences: int = 48
     renewal: int = 16
+    pattern: Mapping[str, Any] = field(default_factory=dict)
+    score: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -260,6 +264,18 @@ def checked_edits(edits: Iterable[object]) -> tuple[Mapping[str, Any], ...]:
     return tuple(found)
 
 
+def pattern_name(pattern: Mapping[str, Any]) -> str:
+    """The pattern of a sparse tensor for people to read.
+
+    >>> pattern_name({"name": "n_of_m", "n": 2, "m": 4}), pattern_name({"name": "unstructured", "sparsity": 0.5})
+    ('2:4', '50 %')
+    """
+    if pattern.get("name") == "n_of_m":
+        return f"{pattern.get('n', 2)}:{pattern.get('m', 4)}"
+    share = f"{100 * float(pattern.get('sparsity', 0.5)):.3g} %"
+    return share if pattern.get("name") == "unstructured" else f"{share} {pattern.get('name')}"
+
+
 def described(edit: Mapping[str, Any], longest: int = 40) -> str:
     """A structural edit for people to read, long parameters cut short.
 
@@ -290,7 +306,10 @@ def tensor_plan_to_dict(plan: TensorPlan) -> dict[str, Any]:
         return {"method": "lattice", **{name: getattr(plan, name) for name in LATTICE_FIELDS}}
     if plan.method == "compand":
         return {"method": "compand", **{name: getattr(plan, name) for name in COMPAND_FIELDS}}
-    unused = ("dtype", "bias_correction", *LATTICE_FIELDS, *COMPAND_FIELDS)
+    if plan.method == "sparse":
+        values = tensor_plan_to_dict(dataclasses.replace(plan, method="quantize" if plan.grid else "cast"))
+        return {**values, "method": "sparse", "pattern": dict(plan.pattern), "score": dict(plan.score)}
+    unused = ("dtype", "bias_correction", "pattern", "score", *LATTICE_FIELDS, *COMPAND_FIELDS)
     data = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name not in unused}
     # Said only where they differ from the default, since a manifest says it for every tensor.
     for name, usual in (("scale_signed", True), ("scale_steps", 8), ("basis", {}), ("outliers", 0)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,22 @@ from mediant.kernels.bit_planes import packed_bytes, unpack
 from mediant.kernels.coded_matrix import CodedMatrix
 from mediant.kernels.companded_matrix import LEVELS, CompandedMatrix
 from mediant.kernels.dequantize import dequantize
-from mediant.kernels.part_shapes import CodedForm, Form, GridForm, grid_form, part_shapes, scales_columns
+from mediant.kernels.part_shapes import (
+    CodedForm,
+    Form,
+    GridForm,
+    SparseForm,
+    compact_info,
+    grid_form,
+    inner_plan,
+    part_shapes,
+    planned_form,
+    scales_columns,
+)
 from mediant.kernels.rotation import rotate_back
 from mediant.kernels.scale_codes import FULL, ScaleForm, decode_scales
 from mediant.models.matrix_form import from_matrix
-from mediant.values import Array, Encoding
+from mediant.values import Array, Encoding, TensorPlan
 
 Floats = NDArray[np.float32]
 
@@ -49,6 +61,8 @@ def decode(encoding: Encoding, form: Form | None = None) -> Floats:
     if encoding.plan.method == "compand":
         companded = CompandedMatrix.from_parts(encoding.parts, rows, columns)
         return np.asarray(from_matrix(companded.matrix(), encoding.info))
+    if encoding.plan.method == "sparse":
+        return np.asarray(from_matrix(_sparse(encoding, form), encoding.info))
     form = form if isinstance(form, GridForm) else grid_form(encoding.plan)
     scale, zero = _scales(encoding), _zeros(encoding) if form.zero_point else None
     matrix = np.empty((rows, columns), np.float32)
@@ -90,6 +104,24 @@ def _in_own_basis(matrix: Floats, encoding: Encoding) -> Floats:
     return rotate_back(matrix, basis["seed"])
 
 
+def _sparse(encoding: Encoding, form: Form | None) -> Floats:
+    form = form if isinstance(form, SparseForm) else planned_form(encoding.info, encoding.plan)
+    assert isinstance(form, SparseForm)  # the method says so
+    mask = form.positions.decode(encoding.parts["positions"])
+    matrix = np.zeros(mask.shape, np.float32)
+    matrix[mask] = decode(_kept(encoding, form), form.grid).reshape(-1)
+    return matrix
+
+
+def _kept(encoding: Encoding, form: SparseForm) -> Encoding:
+    """The weights of a sparse tensor that are kept, as a tensor of their own."""
+    info, parts = encoding.info, {name: part for name, part in encoding.parts.items() if name != "positions"}
+    if encoding.plan.grid:
+        return Encoding(compact_info(info, form.positions), inner_plan(encoding.plan), parts)
+    plan = TensorPlan("cast", dtype=encoding.plan.dtype)
+    return Encoding(replace(info, shape=(form.positions.stored,), layout="none"), plan, parts)
+
+
 def levels(encoding: Encoding, form: GridForm, bits: int) -> Floats:
     """The level of every code at one depth, float32."""
     if form.counts:
@@ -116,6 +148,12 @@ def check(encoding: Encoding, form: Form | None) -> None:
         _check_companded(encoding)
     elif isinstance(form, CodedForm):
         _check_coded(encoding)
+    elif isinstance(form, SparseForm):
+        try:
+            form.positions.decode(encoding.parts["positions"])
+        except ValueError as problem:
+            raise CheckpointError(f"The tensor {name!r} cannot be decoded: {problem}.") from None
+        check(_kept(encoding, form), form.grid)
     elif form is not None:
         if encoding.plan.outliers and int(_mask(encoding).sum()) != encoding.plan.outliers:
             raise CheckpointError(f"The mask of {name!r} does not have {encoding.plan.outliers} outliers.")

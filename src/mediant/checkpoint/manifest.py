@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
 from typing import Any
 
-from mediant.kernels.part_shapes import Form, GridForm, grid_form, part_shapes
+from mediant.kernels.part_shapes import Form, GridForm, SparseForm, part_shapes, planned_form
 from mediant.values import MOST_STEPS, Certificate, Model, Plan, TensorInfo, TensorPlan, tensor_plan_to_dict
 
 FORMAT = "mediant"
@@ -152,7 +152,7 @@ def forecast(
 
 
 def _forecast_entry(info: TensorInfo, plan: TensorPlan, form: Form | None) -> Entry:
-    form = grid_form(plan) if plan.method == "quantize" else form
+    form = planned_form(info, plan) or form
     parts = {name: Part(dtype, shape) for name, (dtype, shape) in part_shapes(info, plan, form).items()}
     return Entry(info, plan, form, parts)
 
@@ -187,8 +187,11 @@ def fixed_width(number: float | None) -> str:
 def _entry_json(entry: Entry) -> str:
     info = {name: value for name, value in vars(entry.info).items() if name != "name"}
     text = info | {"plan": tensor_plan_to_dict(entry.plan)}
-    if isinstance(entry.form, GridForm):
-        text["grid"] = _form_dict(entry.form)
+    grid = entry.form.grid if isinstance(entry.form, SparseForm) else entry.form
+    if isinstance(entry.form, SparseForm):
+        text["positions"] = entry.form.positions.to_dict()
+    if isinstance(grid, GridForm):
+        text["grid"] = _form_dict(grid)
     text["parts"] = {name: vars(part) for name, part in entry.parts.items()}
     return f'{_compact(text)[:-1]},"certificate":{_certificate_json(entry.certificate)}}}'
 

@@ -11,7 +11,8 @@ from mediant.checkpoint import strict_json
 from mediant.checkpoint.header import MOST_AXES
 from mediant.checkpoint.manifest import FORMAT, VERSION, Calibration, Entry, Manifest, Origin, Part, is_companion
 from mediant.errors import CheckpointError, PlanError
-from mediant.kernels.part_shapes import CodedForm, Form, GridForm, part_shapes
+from mediant.kernels.part_shapes import CodedForm, Form, GridForm, SparseForm, part_shapes
+from mediant.kernels.sparse_positions import Positions
 from mediant.values import (
     LATTICE_FIELDS,
     Certificate,
@@ -69,6 +70,8 @@ PLAN: strict_json.Kinds = {
     "basis": dict,
     "outliers": int,
     "bias_correction": bool,
+    "pattern": dict,
+    "score": dict,
     **dict.fromkeys(LATTICE_FIELDS, NUMBER),
     "multiplier": NUMBER,
     "rate": NUMBER,
@@ -139,23 +142,35 @@ def _calibration(value: Any, where: str) -> Calibration | None:
 
 
 def _entry(name: str, value: Any, where: str) -> Entry:
-    quantized = isinstance(value, dict) and "grid" in value
-    found = strict_json.fields(value, {**ENTRY, "grid": dict} if quantized else ENTRY, where)
+    extra = {field for field in ("grid", "positions") if isinstance(value, dict) and field in value}
+    found = strict_json.fields(value, {**ENTRY, **dict.fromkeys(extra, dict)}, where)
     info, plan = _info(name, found, where), _plan(found["plan"], where)
-    if quantized != (plan.method == "quantize"):
-        raise CheckpointError(f"In {where}, a grid goes with the method 'quantize' and with no other.")
+    quantized = plan.method == "quantize" or (plan.method == "sparse" and bool(plan.grid))
+    if ("grid" in extra) != quantized or ("positions" in extra) != (plan.method == "sparse"):
+        raise CheckpointError(f"In {where}, a grid goes with quantized weights, positions with sparse ones, only.")
     parts = {
         part: _part(stored, f"the part {part!r} of {where}")
         for part, stored in strict_json.mapping(found["parts"], f"'parts' in {where}").items()
     }
     try:
-        form = _form(found["grid"], plan, parts, where) if quantized else _coded_form(info, plan, parts)
+        grid = _form(found["grid"], plan, parts, where) if quantized else None
+        if plan.method == "sparse":
+            form: Form | None = SparseForm(_positions(info, found["positions"], where), grid)
+        else:
+            form = grid or _coded_form(info, plan, parts)
         expected = part_shapes(info, plan, form)
     except PlanError as problem:
         raise CheckpointError(f"In {where}, the plan is impossible: {problem}") from None
     if {part: (stored.dtype, stored.shape) for part, stored in parts.items()} != expected:
         raise CheckpointError(f"In {where}, the parts are not those of the plan, which are: {_listed(expected)}.")
     return Entry(info, plan, form, parts, _certificate(found["certificate"], where))
+
+
+def _positions(info: TensorInfo, value: dict[str, Any], where: str) -> Positions:
+    try:
+        return Positions.from_dict(*info.matrix_shape, value)
+    except ValueError as problem:
+        raise CheckpointError(f"In {where}, {problem}.") from None
 
 
 def _info(name: str, found: Mapping[str, Any], where: str) -> TensorInfo:

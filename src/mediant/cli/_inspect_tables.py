@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mediant.values import described
+from mediant.values import described, pattern_name
 
 Figures = Mapping[str, Any]
 
@@ -80,7 +80,7 @@ def _ledger(console: Console, figures: Figures) -> None:
     coverage, weights = figures["coverage"], figures["model"]["weights"]
     console.print(
         f"[bold]Coverage[/bold]: {coverage['weights']:,} of {weights:,} weights: {coverage['quantized']:,} quantized, "
-        f"{coverage['untouched']:,} cast."
+        f"{coverage['pruned']:,} pruned, {coverage['untouched']:,} cast."
     )
     for (pattern, dtype), count in _untouched(figures["tensors"]).items():
         console.print(f"  not quantized, {dtype}: {escape(pattern)}" + (f" ({count} tensors)" if count > 1 else ""))
@@ -106,6 +106,9 @@ def _method(entry: Figures) -> str:
         return f"entropy-coded, step {entry['step']:.3g}"
     if entry["method"] == "compand":
         return f"companded, clusters of {entry['cluster']}"
+    if entry["method"] == "sparse":
+        values = entry["dtype"] if "dtype" in entry else f"{entry['grid'].get('name')} g{entry['group']}"
+        return f"{pattern_name(entry['pattern'])} {entry['score'].get('name')}, {values}"
     return f"{entry['grid'].get('name')} g{entry['group']} s{entry['scale_bits']}"
 
 

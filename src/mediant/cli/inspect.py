@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -96,6 +97,10 @@ def _tensor(entry: Entry) -> dict[str, Any]:
         return common | {name: getattr(plan, name) for name in LATTICE_FIELDS}
     if plan.method == "compand":
         return common | {name: getattr(plan, name) for name in COMPAND_FIELDS}
+    if plan.method == "sparse":
+        common |= {"pattern": dict(plan.pattern), "score": dict(plan.score)}
+        if not plan.grid:
+            return common | {"dtype": plan.dtype}
     return common | {
         "grid": dict(plan.grid),
         "group": plan.group,
@@ -136,14 +141,15 @@ def _coverage(
     """The ledger: every weight of the model is quantized, or cast and so untouched by quantization, or missing."""
     from mediant.checkpoint.manifest import MANIFEST_FILE, PAYLOAD_FILE
 
-    by_method = {"quantize": 0, "lattice": 0, "compand": 0, "cast": 0}
+    by_method: Counter[str] = Counter()
     for entry in entries:
         by_method[entry["method"]] += entry["weights"]
     weights = sum(by_method.values())
     return {
         "complete": weights == model_weights,
         "weights": weights,
-        "quantized": weights - by_method["cast"],
+        "quantized": weights - by_method["cast"] - by_method["sparse"],
+        "pruned": by_method["sparse"],
         "untouched": by_method["cast"],
         "missing_files": sorted(listed - present),
         "foreign_files": sorted(present - listed - {MANIFEST_FILE, PAYLOAD_FILE}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -19,6 +19,7 @@ from mediant import discovery
 from mediant.errors import PlanError
 from mediant.kernels.bit_planes import packed_bytes
 from mediant.kernels.scale_codes import ScaleForm
+from mediant.kernels.sparse_positions import Positions
 from mediant.values import Encoding, TensorInfo, TensorPlan
 
 ITEM_BYTES = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
@@ -63,7 +64,15 @@ class CodedForm:
     codebook: int = 0
 
 
-Form = GridForm | CodedForm
+@dataclass(frozen=True)
+class SparseForm:
+    """What a file must say about a tensor with the method `sparse`: where its weights are, and their grid if any."""
+
+    positions: Positions
+    grid: GridForm | None = None
+
+
+Form = GridForm | CodedForm | SparseForm
 
 
 def form_of(encoding: Encoding) -> Form | None:
@@ -76,7 +85,49 @@ def form_of(encoding: Encoding) -> Form | None:
         return CodedForm(encoding.parts["codes"].size, encoding.parts["codebook"].size)
     if encoding.plan.method == "compand":
         return CodedForm(encoding.parts["codes"].size)
-    return grid_form(encoding.plan) if encoding.plan.method == "quantize" else None
+    return planned_form(encoding.info, encoding.plan)
+
+
+def planned_form(info: TensorInfo, plan: TensorPlan) -> GridForm | SparseForm | None:
+    """What a file must say about a tensor as far as its plan tells.
+
+    Raises:
+        PlanError: as for `grid_form` and `positions_of`.
+    """
+    if plan.method == "sparse":
+        return SparseForm(positions_of(info, plan), grid_form(inner_plan(plan)) if plan.grid else None)
+    return grid_form(plan) if plan.method == "quantize" else None
+
+
+def positions_of(info: TensorInfo, plan: TensorPlan) -> Positions:
+    """Where a sparse tensor's weights are, by the pattern in its plan.
+
+    Raises:
+        PlanError: there is no such pattern, or it does not fit the matrix.
+    """
+    rows, columns = _checked_matrix(info)
+    pattern = discovery.make("pruning.patterns", plan.pattern)
+    try:
+        found: Positions = pattern.positions(rows, columns)
+    except ValueError as problem:
+        raise PlanError(f"The pattern {dict(plan.pattern)} does not fit {info.name!r}: {problem}.") from None
+    return found
+
+
+def compact_info(info: TensorInfo, positions: Positions) -> TensorInfo:
+    """The matrix of what each row keeps.
+
+    Raises:
+        PlanError: rows keep different numbers of weights.
+    """
+    if not positions.row:
+        raise PlanError(f"The rows of {info.name!r} may keep different numbers of weights, so these are only cast.")
+    return TensorInfo(info.name, (positions.rows, positions.row), info.dtype, info.role, "out_in")
+
+
+def inner_plan(plan: TensorPlan) -> TensorPlan:
+    """How the weights are quantized that a sparse plan keeps."""
+    return replace(plan, method="quantize", pattern={}, score={})
 
 
 def grid_form(plan: TensorPlan) -> GridForm:
@@ -143,6 +194,8 @@ def part_shapes(info: TensorInfo, plan: TensorPlan, form: Form | None = None) ->
     if plan.method == "compand":
         _check_compand(info, plan)
         return _companded_parts(plan, rows, columns, form.codes if isinstance(form, CodedForm) else 0)
+    if plan.method == "sparse":
+        return _sparse_parts(info, plan, form if isinstance(form, SparseForm) else None)
     _check_quantize(info, plan, rows)
     if form is not None and not isinstance(form, GridForm):
         raise PlanError(f"The tensor {info.name!r} is planned to be quantized, not coded.")
@@ -196,6 +249,18 @@ def cluster_count(rows: int, size: int) -> int:
 def cluster_bits(count: int) -> int:
     """Bits that say which of the clusters a row is in."""
     return max(1, (count - 1).bit_length())
+
+
+def _sparse_parts(info: TensorInfo, plan: TensorPlan, form: SparseForm | None) -> Parts:
+    positions = positions_of(info, plan) if form is None else form.positions
+    parts: Parts = {"positions": ("uint8", (positions.nbytes,))}
+    if plan.basis:
+        raise PlanError(f"The tensor {info.name!r} is sparse, so it cannot have another basis.")
+    if plan.grid:
+        return parts | part_shapes(compact_info(info, positions), inner_plan(plan), None if form is None else form.grid)
+    if plan.dtype not in CAST_DTYPES:
+        raise PlanError(f"The weights kept of {info.name!r} take {', '.join(CAST_DTYPES)}, not {plan.dtype!r}.")
+    return parts | {"data": (plan.dtype, (positions.stored,))}
 
 
 def payload_bytes(info: TensorInfo, plan: TensorPlan, form: Form | None = None) -> int:

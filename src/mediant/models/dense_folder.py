@@ -59,6 +59,16 @@ def write_folder(
         files.sync(staging)
 
 
+def check_free(folder: Path) -> None:
+    """Refuses to write where anything is.
+
+    Raises:
+        StorageError: naming it.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StorageError(f"{folder} exists already and is not an empty folder; name a new one.")
+
+
 def _shards(tensors: Mapping[str, LazyTensor], most: int) -> Iterator[dict[str, LazyTensor]]:
     shard: dict[str, LazyTensor] = {}
     size = 0

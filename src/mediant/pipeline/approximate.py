@@ -19,6 +19,7 @@ from mediant.methods import companded, denominator
 from mediant.methods.companded import Demand
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
+from mediant.methods.sparse import sparsify
 from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
 from mediant.pipeline.workspace import Workspace
@@ -81,7 +82,9 @@ def check_tensor(info: TensorInfo, plan: TensorPlan) -> None:
         PlanError: with the first fault.
     """
     part_shapes(info, plan)
-    if plan.method == "quantize":
+    if plan.method == "sparse":
+        discovery.make("pruning.scores", plan.score)
+    if plan.method == "quantize" or (plan.method == "sparse" and plan.grid):
         discovery.make("scales", plan.scale)
         discovery.make("rounding", plan.rounding)
         if scales_columns(plan):
@@ -165,8 +168,10 @@ def _quantized(
         if demand is None:
             raise PlanError(f"The tensor {info.name!r} is to be companded, but its demand was not measured.")
         result = companded.encode(layer, demand.clusters, depths(demand, plan.multiplier))
+    elif plan.method == "lattice":
+        result = denominator.encode(layer, plan)
     else:
-        result = denominator.encode(layer, plan) if plan.method == "lattice" else quantize(layer, plan)
+        result = sparsify(layer, plan, info) if plan.method == "sparse" else quantize(layer, plan)
     return Encoding(info, plan, result.parts, result.certificate)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mediant.checkpoint.manifest import Calibration, Entry, Manifest, Origin
 from mediant.kernels.part_shapes import ITEM_BYTES
 from mediant.planning.size import STORED_BYTES
-from mediant.values import Certificate, TensorInfo, TensorPlan, described
+from mediant.values import Certificate, TensorInfo, TensorPlan, described, pattern_name
 
 KINDS = {"embedding": "embedding", "head": "head", "norm": "norms", "bias": "biases", "expert": "experts"}
 
@@ -123,6 +123,9 @@ def _method(plan: TensorPlan) -> str:
         return "entropy-coded lattice"
     if plan.method == "compand":
         return "companded"
+    if plan.method == "sparse":
+        kept = str(plan.grid["name"]) if plan.grid else plan.dtype
+        return f"{pattern_name(plan.pattern)} {plan.score.get('name', '?')}, {kept}"
     return " × ".join(str(spec.get("name", "?")) for spec in (plan.grid, plan.scale, plan.rounding))
 
 
