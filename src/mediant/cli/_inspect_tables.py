@@ -78,9 +78,10 @@ def _tensors_table(entries: Iterable[Figures]) -> Table:
 
 def _ledger(console: Console, figures: Figures) -> None:
     coverage, weights = figures["coverage"], figures["model"]["weights"]
+    pruned = f"{coverage['pruned']:,} pruned, " if coverage["pruned"] else ""
     console.print(
         f"[bold]Coverage[/bold]: {coverage['weights']:,} of {weights:,} weights: {coverage['quantized']:,} quantized, "
-        f"{coverage['pruned']:,} pruned, {coverage['untouched']:,} cast."
+        f"{pruned}{coverage['untouched']:,} cast."
     )
     for (pattern, dtype), count in _untouched(figures["tensors"]).items():
         console.print(f"  not quantized, {dtype}: {escape(pattern)}" + (f" ({count} tensors)" if count > 1 else ""))
