@@ -386,13 +386,18 @@ class Certificate:
     `relative_error` = ||W - W^||^2 / ||W||^2. `weighted_error` is the same in the metric of the calibrated
     sensitivities (equal to `relative_error` where there were none). `bound` is the largest |w - w^| that can occur
     when nothing clips, in units of the scale (half the widest gap of the grid); `clipped` the share of weights
-    outside the grid's range.
+    outside the grid's range, and, where errors were carried on, of those that were outside when their turn came.
+    `worst_error` is what `weighted_error` can be at most where nothing clips, and `expected_error` what it should be
+    where errors spread evenly between levels (methods/error_bounds.py); None where no such bound is known, as after
+    tuning.
     """
 
     relative_error: float
     weighted_error: float
     bound: float
     clipped: float
+    worst_error: float | None = None
+    expected_error: float | None = None
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ PLAN: strict_json.Kinds = {
     "sequences": int,
     "renewal": int,
 }
+# Numbers of a certificate that may be unknown while the others are known.
+BOUNDS = {"worst_error", "expected_error"}
 PART: strict_json.Kinds = {"dtype": str, "shape": list, "sha256": str}
 # Reaches every grid of whole or half steps that eight bits can index.
 LARGEST_FIRST_LEVEL = 1 << 16
@@ -258,10 +260,12 @@ def _certificate(value: Any, where: str) -> Certificate | None:
     names = Certificate.__dataclass_fields__
     found = strict_json.fields(value, dict.fromkeys(names, OPTIONAL_NUMBER), f"the certificate in {where}")
     numbers = {name: _number(found[name], where) for name in names}
-    known = {name: number for name, number in numbers.items() if number is not None}
-    if known and len(known) != len(names):
+    missing = {name for name, number in numbers.items() if number is None}
+    if missing == set(names):
+        return None
+    if missing and missing != BOUNDS:
         raise CheckpointError(f"In {where}, the certificate is known only in part.")
-    return Certificate(**known) if known else None
+    return Certificate(**numbers)  # type: ignore[arg-type]
 
 
 def _number(value: float | None, where: str) -> float | None:

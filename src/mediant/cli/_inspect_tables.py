@@ -66,11 +66,11 @@ def _roles_table(lines: Iterable[Figures]) -> Table:
 
 
 def _tensors_table(entries: Iterable[Figures]) -> Table:
-    columns = ("shape", "bits", "bytes", "error")
+    columns = ("shape", "bits", "bytes", "error", "of bound")
     table = _table("Tensors", ("tensor", "role", "stored as"), columns)
     for entry in entries:
         shape = "×".join(map(str, entry["shape"]))
-        cells = (shape, _depth(entry), f"{entry['bytes']:,}", _error(entry["certificate"]))
+        cells = (shape, _depth(entry), f"{entry['bytes']:,}", *_errors(entry["certificate"]))
         name = entry["name"].removesuffix(".weight")
         table.add_row(escape(name), entry["role"], escape(_method(entry)), *cells)
     return table
@@ -127,9 +127,18 @@ def _depth(entry: Figures) -> str:
     return f"{min(depths)}–{max(depths)} ({mean:.2f})"
 
 
-def _error(certificate: Figures | None) -> str:
-    """The relative squared error; the JSON has the other figures of a certificate."""
-    return "–" if certificate is None else f"{certificate['relative_error']:.1e}"
+def _errors(certificate: Figures | None) -> tuple[str, str]:
+    """The relative squared error, and the share of the worst case that the weighted error is, if that is known.
+
+    In brackets where weights are outside the grid, as then the bound need not hold. The JSON has all figures.
+    """
+    if certificate is None:
+        return "–", "–"
+    error, worst = f"{certificate['relative_error']:.1e}", certificate["worst_error"]
+    if not worst:
+        return error, "–"
+    share = f"{100 * certificate['weighted_error'] / worst:.0f} %"
+    return error, f"({share})" if certificate["clipped"] else share
 
 
 def _size_cells(size: int, total: int) -> tuple[str, str]:

@@ -57,11 +57,15 @@ class Lattice:
 
 @dataclass(frozen=True)
 class Rounded:
-    """Codes [rows, columns] uint8, row scales [rows] float32 that are bfloat16, scale codes [rows, groups] uint8."""
+    """Codes [rows, columns] uint8, row scales [rows] float32 that are bfloat16, scale codes [rows, groups] uint8.
+
+    `outside` counts the weights that were beyond the grid when their turn came, where somebody has counted them.
+    """
 
     codes: Bytes
     row_scales: Floats
     scale_codes: Bytes
+    outside: int = 0
 
     def scales(self, form: ScaleForm) -> Floats:
         """The scale of every group, [rows, groups]."""

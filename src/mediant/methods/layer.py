@@ -79,7 +79,10 @@ class Layer:
         return np.asarray(sum(np.diag(t) if t.ndim == 1 else t for t in totals))
 
     def certified(self, inner: Certificate, approximation: Floats) -> Certificate:
-        """The certificate of an approximation that was found in another form of the layer, with its errors in this."""
+        """The certificate of an approximation that was found in another form of the layer, with its errors in this.
+
+        No bound is known of it.
+        """
         energy = float(np.square(self.matrix, dtype=np.float64).sum())
         zeroing = self.loss(np.zeros_like(self.matrix))
         error = float(np.square(self.matrix.astype(np.float64) - approximation).sum())
@@ -87,6 +90,8 @@ class Layer:
             inner,
             relative_error=error / energy if energy else 0.0,
             weighted_error=self.loss(approximation) / zeroing if zeroing else 0.0,
+            worst_error=None,
+            expected_error=None,
         )
 
     def loss(self, approximation: Floats) -> float:

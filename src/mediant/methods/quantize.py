@@ -10,18 +10,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mediant import discovery
 from mediant.errors import PlanError
+from mediant.kernels.babai import Lattice
 from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.kernels.bit_planes import pack
 from mediant.kernels.dequantize import dequantize
 from mediant.kernels.part_shapes import grid_form, scales_columns
 from mediant.kernels.scale_codes import FULL, ScaleForm, decode_scales, encode_scales
 from mediant.methods import outliers
+from mediant.methods.error_bounds import bounds, reach
 from mediant.methods.layer import Layer
 from mediant.methods.rounding.babai import Babai
 from mediant.methods.rounding.gptq import Gptq
@@ -45,6 +48,20 @@ class Quantized:
     parts: dict[str, Array]
     matrix: Floats
     certificate: Certificate
+
+
+class _Piece(NamedTuple):
+    """Some rows: scales as stored, scales and zeros as decoded [rows, groups], codes [rows, columns].
+
+    Where errors were carried on, also the lattice, and how many weights were outside the grid when their turn came.
+    """
+
+    stored: dict[str, Array]
+    scale: Floats
+    zero: Floats
+    codes: NDArray[np.uint8]
+    lattice: Lattice | None = None
+    outside: int | None = None
 
 
 def quantize(layer: Layer, plan: TensorPlan) -> Quantized:
@@ -106,12 +123,13 @@ def _quantized(layer: Layer, plan: TensorPlan) -> Quantized:
         zeros = []
         for begin, end in _chunks(run.rows, columns):
             where = slice(start + begin, start + end)
-            stored, scale, zero, codes[begin:end] = _chunk(layer.rows(where), plan, table)
-            decoded[where] = dequantize(codes[begin:end], scale, zero, table.astype(np.float32), plan.group)
-            error.count_clipped(layer.matrix[where], scale, zero, table, plan.group)
-            for name, part in stored.items():
+            piece = _chunk(layer.rows(where), plan, table)
+            codes[begin:end] = piece.codes
+            decoded[where] = dequantize(piece.codes, piece.scale, piece.zero, table.astype(np.float32), plan.group)
+            error.add(layer.rows(where), piece, table, plan.group)
+            for name, part in piece.stored.items():
                 parts.setdefault(name, []).append(part)
-            zeros.append(zero)
+            zeros.append(piece.zero)
         parts.setdefault("codes", []).append(pack(codes.reshape(-1), run.bits))
         if form.zero_point:
             parts.setdefault("zeros", []).append(pack(np.concatenate(zeros).astype(np.uint8).reshape(-1), run.bits))
@@ -168,10 +186,7 @@ def _chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
     yield from ((begin, min(rows, begin + step)) for begin in range(0, rows, step))
 
 
-def _chunk(
-    layer: Layer, plan: TensorPlan, table: NDArray[np.float64]
-) -> tuple[dict[str, Array], Floats, Floats, NDArray[np.uint8]]:
-    """Scales as stored, scales and zeros as decoded [rows, groups], and codes [rows, columns]."""
+def _chunk(layer: Layer, plan: TensorPlan, table: NDArray[np.float64]) -> _Piece:
     rows, columns = layer.matrix.shape
     form = ScaleForm.of(plan)
     rounding = discovery.make("rounding", plan.rounding)
@@ -187,12 +202,10 @@ def _chunk(
     stored = encode_scales(fit.scale.reshape(rows, -1), form)
     scale = decode_scales(stored, form)
     codes = rounding.codes(groups, scale.reshape(-1), fit.zero, table)
-    return stored, scale, fit.zero.reshape(rows, -1), codes.reshape(rows, -1)[:, :columns]
+    return _Piece(stored, scale, fit.zero.reshape(rows, -1), codes.reshape(rows, -1)[:, :columns])
 
 
-def _chunk_on_lattice(
-    layer: Layer, plan: TensorPlan, table: NDArray[np.float64], rounding: Babai
-) -> tuple[dict[str, Array], Floats, Floats, NDArray[np.uint8]]:
+def _chunk_on_lattice(layer: Layer, plan: TensorPlan, table: NDArray[np.float64], rounding: Babai) -> _Piece:
     form = ScaleForm.of(plan)
     if discovery.make("grids", plan.grid).zero_point or plan.scale.get("name") != "exact" or form.bits == FULL:
         raise PlanError("Babai rounding goes with exact scales of at most 8 bits and a grid without zero points.")
@@ -200,12 +213,10 @@ def _chunk_on_lattice(
     found = rounding.round(layer.matrix, lattice, table, plan.group, form)
     stored: dict[str, Array] = {"row_scales": from_float32(found.row_scales), "scale_codes": found.scale_codes}
     scale = decode_scales(stored, form)
-    return stored, scale, np.zeros_like(scale), found.codes
+    return _Piece(stored, scale, np.zeros_like(scale), found.codes, lattice, found.outside)
 
 
-def _chunk_by_gptq(
-    layer: Layer, plan: TensorPlan, table: NDArray[np.float64], rounding: Gptq
-) -> tuple[dict[str, Array], Floats, Floats, NDArray[np.uint8]]:
+def _chunk_by_gptq(layer: Layer, plan: TensorPlan, table: NDArray[np.float64], rounding: Gptq) -> _Piece:
     form = ScaleForm.of(plan)
     if form.bits != FULL:
         raise PlanError("GPTQ rounding goes with scales of 16 bits, since a row's largest is not known beforehand.")
@@ -215,8 +226,9 @@ def _chunk_by_gptq(
         found: Fit = fit(group, np.broadcast_to(metric, group.shape), table, zero_point)
         return found._replace(scale=decode_scales(encode_scales(found.scale[:, None], form), form)[:, 0])
 
-    codes, scale, zero = rounding.round(layer.matrix, layer.lattice(rounding.damping), table, plan.group, scales)
-    return encode_scales(scale, form), scale, zero, codes
+    found = rounding.round(layer.matrix, layer.lattice(rounding.damping), table, plan.group, scales)
+    stored: dict[str, Array] = dict(encode_scales(found.scale, form))
+    return _Piece(stored, found.scale, found.zero, found.codes, found.lattice, found.outside)
 
 
 def _group_weights(h: Floats | None, shape: tuple[int, int], group: int) -> Floats | None:
@@ -232,6 +244,17 @@ class Errors:
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
         self.outside = 0
+        self.worst = self.expected = 0.0
+
+    def add(self, layer: Layer, piece: _Piece, table: NDArray[np.float64], group: int) -> None:
+        """Takes up some rows of the layer."""
+        known = bounds(layer, piece.lattice, piece.scale, piece.codes, table, group)
+        self.worst += known.worst
+        self.expected += known.expected
+        if piece.outside is None:
+            self.count_clipped(layer.matrix, piece.scale, piece.zero, table, group)
+        else:
+            self.outside += piece.outside
 
     def count_clipped(
         self, matrix: Floats, scale: Floats, zero: Floats, table: NDArray[np.float64], group: int
@@ -242,17 +265,19 @@ class Errors:
         z = np.repeat(zero, group, axis=1)[:, :columns]
         with np.errstate(divide="ignore", invalid="ignore"):
             position = np.where(s == 0, z + table[0], matrix / s + z)
-        self.outside += int(((position < table[0] - 0.5) | (position > table[-1] + 0.5)).sum())
+        most = reach(table)
+        self.outside += int(((position < table[0] - most) | (position > table[-1] + most)).sum())
 
     def certificate(self, decoded: Floats, tables: dict[int, NDArray[np.float64]]) -> Certificate:
         """Errors of what was decoded, as shares."""
         matrix = self.layer.matrix.astype(np.float64)
         energy = float(np.square(matrix).sum())
         zeroing = self.layer.loss(np.zeros_like(decoded))
-        gaps = [float(np.diff(t).max()) / 2 if len(t) > 1 else 0.0 for t in tables.values()]
         return Certificate(
             relative_error=float(np.square(matrix - decoded).sum()) / energy if energy else 0.0,
             weighted_error=self.layer.loss(decoded) / zeroing if zeroing else 0.0,
-            bound=max(gaps),
+            bound=max(map(reach, tables.values())),
             clipped=self.outside / matrix.size if matrix.size else 0.0,
+            worst_error=self.worst / zeroing if zeroing else 0.0,
+            expected_error=self.expected / zeroing if zeroing else 0.0,
         )

@@ -137,6 +137,8 @@ def _certified(encoding: Encoding, original: Array, statistics: Statistics, hess
         encoding.certificate,
         relative_error=float(np.square(matrix - decoded, dtype=np.float64).sum()) / energy if energy else 0.0,
         weighted_error=layer.loss(decoded) / zeroing if zeroing else 0.0,
+        worst_error=None,
+        expected_error=None,
     )
     return dataclasses.replace(encoding, certificate=certificate)
 

@@ -60,7 +60,7 @@ def by_formula(matrix, metric, group):
 def test_codes_are_those_of_the_formula(columns):
     matrix, h = problem(columns)
     metric = damped(h, 0.01)
-    codes, _, _ = Gptq().round(matrix, lattice(metric), LEVELS, 16, fit)
+    codes = Gptq().round(matrix, lattice(metric), LEVELS, 16, fit).codes
     expected = by_formula(matrix, metric, 16)
     # float32 against float64: a weight within a few epsilons of a middle may fall to either side, rarely.
     assert (codes != expected).mean() < 0.01
@@ -69,10 +69,11 @@ def test_codes_are_those_of_the_formula(columns):
 
 def test_a_diagonal_metric_gives_nearest_rounding():
     matrix, _ = problem()
-    codes, scale, zero = Gptq().round(matrix, lattice(np.diag(np.arange(1.0, 41))), LEVELS, 8, fit)
+    codes, scale, zero, _, outside = Gptq().round(matrix, lattice(np.diag(np.arange(1.0, 41))), LEVELS, 8, fit)
     groups = matrix.reshape(-1, 8)
     nearest = nearest_code(groups, scale.reshape(-1), zero.reshape(-1), LEVELS)
     np.testing.assert_array_equal(codes, nearest.reshape(codes.shape))
+    assert outside == 0
 
 
 def test_an_order_that_is_the_natural_one_changes_only_when_scales_are_fitted():
@@ -82,8 +83,9 @@ def test_an_order_that_is_the_natural_one_changes_only_when_scales_are_fitted():
     one_group = [
         Gptq(order=order).round(matrix, lattice(metric), LEVELS, 32, fit) for order in ("natural", "largest_first")
     ]
-    for natural, ordered in zip(*one_group, strict=True):
+    for natural, ordered in zip(*(found[:3] for found in one_group), strict=True):
         np.testing.assert_array_equal(natural, ordered)
+    assert one_group[0].outside == one_group[1].outside
 
 
 def test_the_largest_first_loses_less_where_inputs_differ():
@@ -124,3 +126,18 @@ def test_short_scales_are_refused():
 def test_an_unknown_order_is_refused():
     with pytest.raises(ValueError, match="'random' is not one of natural, largest_first"):
         Gptq(order="random")
+
+
+@pytest.mark.parametrize("order", ["natural", "largest_first"])
+def test_no_certificate_is_exceeded_where_nothing_was_outside(order):
+    matrix, h = problem(24, 64)
+    # A wide grid: errors that are carried on stay inside.
+    plan = dataclasses.replace(PLAN, rounding={"name": "gptq", "order": order}, group=4, runs=(Run(64, 8),))
+    seen = 0
+    for row in matrix[:, :4].repeat(6, axis=1)[:, None]:
+        found = quantize(prepare(row, plan, None, h), dataclasses.replace(plan, runs=(Run(1, 8),))).certificate
+        if found.clipped == 0:
+            seen += 1
+            assert found.weighted_error <= found.worst_error * (1 + 1e-4)
+            assert found.worst_error < 100 * found.expected_error
+    assert seen > 0

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from mediant.kernels.babai import Lattice, Rounded, babai
 from mediant.kernels.descent import descent
 from mediant.kernels.scale_codes import ScaleForm
+from mediant.methods.error_bounds import outside
 from mediant.statistics.column_order import NATURAL, ORDERS
 
 REFERENCES = (
@@ -70,10 +71,12 @@ class Babai:
         table = levels.astype(np.float32)
         w = matrix if lattice.order is None else matrix[:, lattice.order]
         found = self.nearest_planes(w, lattice, table, group, form)
-        codes = found.codes
+        codes, scales = found.codes, found.scales(form)
+        decoded = np.repeat(scales, group, axis=1)[:, : w.shape[1]] * table[codes]
+        beyond = outside(w - decoded, lattice, scales, table, group)
         if self.sweeps:
-            codes = descent(w, codes, found.scales(form), lattice.metric, table, group, self.sweeps)
-        return in_place(Rounded(codes, found.row_scales, found.scale_codes), lattice.order, group)
+            codes = descent(w, codes, scales, lattice.metric, table, group, self.sweeps)
+        return in_place(Rounded(codes, found.row_scales, found.scale_codes, beyond), lattice.order, group)
 
     def nearest_planes(
         self, matrix: NDArray[np.float32], lattice: Lattice, levels: NDArray[np.float32], group: int, form: ScaleForm
@@ -88,7 +91,7 @@ def in_place(found: Rounded, order: NDArray[np.int64] | None, group: int) -> Rou
         return found
     back = np.argsort(order)
     whose = back[::group] // group
-    return Rounded(found.codes[:, back], found.row_scales, found.scale_codes[:, whose])
+    return Rounded(found.codes[:, back], found.row_scales, found.scale_codes[:, whose], found.outside)
 
 
 METHOD = Babai

@@ -19,8 +19,8 @@ Cost: columns^3 once, then columns^2 / 2 multiply-adds a row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -41,7 +41,18 @@ Floats = NDArray[np.float32]
 Order = Literal["natural", "largest_first"]
 FitScales = Callable[[Floats, Floats], Fit]
 Codes = NDArray[np.uint8]
-Found = tuple[Codes, Floats, Floats]
+
+
+class Found(NamedTuple):
+    """Codes [rows, columns], scales and zeros [rows, groups], the lattice they were found on, and how many weights were
+    outside the grid when their turn came.
+    """
+
+    codes: Codes
+    scale: Floats
+    zero: Floats
+    lattice: Lattice
+    outside: int
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Gptq:
     def round(
         self, matrix: Floats, lattice: Lattice, levels: NDArray[np.float64], group: int, scales: FitScales
     ) -> Found:
-        """Codes [rows, columns], and scales and zeros [rows, groups]."""
+        """Codes and scales of a matrix [rows, columns]."""
         columns = matrix.shape[1]
         groups = [slice(a, min(a + group, columns)) for a in range(0, columns, group)]
         if self.order == "natural":
@@ -66,10 +77,12 @@ class Gptq:
         fits = [scales(matrix[:, here], np.ones(here.stop - here.start, np.float32)) for here in groups]
         scale, zero = (np.stack([fit[part] for fit in fits], axis=1) for part in (0, 1))
         order = np.argsort(-np.diag(lattice.metric), kind="stable")
-        turned = factored(lattice.metric[np.ix_(order, order)].astype(np.float64))
+        turned = replace(factored(lattice.metric[np.ix_(order, order)].astype(np.float64)), order=order)
+        of_column = order // group
+        permuted = _permuted(matrix[:, order], turned, levels, scale[:, of_column], zero[:, of_column])
         codes = np.empty(matrix.shape, np.uint8)
-        codes[:, order] = _permuted(matrix[:, order], turned, levels, scale[:, order // group], zero[:, order // group])
-        return codes, scale, zero
+        codes[:, order] = permuted[0]
+        return Found(codes, scale, zero, turned, permuted[1])
 
 
 METHOD = Gptq
@@ -80,34 +93,50 @@ def _in_order(
 ) -> Found:
     w = matrix.copy()
     codes = np.empty(w.shape, np.uint8)
-    fits = []
+    fits, outside = [], 0
     for here in groups:
         fits.append(scales(np.ascontiguousarray(w[:, here]), lattice.conditional[here]))
         scale, zero = (np.broadcast_to(part[:, None], w[:, here].shape) for part in fits[-1])
-        codes[:, here] = _block(w, here, lattice.feedback, levels, scale, zero)
-    return codes, np.stack([fit.scale for fit in fits], axis=1), np.stack([fit.zero for fit in fits], axis=1)
+        codes[:, here], beyond = _block(w, here, lattice.feedback, levels, scale, zero)
+        outside += beyond
+    scale, zero = (np.stack([fit[part] for fit in fits], axis=1) for part in (0, 1))
+    return Found(codes, scale, zero, lattice, outside)
 
 
-def _permuted(w: Floats, lattice: Lattice, levels: NDArray[np.float64], scale: Floats, zero: Floats) -> Codes:
-    """Codes [rows, columns] with a scale and a zero for every weight."""
+def _permuted(
+    w: Floats, lattice: Lattice, levels: NDArray[np.float64], scale: Floats, zero: Floats
+) -> tuple[Codes, int]:
+    """Codes [rows, columns] with a scale and a zero for every weight, and how many were outside."""
     width, w = 64, w.copy()
     blocks = [slice(a, min(a + width, w.shape[1])) for a in range(0, w.shape[1], width)]
-    codes = [_block(w, here, lattice.feedback, levels, scale[:, here], zero[:, here]) for here in blocks]
-    return np.concatenate(codes, axis=1)
+    found = [_block(w, here, lattice.feedback, levels, scale[:, here], zero[:, here]) for here in blocks]
+    return np.concatenate([codes for codes, _ in found], axis=1), sum(outside for _, outside in found)
 
 
-def _block(w: Floats, here: slice, feedback: Floats, levels: NDArray[np.float64], scale: Floats, zero: Floats) -> Codes:
-    """Codes of some neighbouring columns of w [rows, columns]; their errors are carried on into all later ones."""
+def _block(
+    w: Floats, here: slice, feedback: Floats, levels: NDArray[np.float64], scale: Floats, zero: Floats
+) -> tuple[Codes, int]:
+    """Codes of some neighbouring columns of w [rows, columns], and how many weights were outside the grid.
+
+    Their errors are carried on into all later columns.
+    """
     size, table = here.stop - here.start, levels.astype(np.float32)
     # A column's weights lie side by side while the block is worked on.
     block, v = np.ascontiguousarray(w[:, here].T), feedback[here, here]
-    codes, errors = np.empty(block.shape, np.uint8), np.empty_like(block)
+    codes, errors, outside = np.empty(block.shape, np.uint8), np.empty_like(block), 0
     for j in range(size):
         s, z = np.ascontiguousarray(scale[:, j]), np.ascontiguousarray(zero[:, j])
         codes[j] = nearest_code(block[j][:, None], s, z, levels)[:, 0]
         errors[j] = block[j] - s * (table[codes[j]] - z)
+        outside += _outside(block[j], s, z, table)
         block[j + 1 :] -= v[j, j + 1 :, None] * errors[j]
     if here.stop < w.shape[1]:
         carried = torch.from_numpy(errors).T @ torch.from_numpy(np.ascontiguousarray(feedback[here, here.stop :]))
         w[:, here.stop :] -= carried.numpy()
-    return np.ascontiguousarray(codes.T)
+    return np.ascontiguousarray(codes.T), outside
+
+
+def _outside(weights: Floats, scale: Floats, zero: Floats, table: Floats) -> int:
+    """How many weights are more than half a step beyond the grid's ends."""
+    position = np.divide(weights, scale, out=np.zeros_like(weights), where=scale != 0) + zero
+    return int(((position < table[0] - 0.5) | (position > table[-1] + 0.5)).sum())
