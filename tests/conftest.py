@@ -93,6 +93,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["MEDIANT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    # Every test calibrates for itself, whatever ran before it; those of the cache allow it.
+    os.environ["MEDIANT_CACHE_SIZE"] = "0"
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,8 @@ def command(
 def report(checkpoint: Checkpoint) -> dict[str, Any]:
     """All figures in JSON types."""
     manifest = checkpoint.manifest
-    entries = [_tensor(entry) for entry in checkpoint.tensors.values()]
+    tokens = None if manifest.calibration is None else manifest.calibration.tokens
+    entries = [_tensor(entry, tokens) for entry in checkpoint.tensors.values()]
     beside = {f.relative_to(checkpoint.folder).as_posix(): f for f in checkpoint.folder.rglob("*") if f.is_file()}
     sizes = {name: file.stat().st_size for name, file in sorted(beside.items())}
     total, weights = sum(sizes.values()), checkpoint.model.weights
@@ -74,7 +75,8 @@ def report(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _tensor(entry: Entry) -> dict[str, Any]:
+def _tensor(entry: Entry, tokens: int | None) -> dict[str, Any]:
+    """What became of a tensor; of a matrix also the calibration tokens for each of its inputs."""
     from mediant.kernels.part_shapes import payload_bytes
     from mediant.values import COMPAND_FIELDS, LATTICE_FIELDS
 
@@ -93,6 +95,7 @@ def _tensor(entry: Entry) -> dict[str, Any]:
     }
     if plan.method == "cast":
         return common | {"dtype": plan.dtype}
+    common |= {"tokens_per_input": None if tokens is None else tokens / max(1, info.matrix_shape[1])}
     if plan.method == "lattice":
         return common | {name: getattr(plan, name) for name in LATTICE_FIELDS}
     if plan.method == "compand":

@@ -22,6 +22,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+# Of one of the two arrays that a transform goes back and forth between.
+CACHED_BYTES = 1 << 17
+
 Real = TypeVar("Real", NDArray[np.float32], NDArray[np.float64])
 
 
@@ -79,13 +82,25 @@ def _factors(columns: int) -> tuple[int, int]:
 
 
 def _hadamard(x: NDArray[Any]) -> NDArray[Any]:
-    """Hadamard transform of each row [rows, 2^k], divided by sqrt(2^k)."""
+    """Hadamard transform of each row [rows, 2^k], divided by sqrt(2^k); a new array."""
     rows, size = x.shape
+    result = np.empty_like(x)
+    step = max(1, CACHED_BYTES // (size * x.itemsize))
+    for begin in range(0, rows, step):
+        result[begin : begin + step] = _hadamard_block(x[begin : begin + step])
+    return result
+
+
+def _hadamard_block(x: NDArray[Any]) -> NDArray[Any]:
+    """The same for rows that fit into a processor's cache."""
+    rows, size = x.shape
+    here, there = x.copy(), np.empty_like(x)
     width = 1
     while width < size:
-        pairs = x.reshape(rows, size // (2 * width), 2, width)
-        x = np.concatenate([pairs[:, :, :1] + pairs[:, :, 1:], pairs[:, :, :1] - pairs[:, :, 1:]], axis=2)
-        x = x.reshape(rows, size)
+        pairs, out = (y.reshape(rows, size // (2 * width), 2, width) for y in (here, there))
+        np.add(pairs[:, :, 0], pairs[:, :, 1], out=out[:, :, 0])
+        np.subtract(pairs[:, :, 0], pairs[:, :, 1], out=out[:, :, 1])
+        here, there = there, here
         width *= 2
-    scaled: NDArray[Any] = x * x.dtype.type(1 / np.sqrt(size))
-    return scaled
+    here *= x.dtype.type(1 / np.sqrt(size))
+    return here

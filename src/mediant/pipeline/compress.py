@@ -22,6 +22,7 @@ from mediant.models.card import model_card
 from mediant.models.companions import CARD, companion_files
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
+from mediant.pipeline import shared_statistics
 from mediant.pipeline.approximate import approximate, check, check_methods, check_original
 from mediant.pipeline.choose import measure, outline, quantizable, units_from_json, units_to_json
 from mediant.pipeline.companding import (
@@ -42,13 +43,11 @@ from mediant.planning.recipe import Recipe, load_recipe, needs_hessian
 from mediant.planning.size import check_range, human, parse_size
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
+from mediant.statistics.amount import amounts, sentence
 from mediant.statistics.calibration import CalibrationText, calibration_tokens, unwritten
-from mediant.statistics.hessian import Accumulator, Hessians
+from mediant.statistics.hessian import Accumulator, Hessians, file_name
 from mediant.statistics.sensitivity import collect
 from mediant.values import Encoding, Model, Plan, Statistics
-
-# Tokens per input below which a Hessian is a poor estimate.
-FEW_TOKENS = 16
 
 
 def compress(request: Request, progress: Progress = SILENT) -> Checkpoint:
@@ -173,30 +172,37 @@ class Compression:
 
     @cached_property
     def statistics(self) -> Statistics:
-        """Sensitivities over the calibration text."""
+        """Sensitivities over the calibration text, measured by this run or left by another one."""
+        if not self.workspace.has("statistics"):
+            text = [self.text.source, self.text.fingerprint]
+            key = {"model": self.model.fingerprint, "text": text, "hessian": self.needs_hessian}
+            if not shared_statistics.take(key, self.workspace.folder):
+                shared_statistics.offer(key, self.workspace.folder, self._calibrate())
+        return storage.from_bytes(self.workspace.read("statistics"))
 
-        def compute() -> bytes:
-            check_weights(self.model, self.progress)
-            accumulator = Accumulator() if self.needs_hessian else None
-            found = collect(self.model, self.text, self.progress, accumulator)
-            inputs = {} if accumulator is None else accumulator.store(self.workspace.folder, found.tokens).inputs
-            self.workspace.write("hessians.json", json.dumps(inputs).encode())
-            return storage.to_bytes(found)
-
-        return storage.from_bytes(self.workspace.step("statistics", compute))
+    def _calibrate(self) -> list[str]:
+        """Measures statistics and Hessians, and returns the files that hold them; the last one is there if all are."""
+        check_weights(self.model, self.progress)
+        accumulator = Accumulator() if self.needs_hessian else None
+        found = collect(self.model, self.text, self.progress, accumulator)
+        inputs = {} if accumulator is None else accumulator.store(self.workspace.folder, found.tokens).inputs
+        self.workspace.write("hessians.json", json.dumps(inputs).encode())
+        self.workspace.write("statistics", storage.to_bytes(found))
+        return [*map(file_name, sorted(set(inputs.values()))), "hessians.json", "statistics"]
 
     @cached_property
     def hessians(self) -> Hessians:
         """Hessians of all inputs, where they are needed."""
         tokens = self.statistics.tokens
-        inputs = json.loads(self.workspace.read("hessians.json"))
-        widest = max((self.model.tensor(name).matrix_shape[1] for name in inputs), default=0)
-        if tokens < FEW_TOKENS * widest:
-            self.progress.say(
-                f"Calibrated on {tokens} tokens; the widest layer has {widest} inputs and wants {FEW_TOKENS * widest}. "
-                "More text (--calibration) would help."
-            )
-        return Hessians(self.workspace.folder, inputs)
+        found = Hessians(self.workspace.folder, json.loads(self.workspace.read("hessians.json")))
+        self.progress.say(sentence(amounts(self.model, tokens, found)))
+        return found
+
+    def calibration_amounts(self) -> list[dict[str, Any]]:
+        """Tokens for each input of every width of layer; none where nothing was calibrated, or without Hessians."""
+        if not self.workspace.has("statistics"):
+            return []
+        return [dataclasses.asdict(a) for a in amounts(self.model, self.statistics.tokens, self.hessians)]
 
     @cached_property
     def companding(self) -> Companding:

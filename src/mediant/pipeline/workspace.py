@@ -34,7 +34,7 @@ class Workspace:
             StorageError: the folder cannot be written.
         """
         folder = output.with_name(f".{output.name}.mediant-work")
-        stamp = files.sha256(json.dumps([_versions(), key], sort_keys=True).encode()).encode()
+        stamp = files.sha256(json.dumps([versions(), key], sort_keys=True).encode()).encode()
         known = folder / "run"
         if not (resume and known.is_file() and known.read_bytes() == stamp):
             shutil.rmtree(folder, ignore_errors=True)
@@ -73,7 +73,7 @@ class Workspace:
 
 
 @cache
-def _versions() -> list[str]:
+def versions() -> list[str]:
     """What results are computed with: the hash of Mediant's own source, and the versions of libraries."""
     root = Path(files.__file__).parent
     source = b"".join(file.read_bytes() for file in sorted(root.rglob("*.py")))
