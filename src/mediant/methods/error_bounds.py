@@ -19,7 +19,7 @@ twice.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ def bounds(
     return Bounds(largest, usual)
 
 
-def outside(error: Floats, lattice: Lattice, scales: Floats, table: Floats, group: int) -> int:
+def outside(error: Floats, lattice: Lattice, scales: Floats, table: NDArray[Any], group: int) -> int:
     """How many weights were beyond their grid when their turn came, given the whole error w - w^ [rows, columns].
 
     The carried errors e follow from E = e V, all in the lattice's order of columns.
