@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mediant.errors import PlanError
 
 Role = Literal["linear", "embedding", "head", "norm", "bias", "expert", "other"]
+Storage = Literal["rows", "tiles", "nested"]
 Layout = Literal["out_in", "in_out", "experts_out_in", "experts_in_out", "none"]
 Array = NDArray[Any]
 
@@ -151,6 +152,8 @@ class TensorPlan:
     `runs` give the depth of consecutive rows and add up to all rows. `group` is the number of neighbouring columns
     that share a scale. `scale_bits` 16 stores a bfloat16 scale per group; fewer store a power of
     2^(-1/scale_steps) relative to a bfloat16 row scale, with a sign if `scale_signed` (kernels/scale_codes.py).
+    `storage` is how codes lie in the file: `rows`, which goes with every grid and group, or for kernels `tiles` or
+    `nested` (kernels/tiles.py).
     `basis` names a change of basis of the columns that reading undoes: empty, {"name": "rotation", "seed": ...}
     (kernels/rotation.py), or {"name": "columns", "by": spec} with a stored factor for each column, found by a file
     under methods/balancing. `outliers` columns are stored as float16 beside their codes (methods/outliers.py).
@@ -174,6 +177,7 @@ class TensorPlan:
     scale_bits: int = 6
     scale_signed: bool = True
     scale_steps: int = 8
+    storage: Storage = "rows"
     basis: Mapping[str, Any] = field(default_factory=dict)
     outliers: int = 0
     bias_correction: bool = False
@@ -312,7 +316,14 @@ def tensor_plan_to_dict(plan: TensorPlan) -> dict[str, Any]:
     unused = ("dtype", "bias_correction", "pattern", "score", *LATTICE_FIELDS, *COMPAND_FIELDS)
     data = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name not in unused}
     # Said only where they differ from the default, since a manifest says it for every tensor.
-    for name, usual in (("scale_signed", True), ("scale_steps", 8), ("basis", {}), ("outliers", 0)):
+    usual_values = (
+        ("scale_signed", True),
+        ("scale_steps", 8),
+        ("storage", "rows"),
+        ("basis", {}),
+        ("outliers", 0),
+    )
+    for name, usual in usual_values:
         if data[name] == usual:
             del data[name]
     data["runs"] = [[r.rows, r.bits] for r in plan.runs]

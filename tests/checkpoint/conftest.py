@@ -19,6 +19,7 @@ from mediant.kernels.bit_planes import pack
 from mediant.kernels.coded_matrix import CodedMatrix
 from mediant.kernels.part_shapes import Form, form_of, grid_form
 from mediant.kernels.scale_codes import ScaleForm, encode_scales
+from mediant.kernels.tiles import pack_scale_codes, pack_tiles
 from mediant.values import Certificate, Encoding, Model, Plan, Run, TensorInfo, TensorPlan
 
 
@@ -88,6 +89,10 @@ def write_sample(folder: Path) -> Sample:
         (TensorInfo("layers.2.up.weight", (5, 12), "float32", "linear", "out_in", "layers.2.up", 2),
          replace(quantized("affine", [(5, 4)], 4, 3), scale_signed=False, scale_steps=4,
                  basis={"name": "rotation", "seed": 2**60 + 7})),
+        (TensorInfo("layers.2.tiled.weight", (21, 70), "float32", "linear", "out_in", "layers.2.tiled", 2),
+         replace(quantized("table", [(9, 3), (4, 5), (8, 4)], 32, 3), scale_signed=False, storage="tiles")),
+        (TensorInfo("layers.2.nested.weight", (24, 10), "float32", "linear", "in_out", "layers.2.nested", 2),
+         replace(quantized("affine", [(3, 4), (7, 7)], 64, 5), storage="nested")),
         (TensorInfo("layers.2.down.weight", (9, 21), "float32", "linear", "in_out", "layers.2.down", 2),
          TensorPlan("lattice", step=0.25)),
         (TensorInfo("layers.2.gate", (2, 3, 7), "float32", "expert", "experts_out_in", "layers.2", 2),
@@ -119,16 +124,24 @@ def random_encoding(info: TensorInfo, plan: TensorPlan, generator: np.random.Gen
     columns = info.matrix_shape[1]
     groups = -(-columns // plan.group)
 
-    def packed(width: int, counts: Mapping[int, int]) -> np.ndarray:
-        runs = [generator.integers(counts.get(r.bits, 1 << r.bits), size=r.rows * width) for r in plan.runs]
-        return np.concatenate([pack(c.astype(np.uint8), r.bits) for c, r in zip(runs, plan.runs, strict=True)])
+    def packed(width: int, counts: Mapping[int, int], storage: str = "rows") -> np.ndarray:
+        runs = [generator.integers(counts.get(r.bits, 1 << r.bits), size=(r.rows, width)) for r in plan.runs]
+        tiled = storage != "rows"
+        return np.concatenate([
+            pack_tiles(c.astype(np.uint8), r.bits, storage) if tiled else pack(c.astype(np.uint8), r.bits)
+            for c, r in zip(runs, plan.runs, strict=True)
+        ])  # fmt: skip
 
-    parts: dict[str, np.ndarray] = {"codes": packed(columns, form.counts)}
+    tiled = plan.storage != "rows"
+    parts: dict[str, np.ndarray] = {"tiles" if tiled else "codes": packed(columns, form.counts, plan.storage)}
     scale = generator.standard_normal((info.matrix_shape[0], groups)).astype(np.float32)
     scale[0, 0] = 0
     parts |= encode_scales(scale, ScaleForm.of(plan))
     if "scale_codes" in parts:
-        parts["scale_codes"] = pack(parts["scale_codes"], plan.scale_bits)
+        stored = parts["scale_codes"]
+        parts["scale_codes"] = (
+            pack_scale_codes(stored, plan.runs, plan.scale_bits) if tiled else pack(stored, plan.scale_bits)
+        )
     if form.zero_point:
         parts["zeros"] = packed(groups, {})
     grid = discovery.make("grids", plan.grid)

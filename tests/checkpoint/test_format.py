@@ -29,6 +29,18 @@ POWERS = [
     for digits in re.findall("`([0-9a-f]{8})`", next(line for line in PAGE.splitlines() if "2^(−j/8)" in line))
 ]
 
+# The tables of the page's section on tiles.
+WIDTHS: dict[str, dict[int, list[int]]] = {
+    storage: {
+        bits: [int(width) for width in cell.split("+")]
+        for bits, cell in enumerate(re.findall(r"[\d+]+", line.partition("` |")[2]), 1)
+    }
+    for storage in ("tiles", "nested")
+    for line in PAGE.splitlines()
+    if line.startswith(f"| `{storage}` | 1 |")
+}
+ONE_BIT = [int(x) for x in re.findall(r"\d+", re.search(r"bit ([\d, and]+) of the byte", PAGE)[1])]  # type: ignore[index]
+
 
 def float32(value: float) -> float:
     """Rounds a double once to float32."""
@@ -100,6 +112,42 @@ class Stranger:
         assert not raw
         return rows
 
+    def tiles(self, tensor: str, columns: int) -> list[list[int]]:
+        """Codes of tiled runs: each number is looked up by the page's rule for where it lies."""
+        raw, rows, begin = self.bytes_of(tensor, "tiles"), [], 0
+        plan = self.manifest["tensors"][tensor]["plan"]
+        blocks = -(-columns // 32)
+        for count, bits in plan["runs"]:
+            regions = []
+            for width in WIDTHS[plan["storage"]][bits]:
+                regions.append((width, begin))
+                begin += -(-count // 8) * blocks * 32 * width
+            for r in range(count):
+                codes = []
+                for c in range(columns):
+                    code, quad = 0, c % 32 // 4
+                    for width, start in regions:
+                        block = start + (r // 8 * blocks + c // 32) * 32 * width
+                        vector, bit = divmod(ONE_BIT[quad] if width == 1 else quad * width, 8)
+                        byte = raw[block + 32 * vector + 4 * (r % 8) + c % 4]
+                        code = code << width | (byte >> bit) % (1 << width)
+                    codes.append(code)
+                rows.append(codes)
+        assert begin == len(raw)
+        return rows
+
+    def tiled_scale_codes(self, tensor: str, groups: int, bits: int) -> list[int]:
+        raw, codes, octet = self.bytes_of(tensor, "scale_codes"), [], 0
+        for count, _ in self.manifest["tensors"][tensor]["plan"]["runs"]:
+            for r in range(count):
+                for g in range(groups):
+                    begin = ((octet + r // 8) * groups + g) * bits
+                    word = int.from_bytes(raw[begin : begin + bits], "little")
+                    codes.append((word >> r % 8 * bits) % (1 << bits))
+            octet += -(-count // 8)
+        assert len(raw) == octet * groups * bits + 1
+        return codes
+
     def scales(self, tensor: str, rows: int, groups: int) -> list[list[float]]:
         plan = self.manifest["tensors"][tensor]["plan"]
         bits, steps = plan["scale_bits"], plan.get("scale_steps", 8)
@@ -107,7 +155,10 @@ class Stranger:
         if bits == 16:
             flat = self.floats(tensor, "scales")
             return [flat[r * groups : (r + 1) * groups] for r in range(rows)]
-        codes = self.unpacked(self.bytes_of(tensor, "scale_codes"), rows * groups, bits)
+        if "storage" in plan:
+            codes = self.tiled_scale_codes(tensor, groups, bits)
+        else:
+            codes = self.unpacked(self.bytes_of(tensor, "scale_codes"), rows * groups, bits)
         row_scales = self.floats(tensor, "row_scales")
 
         def factor(code: int) -> float:
@@ -193,7 +244,7 @@ class Stranger:
         entry = self.manifest["tensors"][tensor]
         group = entry["plan"]["group"]
         groups = -(-columns // group)
-        codes = self.runs(tensor, "codes", columns)
+        codes = self.tiles(tensor, columns) if "storage" in entry["plan"] else self.runs(tensor, "codes", columns)
         zeros = self.runs(tensor, "zeros", groups) if entry["grid"]["kind"] == "zero_point" else None
         scales = self.scales(tensor, len(codes), groups)
         bits = [depth for rows, depth in entry["plan"]["runs"] for _ in range(rows)]

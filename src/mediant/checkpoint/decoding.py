@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from mediant.kernels.part_shapes import (
 )
 from mediant.kernels.rotation import rotate_back
 from mediant.kernels.scale_codes import FULL, ScaleForm, decode_scales
+from mediant.kernels.tiles import WIDTHS, tile_bytes, unpack_scale_codes, unpack_tiles
 from mediant.models.matrix_form import from_matrix
 from mediant.values import Array, Encoding, TensorPlan
 
@@ -66,9 +68,8 @@ def decode(encoding: Encoding, form: Form | None = None) -> Floats:
     form = form if isinstance(form, GridForm) else grid_form(encoding.plan)
     scale, zero = _scales(encoding), _zeros(encoding) if form.zero_point else None
     matrix = np.empty((rows, columns), np.float32)
-    row = byte = 0
-    for run in encoding.plan.runs:
-        codes = unpack(encoding.parts["codes"][byte:], run.rows * columns, run.bits).reshape(run.rows, columns)
+    row = 0
+    for run, codes in zip(encoding.plan.runs, run_codes(encoding), strict=True):
         here = slice(row, row + run.rows)
         dequantize(
             codes,
@@ -79,7 +80,6 @@ def decode(encoding: Encoding, form: Form | None = None) -> Floats:
             out=matrix[here],
         )
         row += run.rows
-        byte += packed_bytes(run.rows * columns, run.bits)
     matrix = _in_own_basis(_with_outliers(matrix, encoding), encoding)
     return np.asarray(from_matrix(matrix, encoding.info))
 
@@ -120,6 +120,20 @@ def _kept(encoding: Encoding, form: SparseForm) -> Encoding:
         return Encoding(compact_info(info, form.positions), inner_plan(encoding.plan), parts)
     plan = TensorPlan("cast", dtype=encoding.plan.dtype)
     return Encoding(replace(info, shape=(form.positions.stored,), layout="none"), plan, parts)
+
+
+def run_codes(encoding: Encoding) -> Iterator[NDArray[np.uint8]]:
+    """The codes of each run of a quantized matrix, [rows, columns]."""
+    plan, columns = encoding.plan, encoding.info.matrix_shape[1]
+    byte = 0
+    for run in plan.runs:
+        if plan.storage == "rows":
+            yield unpack(encoding.parts["codes"][byte:], run.rows * columns, run.bits).reshape(run.rows, columns)
+            byte += packed_bytes(run.rows * columns, run.bits)
+        else:
+            widths = WIDTHS[plan.storage][run.bits]
+            yield unpack_tiles(encoding.parts["tiles"][byte:], run.rows, columns, widths)
+            byte += tile_bytes([run], columns)
 
 
 def levels(encoding: Encoding, form: GridForm, bits: int) -> Floats:
@@ -204,17 +218,14 @@ def _check_reach(encoding: Encoding, form: GridForm) -> None:
 
 
 def _check_codes(encoding: Encoding, form: GridForm) -> None:
-    columns = encoding.info.matrix_shape[1]
-    byte = 0
-    for run in encoding.plan.runs:
-        count = form.counts.get(run.bits, 1 << run.bits)
-        if count < 1 << run.bits:
-            codes = unpack(encoding.parts["codes"][byte:], run.rows * columns, run.bits)
-            if int(codes.max()) >= count:
-                raise CheckpointError(
-                    f"The tensor {encoding.info.name!r} has the code {int(codes.max())}, but only {count} levels."
-                )
-        byte += packed_bytes(run.rows * columns, run.bits)
+    counts = [form.counts.get(run.bits, 1 << run.bits) for run in encoding.plan.runs]
+    if all(count == 1 << run.bits for count, run in zip(counts, encoding.plan.runs, strict=True)):
+        return
+    for count, codes in zip(counts, run_codes(encoding), strict=True):
+        if int(codes.max()) >= count:
+            raise CheckpointError(
+                f"The tensor {encoding.info.name!r} has the code {int(codes.max())}, but only {count} levels."
+            )
 
 
 def _finite(part: Array, dtype: str) -> bool:
@@ -232,8 +243,11 @@ def _scales(encoding: Encoding) -> Floats:
     parts = dict(encoding.parts)
     if encoding.plan.scale_bits != FULL:
         shape = _groups(encoding)
-        count = shape[0] * shape[1]
-        parts["scale_codes"] = unpack(parts["scale_codes"], count, encoding.plan.scale_bits).reshape(shape)
+        count, bits = shape[0] * shape[1], encoding.plan.scale_bits
+        if encoding.plan.storage == "rows":
+            parts["scale_codes"] = unpack(parts["scale_codes"], count, bits).reshape(shape)
+        else:
+            parts["scale_codes"] = unpack_scale_codes(parts["scale_codes"], encoding.plan.runs, shape[1], bits)
     return decode_scales(parts, ScaleForm.of(encoding.plan))
 
 

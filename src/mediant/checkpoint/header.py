@@ -19,6 +19,9 @@ from mediant.kernels.part_shapes import ITEM_BYTES
 
 DTYPE_CODES = {"uint8": "U8", "float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 LENGTH_BYTES = 8
+# Where the data begin; the tiles lie first there and are whole vectors of so many bytes.
+ALIGNMENT = 64
+TILE_BYTES = 32
 # The limit of the safetensors library.
 MOST_HEADER_BYTES = 100_000_000
 MOST_AXES = 8
@@ -35,24 +38,30 @@ class Slot:
 
 
 def place(parts: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, Slot]:
-    """Lays parts one behind another: wide items first, so that all are aligned, otherwise in the given order."""
+    """Lays parts one behind another: tiles first, so that kernels find them aligned, then wide items, so that all are;
+    otherwise in the given order."""
     slots = {}
     begin = 0
-    for key, (dtype, shape) in sorted(parts.items(), key=lambda item: -ITEM_BYTES[item[1][0]]):
+    for key, (dtype, shape) in sorted(parts.items(), key=lambda item: _rank(item[0], item[1][0])):
         end = begin + math.prod(shape) * ITEM_BYTES[dtype]
         slots[key] = Slot(dtype, shape, begin, end)
         begin = end
     return slots
 
 
+def _rank(key: str, dtype: str) -> int:
+    return -TILE_BYTES if key.endswith(".tiles") else -ITEM_BYTES[dtype]
+
+
 def header_bytes(slots: Mapping[str, Slot], metadata: Mapping[str, str]) -> bytes:
-    """All that stands before the data: the length and the header, filled up with spaces to a multiple of 8 bytes."""
+    """All that stands before the data: the length and the header, filled up so that the data begin at a multiple
+    of 64 bytes."""
     entries = {
         key: {"dtype": DTYPE_CODES[s.dtype], "shape": s.shape, "data_offsets": [s.begin, s.end]}
         for key, s in slots.items()
     }
     text = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(LENGTH_BYTES + len(text)) % ALIGNMENT)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 

@@ -67,6 +67,7 @@ PLAN: strict_json.Kinds = {
     "scale_bits": int,
     "scale_signed": bool,
     "scale_steps": int,
+    "storage": str,
     "basis": dict,
     "outliers": int,
     "bias_correction": bool,

@@ -20,6 +20,7 @@ from mediant.errors import PlanError
 from mediant.kernels.bit_planes import packed_bytes
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.sparse_positions import Positions
+from mediant.kernels.tiles import BLOCK, STORAGES, scale_code_bytes, tile_bytes
 from mediant.values import Encoding, TensorInfo, TensorPlan
 
 ITEM_BYTES = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
@@ -201,6 +202,16 @@ def part_shapes(info: TensorInfo, plan: TensorPlan, form: Form | None = None) ->
         raise PlanError(f"The tensor {info.name!r} is planned to be quantized, not coded.")
     groups = -(-columns // plan.group)
     form = form or grid_form(plan)
+    tables: Parts = {f"levels.{bits}": ("float32", (count,)) for bits, count in sorted(form.counts.items())}
+    if plan.storage in STORAGES:
+        _check_tiles(info, plan, form)
+        return {
+            "tiles": ("uint8", (tile_bytes(plan.runs, columns),)),
+            "row_scales": ("bfloat16", (rows,)),
+            "scale_codes": ("uint8", (scale_code_bytes(plan.runs, groups, plan.scale_bits),)),
+            **tables,
+            **_column_parts(plan, rows, columns),
+        }
     codes = sum(packed_bytes(run.rows * columns, run.bits) for run in plan.runs)
     parts: Parts = {"codes": ("uint8", (codes,))}
     if plan.scale_bits == 16:
@@ -210,8 +221,7 @@ def part_shapes(info: TensorInfo, plan: TensorPlan, form: Form | None = None) ->
         parts["scale_codes"] = ("uint8", (packed_bytes(rows * groups, plan.scale_bits),))
     if form.zero_point:
         parts["zeros"] = ("uint8", (sum(packed_bytes(run.rows * groups, run.bits) for run in plan.runs),))
-    parts |= {f"levels.{bits}": ("float32", (count,)) for bits, count in sorted(form.counts.items())}
-    return parts | _column_parts(plan, rows, columns)
+    return parts | tables | _column_parts(plan, rows, columns)
 
 
 def scales_columns(plan: TensorPlan) -> bool:
@@ -319,6 +329,14 @@ def _check_quantize(info: TensorInfo, plan: TensorPlan, rows: int) -> None:
         raise PlanError(
             f"The basis of {info.name!r} is {dict(plan.basis)}; it is empty, a rotation with a seed, or 'columns' "
             "with 'by'."
+        )
+
+
+def _check_tiles(info: TensorInfo, plan: TensorPlan, form: GridForm) -> None:
+    if plan.group % BLOCK or plan.scale_bits > 8 or form.zero_point:
+        raise PlanError(
+            f"The tensor {info.name!r} cannot be stored as {plan.storage}: that takes groups of a multiple of {BLOCK}"
+            " columns, scales of at most 8 bits, and no zero points."
         )
 
 

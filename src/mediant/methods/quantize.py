@@ -23,6 +23,7 @@ from mediant.kernels.bit_planes import pack
 from mediant.kernels.dequantize import dequantize
 from mediant.kernels.part_shapes import grid_form, scales_columns
 from mediant.kernels.scale_codes import FULL, ScaleForm, decode_scales, encode_scales
+from mediant.kernels.tiles import pack_scale_codes, pack_tiles
 from mediant.methods import outliers
 from mediant.methods.error_bounds import bounds, reach
 from mediant.methods.layer import Layer
@@ -130,15 +131,24 @@ def _quantized(layer: Layer, plan: TensorPlan) -> Quantized:
             for name, part in piece.stored.items():
                 parts.setdefault(name, []).append(part)
             zeros.append(piece.zero)
-        parts.setdefault("codes", []).append(pack(codes.reshape(-1), run.bits))
+        if plan.storage == "rows":
+            parts.setdefault("codes", []).append(pack(codes.reshape(-1), run.bits))
+        else:
+            parts.setdefault("tiles", []).append(pack_tiles(codes, run.bits, plan.storage))
         if form.zero_point:
             parts.setdefault("zeros", []).append(pack(np.concatenate(zeros).astype(np.uint8).reshape(-1), run.bits))
         start += run.rows
     whole = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     if "scale_codes" in whole:
-        whole["scale_codes"] = pack(whole["scale_codes"].reshape(-1), plan.scale_bits)
+        whole["scale_codes"] = _packed_scale_codes(whole["scale_codes"], plan)
     whole |= {f"levels.{bits}": _filled(tables[bits], count) for bits, count in form.counts.items()}
     return Quantized(whole, decoded, error.certificate(decoded, tables))
+
+
+def _packed_scale_codes(codes: NDArray[np.uint8], plan: TensorPlan) -> NDArray[np.uint8]:
+    if plan.storage == "rows":
+        return pack(codes.reshape(-1), plan.scale_bits)
+    return pack_scale_codes(codes, plan.runs, plan.scale_bits)
 
 
 def _filled(table: NDArray[np.float64], count: int) -> Floats:

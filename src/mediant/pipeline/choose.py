@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from mediant.kernels.part_shapes import ITEM_BYTES, grid_form, payload_bytes
+from mediant.kernels.tiles import BLOCK, OCTET, STORAGES, blocks
 from mediant.methods.error_curves import error_curve
 from mediant.methods.layer import Layer, neutral, prepare
 from mediant.models.matrix_form import to_matrix
@@ -92,21 +93,30 @@ def outline(model: Model, recipe: Recipe) -> list[Unit]:
         columns = info.matrix_shape[1]
         for rows in _row_runs(info):
             sizes = _sizes(info, rows.stop - rows.start, columns, recipe)
-            units.append(Unit(info.name, rows.stop - rows.start, columns, sizes, dict.fromkeys(recipe.depths, 0.0)))
+            losses = dict.fromkeys(recipe.depths, 0.0)
+            wide, together = _together(columns, recipe)
+            units.append(Unit(info.name, rows.stop - rows.start, wide, sizes, losses, together))
     return units
 
 
 def _row_runs(info: TensorInfo) -> list[slice]:
     rows = info.matrix_shape[0]
     count = min(EMBEDDING_RUNS, rows) if info.role in ("embedding", "head") else 1
-    edges = np.linspace(0, rows, count + 1).astype(int)
-    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
+    inner = np.unique(np.linspace(0, rows, count + 1)[1:-1].astype(int) // OCTET * OCTET)
+    edges = [0, *inner[inner > 0].tolist(), rows]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def _unit(info: TensorInfo, layer: Layer, recipe: Recipe) -> Unit:
     rows, columns = layer.matrix.shape
     losses = error_curve(layer, recipe.tensor_plan(()), recipe.depths)
-    return Unit(info.name, rows, columns, _sizes(info, rows, columns, recipe), losses)
+    wide, together = _together(columns, recipe)
+    return Unit(info.name, rows, wide, _sizes(info, rows, columns, recipe), losses, together)
+
+
+def _together(columns: int, recipe: Recipe) -> tuple[int, int]:
+    """Columns of a row as it is stored, and rows that are stored together."""
+    return (blocks(columns) * BLOCK, OCTET) if recipe.storage in STORAGES else (columns, 1)
 
 
 def _sizes(info: TensorInfo, rows: int, columns: int, recipe: Recipe) -> dict[int, int]:
@@ -138,6 +148,7 @@ def units_from_json(data: bytes) -> list[Unit]:
             u["columns"],
             {b: int(v) for b, v in by_depth(u["sizes"]).items()},
             by_depth(u["losses"]),
+            u["together"],
         )
         for u in json.loads(data)
     ]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from mediant.kernels.tiles import OCTET, STORAGES
 from mediant.planning.rate_distortion import Unit, allocate, merged, predicted_loss
 from mediant.planning.recipe import Recipe
 from mediant.planning.same_everywhere import allocate_same
@@ -98,7 +99,8 @@ class Sizing:
         tensor that can use most.
         """
         while (left := self._left(runs, target)) > CLOSE * target:
-            options = [_Raise(runs, name, *_next_step(runs[name], self.recipe.depths)) for name in runs]
+            together = OCTET if self.recipe.storage in STORAGES else 1
+            options = [_Raise(runs, name, *_next_step(runs[name], self.recipe.depths), together) for name in runs]
             free = (r for o in options if o.bits and self._left(r := o.rows(o.most), target) >= left)
             best = next(free, None) or min(
                 (self._raised(o, target) for o in options), key=lambda r: self._left(r, target)
@@ -111,8 +113,11 @@ class Sizing:
     def _raised(self, option: _Raise, target: int) -> Runs:
         """The rows at the other depth that use most of what is left; none if even one is too much."""
         most = option.most if option.bits else 0
-        rows = bisect.bisect(range(1, most + 1), 0, key=lambda rows: -self._left(option.rows(rows), target))
-        return option.rows(rows)
+        steps = range(1, -(-most // option.together) + 1)
+        count = bisect.bisect(
+            steps, 0, key=lambda step: -self._left(option.rows(min(most, step * option.together)), target)
+        )
+        return option.rows(min(most, count * option.together))
 
     @property
     def _same_everywhere(self) -> bool:
@@ -167,6 +172,7 @@ class _Raise:
     tensor: str
     at: int
     bits: int
+    together: int = 1
 
     @property
     def most(self) -> int:

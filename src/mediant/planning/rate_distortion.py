@@ -26,13 +26,17 @@ SPARE = 1 / 2000
 
 @dataclass(frozen=True)
 class Unit:
-    """Consecutive rows of one tensor that get one depth: bytes and predicted loss at each depth on offer."""
+    """Consecutive rows of one tensor that get one depth: bytes and predicted loss at each depth on offer.
+
+    Rows are stored `together` at a time, with `columns` each, filled up with zeros where there are fewer.
+    """
 
     tensor: str
     rows: int
     columns: int
     sizes: Mapping[int, int]
     losses: Mapping[int, float]
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,9 @@ def _best_split(units: Sequence[Unit], depths: Sequence[int], left: int, spare: 
         if higher == bits:
             continue
         rows = min(unit.rows - 1, max(0, left - 2 * higher) * 8 // (unit.columns * (higher - bits)))
+        rows -= rows % unit.together
         while rows > 0 and _split_bytes(unit, bits, rows) > unit.sizes[bits] + left:
-            rows -= 1
+            rows -= unit.together
         gain = (unit.losses[bits] - unit.losses[higher]) * rows / unit.rows
         if rows > 0 and gain > best[2]:
             best = (i, rows, gain)
@@ -163,7 +168,7 @@ def _split_bytes(unit: Unit, bits: int, rows: int) -> int:
     """Bytes when the first `rows` get the next depth: the code planes change, all else stays."""
 
     def planes(count: int, depth: int) -> int:
-        return -(-count * unit.columns // 8) * depth
+        return -(-count // unit.together * unit.together * unit.columns // 8) * depth
 
     codes = planes(rows, _next(unit, bits)) + planes(unit.rows - rows, bits)
     return unit.sizes[bits] - planes(unit.rows, bits) + codes

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from mediant.errors import PlanError
-from mediant.values import Run, TensorPlan, checked_fields
+from mediant.values import Run, Storage, TensorPlan, checked_fields
 
 # Planning does not import methods, so it has to know which of them need the Hessian.
 HESSIAN_ROUNDINGS = ("babai", "gptq", "k_best")
@@ -41,6 +41,7 @@ class Recipe:
     scale_bits: int = 6
     scale_signed: bool = True
     scale_steps: int = 8
+    storage: Storage = "rows"
     rotate: bool = False
     balance: Mapping[str, Any] = field(default_factory=dict)
     outliers: int = 0
@@ -63,6 +64,7 @@ class Recipe:
             scale_bits=self.scale_bits,
             scale_signed=self.scale_signed,
             scale_steps=self.scale_steps,
+            storage=self.storage,
             basis=self._basis(),
             outliers=self.outliers,
         )

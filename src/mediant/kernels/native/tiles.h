@@ -1,0 +1,420 @@
+// The kernels on tiles, written once. A file tiles_NAME.cpp defines `Lanes`, the operations of one instruction set on
+// 32 bytes, 8 integers and 8 floats, in an unnamed namespace, then includes this file there and makes the result known
+// with MEDIANT_TILES. So everything here has internal linkage and no instruction leaks into another file; for the same
+// reason nothing of the standard library is used.
+//
+// Lanes has: Bytes, Ints, Floats; load, broadcast4, table (16 bytes twice); both, either, right<n>, left<n> (16-bit
+// lanes), lookup, choose (by the top bit); dots<M> (sum of products of 8 quads, M of which fit a 16-bit sum); shift_add;
+// to_float, set, load_floats, store_floats, times, plus, minus, fused (a b + c), fused_minus (a b - c), factors3,
+// hadamard8; ahead (a hint that memory of so many bytes will be read further on).
+
+using mediant::ActivationView;
+using mediant::kBlock;
+using mediant::kDigits;
+using mediant::kLayouts;
+using mediant::kOctet;
+using mediant::kWidths;
+using mediant::PackedMatrix;
+using mediant::PackedRun;
+
+constexpr int digit_width(int layout, int d) { return d < kDigits ? kWidths[layout][d] : 0; }
+constexpr int digit_count(int layout) {
+    int count = 0;
+    while (digit_width(layout, count)) ++count;
+    return count;
+}
+constexpr int code_bits(int layout) {
+    int bits = 0;
+    for (int d = 0; d < kDigits; ++d) bits += digit_width(layout, d);
+    return bits;
+}
+// How many products of a level and an activation pair fit into 16 bits together: levels below 32, 64, 128.
+constexpr int sums_in_16_bits(int bits) { return bits <= 3 ? 4 : bits == 4 ? 2 : 1; }
+
+using Bytes = Lanes::Bytes;
+using Ints = Lanes::Ints;
+using Floats = Lanes::Floats;
+
+struct Tables {
+    Bytes low, high;
+};
+
+// The eight quads of one digit from its 32 * w bytes, in the low bits of each byte; quad is known when compiling.
+template <int width, int quad>
+MEDIANT_TILE_INLINE Bytes digit_of(const uint8_t *at) {
+    constexpr int per_vector = 8 / width;
+    const Bytes all = Lanes::load(at + 32 * (quad / per_vector));
+    // One bit wide, quads 0, 2 and 1, 3 and so on lie four bits apart, which is what `expand` wants for 3 bits.
+    constexpr int place = width == 1 ? (quad & 1) | (quad >> 1 & 1) << 2 | (quad >> 2) << 1 : quad % per_vector;
+    constexpr int shift = width * place;
+    return Lanes::both(Lanes::right<shift>(all), Lanes::fill((1 << width) - 1));
+}
+
+template <int layout, int quad, int d = 0>
+MEDIANT_TILE_INLINE Bytes code_of(const uint8_t *const *at, Bytes before) {
+    constexpr int width = digit_width(layout, d);
+    if constexpr (width == 0) {
+        return before;
+    } else {
+        const Bytes here = digit_of<width, quad>(at[d]);
+        if constexpr (d == 0) return code_of<layout, quad, 1>(at, here);
+        else return code_of<layout, quad, d + 1>(at, Lanes::either(Lanes::left<width>(before), here));
+    }
+}
+
+// A code's level from a byte whose bits 4 to 6 may be anything but whose top bit is 0.
+template <int bits>
+MEDIANT_TILE_INLINE Bytes level_of(Bytes code, const Tables &tables) {
+    if constexpr (bits <= 4) return Lanes::lookup(tables.low, code);
+    else if constexpr (bits == 5)
+        return Lanes::choose(Lanes::lookup(tables.low, code), Lanes::lookup(tables.high, code), Lanes::left<3>(code));
+    else return code;
+}
+
+// Levels of 8 rows times 32 columns: eight quads. Only the lists that are used most are written out; they leave bits
+// 4 to 6 of a byte as they come, which the look-up does not see.
+template <int layout>
+MEDIANT_TILE_INLINE void expand(const uint8_t *const *at, const Tables &tables, Bytes *out) {
+    constexpr int bits = code_bits(layout);
+    const auto level = [&](Bytes code) { return level_of<bits>(code, tables); };
+    if constexpr (layout == 3) {
+        const Bytes low = Lanes::fill(0x0F);
+        for (int k = 0; k < 4; ++k) {
+            const Bytes all = Lanes::load(at[0] + 32 * k);
+            out[2 * k] = level(Lanes::both(all, low));
+            out[2 * k + 1] = level(Lanes::both(Lanes::right<4>(all), low));
+        }
+    } else if constexpr (layout == 1) {
+        const Bytes pairs = Lanes::fill(0x33);
+        for (int k = 0; k < 2; ++k) {
+            const Bytes all = Lanes::load(at[0] + 32 * k);
+            const Bytes even = Lanes::both(all, pairs), odd = Lanes::both(Lanes::right<2>(all), pairs);
+            out[4 * k] = level(even);
+            out[4 * k + 1] = level(odd);
+            out[4 * k + 2] = level(Lanes::right<4>(even));
+            out[4 * k + 3] = level(Lanes::right<4>(odd));
+        }
+    } else if constexpr (layout == 2) {
+        // The last digit goes to bit 2 of each half byte instead of bit 0; the table is ordered for that.
+        const Bytes pairs = Lanes::fill(0x33), third = Lanes::fill(0x44);
+        const Bytes last = Lanes::load(at[1]);
+        const auto four = [&](Bytes all, Bytes first, Bytes second, Bytes *quads) {
+            const Bytes even = Lanes::either(Lanes::both(all, pairs), Lanes::both(first, third));
+            const Bytes odd = Lanes::either(Lanes::both(Lanes::right<2>(all), pairs), Lanes::both(second, third));
+            quads[0] = level(even);
+            quads[1] = level(odd);
+            quads[2] = level(Lanes::right<4>(even));
+            quads[3] = level(Lanes::right<4>(odd));
+        };
+        four(Lanes::load(at[0]), Lanes::left<2>(last), Lanes::left<1>(last), out);
+        four(Lanes::load(at[0] + 32), last, Lanes::right<1>(last), out + 4);
+    } else {
+        const Bytes none = Lanes::fill(0);
+        out[0] = level(code_of<layout, 0>(at, none));
+        out[1] = level(code_of<layout, 1>(at, none));
+        out[2] = level(code_of<layout, 2>(at, none));
+        out[3] = level(code_of<layout, 3>(at, none));
+        out[4] = level(code_of<layout, 4>(at, none));
+        out[5] = level(code_of<layout, 5>(at, none));
+        out[6] = level(code_of<layout, 6>(at, none));
+        out[7] = level(code_of<layout, 7>(at, none));
+    }
+}
+
+Tables tables_of(const PackedRun &run, bool last_digit_first) {
+    uint8_t low[16], high[16];
+    for (int i = 0; i < 16; ++i) {
+        low[i] = run.levels[last_digit_first ? (i & 3) << 1 | (i >> 2 & 1) : i];
+        high[i] = run.levels[16 + i];
+    }
+    return {Lanes::table(low), Lanes::table(high)};
+}
+
+// Sums over a block of level times number, by row; a code of 8 bits does not fit the products and goes in two halves.
+template <int bits>
+MEDIANT_TILE_INLINE Ints dot(const Bytes *levels, const int8_t *numbers) {
+    if constexpr (bits < 8) {
+        return Lanes::dots<sums_in_16_bits(bits)>(levels, numbers);
+    } else {
+        Bytes half[8];
+        const Bytes low = Lanes::fill(0x0F);
+        for (int q = 0; q < 8; ++q) half[q] = Lanes::both(Lanes::right<4>(levels[q]), low);
+        const Ints upper = Lanes::dots<4>(half, numbers);
+        for (int q = 0; q < 8; ++q) half[q] = Lanes::both(levels[q], low);
+        return Lanes::shift_add<4>(upper, Lanes::dots<4>(half, numbers));
+    }
+}
+
+template <int bits, bool precise>
+MEDIANT_TILE_INLINE Floats sum_of(const Bytes *levels, const ActivationView &x, int64_t place) {
+    Ints sum = dot<bits>(levels, x.high + kBlock * place);
+    if constexpr (precise) sum = Lanes::shift_add<7>(sum, dot<bits>(levels, x.low + kBlock * place));
+    return Lanes::to_float(sum);
+}
+
+// The factors of eight rows from scale codes that are not 3 bits wide.
+[[gnu::noinline]] void factors_by_row(const PackedMatrix &m, const uint8_t *code, float unit, float *out) {
+    uint64_t word = 0;
+    for (int i = 0; i < m.scale_bits; ++i) word |= static_cast<uint64_t>(code[i]) << (8 * i);
+    const uint64_t mask = (uint64_t{1} << m.scale_bits) - 1;
+    for (int r = 0; r < kOctet; ++r, word >>= m.scale_bits) out[r] = unit * m.factors[word & mask];
+}
+
+template <bool three>
+MEDIANT_TILE_INLINE Floats factors_of(const PackedMatrix &m, const uint8_t *code, float unit, Floats table) {
+    if constexpr (three) {
+        return Lanes::factors3(table, code);
+    } else {
+        float out[kOctet];
+        factors_by_row(m, code, unit, out);
+        return Lanes::load_floats(out);
+    }
+}
+
+inline float row_scale(const PackedMatrix &m, int64_t row) {
+    const uint32_t bits = static_cast<uint32_t>(m.row_scales[row]) << 16;
+    float scale;
+    __builtin_memcpy(&scale, &bits, 4);
+    return scale;
+}
+
+// The results of an octet, of which a run's last may have fewer than eight rows.
+inline void store_octet(const PackedMatrix &m, const PackedRun &run, int64_t octet, const float *sums, float *y) {
+    const int64_t first = octet * kOctet;
+    const int64_t count = run.rows - first < kOctet ? run.rows - first : kOctet;
+    for (int64_t r = 0; r < count; ++r) {
+        const int64_t row = run.first_row + first + r;
+        y[row] = sums[r] * row_scale(m, row);
+    }
+}
+
+template <int layout>
+MEDIANT_TILE_INLINE void digits_at(const PackedMatrix &m, const PackedRun &run, int64_t octet, const uint8_t **at) {
+    for (int d = 0; d < digit_count(layout); ++d)
+        at[d] = run.digits[d] + octet * m.blocks * kBlock * digit_width(layout, d);
+}
+
+inline const uint8_t *scales_at(const PackedMatrix &m, const PackedRun &run, int64_t octet) {
+    return m.scale_codes + (run.first_octet + octet) * m.groups * m.scale_bits;
+}
+
+// One vector times `streams` octets, `stride` apart, in lock-step: several streams of memory are faster than one.
+// `three`: scale codes have 3 bits.
+template <int layout, bool precise, int streams, bool three>
+[[gnu::noinline]] void gemv_streams(const PackedMatrix &m, const PackedRun &run, const ActivationView &x, float *y,
+                                    int64_t first, int64_t stride) {
+    constexpr int bits = code_bits(layout), count = digit_count(layout);
+    const Tables tables = tables_of(run, layout == 2);
+    float scaled[8];
+    for (int k = 0; k < 8; ++k) scaled[k] = run.unit * m.factors[k];
+    const Floats table = Lanes::load_floats(scaled);
+    const uint8_t *at[kDigits], *scale = scales_at(m, run, first);
+    digits_at<layout>(m, run, first, at);
+    int64_t step[kDigits];
+    for (int d = 0; d < count; ++d) step[d] = stride * m.blocks * kBlock * digit_width(layout, d);
+    const int64_t scale_step = stride * m.groups * m.scale_bits, blocks = m.blocks, per_group = m.blocks_per_group;
+    const int64_t scale_bytes = m.scale_bits;
+    const float *scales = x.scales, *shifts = x.sums;
+    const float zero = run.zero, unit = run.unit;
+    Floats sums[streams];
+    for (int s = 0; s < streams; ++s) sums[s] = Lanes::set(0);
+    int64_t left = per_group;
+    for (int64_t b = 0; b < blocks; ++b) {
+        const Floats size = Lanes::set(scales[b]), shift = Lanes::set(zero * shifts[b]);
+#pragma GCC unroll 8
+        for (int s = 0; s < streams; ++s) {
+            const uint8_t *here[kDigits];
+            for (int d = 0; d < count; ++d) {
+                here[d] = at[d] + s * step[d];
+                Lanes::ahead(here[d], kBlock * digit_width(layout, d));
+            }
+            Bytes levels[8];
+            expand<layout>(here, tables, levels);
+            const Floats sum = sum_of<bits, precise>(levels, x, b);
+            const Floats factor = factors_of<three>(m, scale + s * scale_step, unit, table);
+            sums[s] = Lanes::fused(Lanes::fused_minus(sum, size, shift), factor, sums[s]);
+        }
+        for (int d = 0; d < count; ++d) at[d] += kBlock * digit_width(layout, d);
+        if (--left == 0) left = per_group, scale += scale_bytes;
+    }
+    for (int s = 0; s < streams; ++s) {
+        float out[kOctet];
+        Lanes::store_floats(out, sums[s]);
+        store_octet(m, run, first + s * stride, out, y);
+    }
+}
+
+constexpr int kStreams = 4;
+
+template <int layout, bool precise>
+void gemv(const PackedMatrix &m, const PackedRun &run, const ActivationView &x, float *y, int64_t, int64_t begin,
+          int64_t end) {
+    if (m.scale_bits != 3) {
+        for (int64_t o = begin; o < end; ++o) gemv_streams<layout, precise, 1, false>(m, run, x, y, o, 0);
+        return;
+    }
+    const int64_t part = (end - begin) / kStreams;
+    for (int64_t o = 0; o < part; ++o) gemv_streams<layout, precise, kStreams, true>(m, run, x, y, begin + o, part);
+    for (int64_t o = begin + kStreams * part; o < end; ++o) gemv_streams<layout, precise, 1, true>(m, run, x, y, o, 0);
+}
+
+constexpr int kVectors = 32;  // that share the expansion of an octet's levels
+
+// Up to kVectors vectors times one octet; each block's levels are expanded once.
+template <int layout, bool precise>
+[[gnu::noinline]] void gemm_panel(const PackedMatrix &m, const PackedRun &run, const ActivationView &x, float *y,
+                                  int64_t stride, int64_t octet, int64_t first, int64_t count) {
+    constexpr int bits = code_bits(layout), digits = digit_count(layout);
+    const Tables tables = tables_of(run, layout == 2);
+    float scaled[8];
+    for (int k = 0; k < 8; ++k) scaled[k] = run.unit * m.factors[k];
+    const Floats table = Lanes::load_floats(scaled), zero = Lanes::set(run.zero);
+    const uint8_t *at[kDigits], *scale = scales_at(m, run, octet);
+    digits_at<layout>(m, run, octet, at);
+    Floats sums[kVectors];
+    for (int64_t n = 0; n < count; ++n) sums[n] = Lanes::set(0);
+    int64_t left = m.blocks_per_group;
+    for (int64_t b = 0; b < m.blocks; ++b) {
+        Bytes levels[8];
+        expand<layout>(at, tables, levels);
+        const Floats factor = m.scale_bits == 3 ? factors_of<true>(m, scale, run.unit, table)
+                                                : factors_of<false>(m, scale, run.unit, table);
+        for (int64_t n = 0; n < count; ++n) {
+            const int64_t place = b * x.count + first + n;
+            const Floats sum = sum_of<bits, precise>(levels, x, place);
+            const Floats shift = Lanes::times(zero, Lanes::set(x.sums[place]));
+            sums[n] = Lanes::fused(Lanes::fused_minus(sum, Lanes::set(x.scales[place]), shift), factor, sums[n]);
+        }
+        for (int d = 0; d < digits; ++d) at[d] += kBlock * digit_width(layout, d);
+        if (--left == 0) left = m.blocks_per_group, scale += m.scale_bits;
+    }
+    for (int64_t n = 0; n < count; ++n) {
+        float out[kOctet];
+        Lanes::store_floats(out, sums[n]);
+        store_octet(m, run, octet, out, y + (first + n) * stride);
+    }
+}
+
+template <int layout, bool precise>
+void gemm(const PackedMatrix &m, const PackedRun &run, const ActivationView &x, float *y, int64_t stride, int64_t begin,
+          int64_t end) {
+    for (int64_t n = 0; n < x.count; n += kVectors) {
+        const int64_t count = x.count - n < kVectors ? x.count - n : kVectors;
+        for (int64_t o = begin; o < end; ++o) gemm_panel<layout, precise>(m, run, x, y, stride, o, n, count);
+    }
+}
+
+using RunKernel = void (*)(const PackedMatrix &, const PackedRun &, const ActivationView &, float *, int64_t, int64_t,
+                           int64_t);
+
+template <bool precise, bool many>
+RunKernel kernel_of(int layout) {
+    static_assert(kLayouts == 13);
+    constexpr RunKernel all[kLayouts] = {
+        many ? &gemm<0, precise> : &gemv<0, precise>,   many ? &gemm<1, precise> : &gemv<1, precise>,
+        many ? &gemm<2, precise> : &gemv<2, precise>,   many ? &gemm<3, precise> : &gemv<3, precise>,
+        many ? &gemm<4, precise> : &gemv<4, precise>,   many ? &gemm<5, precise> : &gemv<5, precise>,
+        many ? &gemm<6, precise> : &gemv<6, precise>,   many ? &gemm<7, precise> : &gemv<7, precise>,
+        many ? &gemm<8, precise> : &gemv<8, precise>,   many ? &gemm<9, precise> : &gemv<9, precise>,
+        many ? &gemm<10, precise> : &gemv<10, precise>, many ? &gemm<11, precise> : &gemv<11, precise>,
+        many ? &gemm<12, precise> : &gemv<12, precise>,
+    };
+    return all[layout];
+}
+
+void multiply(const PackedMatrix &m, const ActivationView &x, float *y, int64_t stride, int64_t begin, int64_t end) {
+    for (int64_t i = 0; i < m.run_count; ++i) {
+        const PackedRun &run = m.runs[i];
+        const int64_t from = begin > run.first_octet ? begin - run.first_octet : 0;
+        const int64_t to = end - run.first_octet < run.octets ? end - run.first_octet : run.octets;
+        if (from >= to || x.count == 0) continue;
+        const RunKernel kernel = x.count == 1 ? (x.precise ? kernel_of<true, false>(run.layout)
+                                                           : kernel_of<false, false>(run.layout))
+                                              : (x.precise ? kernel_of<true, true>(run.layout)
+                                                           : kernel_of<false, true>(run.layout));
+        kernel(m, run, x, y, stride, from, to);
+    }
+}
+
+// Hadamard transform of `size` numbers, a power of two, in the order of mediant.kernels.rotation, not yet scaled.
+void hadamard(float *x, int64_t size) {
+    int64_t width = 1;
+    if (size >= 8) {
+        for (int64_t i = 0; i < size; i += 8) Lanes::hadamard8(x + i);
+        width = 8;
+    }
+    for (; width < size; width *= 2)
+        for (int64_t i = 0; i < size; i += 2 * width)
+            for (int64_t j = i; j < i + width; ++j) {
+                const float a = x[j], b = x[j + width];
+                x[j] = a + b;
+                x[j + width] = a - b;
+            }
+}
+
+void hadamards(float *x, int64_t blocks, int64_t size) {
+    const float scale = static_cast<float>(1 / __builtin_sqrt(static_cast<double>(size)));
+    for (int64_t k = 0; k < blocks; ++k) {
+        hadamard(x + k * size, size);
+        for (int64_t i = 0; i < size; ++i) x[k * size + i] *= scale;
+    }
+}
+
+void transpose(const float *x, float *out, int64_t rows, int64_t columns) {
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < columns; ++j) out[j * rows + i] = x[i * columns + j];
+}
+
+// x Q, or x Q^T if `back`, as mediant.kernels.rotation does; scratch: `columns` numbers.
+void rotate(float *x, const float *signs, float *scratch, int64_t columns, bool back) {
+    const int64_t power = columns & -columns, odd = columns / power;
+    if (!back)
+        for (int64_t j = 0; j < columns; ++j) x[j] *= signs[j];
+    hadamards(x, odd, power);
+    if (odd > 1) {
+        back ? transpose(x, scratch, power, odd) : transpose(x, scratch, odd, power);
+        hadamards(scratch, odd, power);
+        __builtin_memcpy(x, scratch, sizeof(float) * static_cast<size_t>(columns));
+    }
+    if (back)
+        for (int64_t j = 0; j < columns; ++j) x[j] *= signs[j];
+}
+
+// A block of at most 32 numbers to integers and their scale. Below 2^-100 all is 0; with a number that is not finite
+// the scale is NaN, and so is every product.
+void quantize_block(const float *x, int64_t count, int64_t place, const ActivationView &out) {
+    int8_t *high = out.high + kBlock * place, *low = out.precise ? out.low + kBlock * place : nullptr;
+    float padded[kBlock] = {0}, top = 0;
+    bool finite = true;
+    for (int64_t j = 0; j < count; ++j) padded[j] = x[j];
+    for (int j = 0; j < kBlock; ++j) {
+        const float size = __builtin_fabsf(padded[j]);
+        top = size > top ? size : top;
+        finite &= size <= __FLT_MAX__;
+    }
+    const float most = out.precise ? 127 * 128 + 63 : 127;
+    const bool counts = finite && top >= 0x1p-100f;
+    const float inverse = counts ? most / top : 0;
+    int32_t sum = 0;
+    for (int j = 0; j < kBlock; ++j) {
+        const int32_t number = counts ? static_cast<int32_t>(__builtin_rintf(padded[j] * inverse)) : 0;
+        const int32_t upper = out.precise ? (number + 64) >> 7 : number;
+        high[j] = static_cast<int8_t>(upper);
+        if (low) low[j] = static_cast<int8_t>(number - 128 * upper);
+        sum += number;
+    }
+    out.scales[place] = finite ? (counts ? top / most : 0) : __builtin_nanf("");
+    out.sums[place] = out.scales[place] * static_cast<float>(sum);
+}
+
+void prepare(const float *x, const float *signs, float *scratch, int64_t index, ActivationView out) {
+    if (signs) {
+        __builtin_memcpy(scratch, x, sizeof(float) * static_cast<size_t>(out.columns));
+        rotate(scratch, signs, scratch + out.columns, out.columns, false);
+        x = scratch;
+    }
+    for (int64_t b = 0; b < out.blocks; ++b) {
+        const int64_t left = out.columns - b * kBlock;
+        quantize_block(x + b * kBlock, left < kBlock ? left : kBlock, b * out.count + index, out);
+    }
+}

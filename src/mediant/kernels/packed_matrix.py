@@ -1,0 +1,254 @@
+"""A matrix times vectors, straight from the stored codes: integer products, a scale for every 32 columns.
+
+With levels l = u (v - z), v whole numbers, row scales r, group factors f and activations a q, where q are whole numbers
+that share the scale a in every block of 32 columns,
+
+    y_i = r_i sum_b f_ib a_b u (sum_(j in b) v_ij q_j - z sum_(j in b) q_j).
+
+The inner sums are exact in integers; the outer one is float32, block by block. Activations are rotated first if the
+matrix is (kernels/rotation.py), then rounded to 8 bits with sign, or to 15 if `precise`: q = 128 h + l with h, l of 8
+bits each. A block whose largest magnitude is below 2^-100 counts as 0; one with a number that is not finite makes all
+results NaN.
+
+The native twin works on the parts where they are mapped, any number of threads, the same bits for any number of them.
+Instruction sets differ in whether a product and a sum round once or twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mediant.kernels import native, threads
+from mediant.kernels.bfloat16 import to_float32
+from mediant.kernels.rotation import rotate, rotate_back
+from mediant.kernels.scale_codes import ScaleForm
+from mediant.kernels.tiles import (
+    BLOCK,
+    WIDTHS,
+    octets,
+    regions,
+    tile_bytes,
+    unpack_scale_codes,
+    unpack_tiles,
+)
+from mediant.values import Run
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+# The largest whole number of a level by depth, so that 16 bits hold the sums of products that kernels add in them.
+LARGEST = {1: 31, 2: 31, 3: 31, 4: 63, 5: 127}
+# Digit widths in the order in which the native twin numbers them.
+LAYOUTS = (
+    (1,), (2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1), (4, 4), (2, 1, 1), (2, 1, 1, 1), (2, 1, 1, 2),
+    (2, 1, 1, 2, 1), (2, 1, 1, 4),
+)  # fmt: skip
+COARSE, FINE = 127, 127 * 128 + 63
+LEAST = np.float32(2.0**-100)
+
+
+@dataclass(frozen=True)
+class WholeLevels:
+    """Levels as u (v - z): `numbers` v, uint8 [2^bits]; `zero` z; `unit` u."""
+
+    numbers: Bytes
+    zero: float
+    unit: float
+
+    @classmethod
+    def of(cls, levels: Floats, bits: int) -> WholeLevels:
+        """The whole numbers behind a table; codes without a level get the number 0.
+
+        Raises:
+            ValueError: levels are not whole steps apart, or too many steps for a kernel of that depth.
+        """
+        gaps = np.diff(levels.astype(np.float64))
+        unit = float(gaps.min()) if bits > 5 and len(gaps) else 1.0
+        numbers = (levels - levels[0]).astype(np.float64) / unit
+        most = LARGEST.get(bits, (1 << bits) - 1)
+        if np.any(numbers != np.rint(numbers)) or numbers.max() > most:
+            raise ValueError(f"kernels need levels that are whole steps apart, at most {most} at {bits} bits")
+        if bits > 5 and not np.array_equal(numbers, np.arange(1 << bits)):
+            raise ValueError("kernels need evenly spaced levels from 6 bits on")
+        padded = np.zeros(1 << bits, np.uint8)
+        padded[: len(numbers)] = numbers
+        return cls(padded, float(-levels[0]) / unit, unit)
+
+    def leading(self, kept: int) -> WholeLevels:
+        """Levels of the `kept` leading bits of the codes: means of those that they lead to, on whole steps again."""
+        if 1 << kept == len(self.numbers):
+            return self
+        means = self.numbers.astype(np.float64).reshape(1 << kept, -1).mean(axis=1)
+        step = (means[-1] - means[0]) / LARGEST.get(kept, (1 << kept) - 1)
+        numbers = np.rint((means - means[0]) / step).astype(np.uint8)
+        return WholeLevels(numbers, (self.zero - float(means[0])) / step, self.unit * step)
+
+
+@dataclass(frozen=True)
+class PackedRun:
+    """Rows of one depth: the widths of the digits in use, their regions, and what their codes stand for."""
+
+    rows: int
+    widths: tuple[int, ...]
+    data: Bytes
+    levels: WholeLevels
+
+
+class PackedMatrix:
+    """A matrix [rows, columns] in the kernel layout; the arrays it was made of are used where they are."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        runs: tuple[PackedRun, ...],
+        row_scales: NDArray[np.uint16],
+        scale_codes: Bytes,
+        form: ScaleForm,
+        group: int = BLOCK,
+        seed: int | None = None,
+    ) -> None:
+        """Takes parts as they are stored.
+
+        Args:
+            shape: rows and columns.
+            runs: add up to the rows.
+            row_scales: bfloat16 patterns [rows].
+            scale_codes: as `pack_scale_codes` gives them.
+            form: how scales are stored, in at most 8 bits.
+            group: neighbouring columns that share a scale, a multiple of 32.
+            seed: of the rotation of the columns, or None.
+
+        Raises:
+            ValueError: the parts do not fit together.
+        """
+        self.shape, self.runs, self.form, self.group, self.seed = shape, runs, form, group, seed
+        self.row_scales, self.scale_codes = row_scales, scale_codes
+        rows, columns = shape
+        groups = -(-columns // group)
+        if sum(run.rows for run in runs) != rows or len(row_scales) != rows or group % BLOCK:
+            raise ValueError(f"the runs, scales or groups do not fit a matrix of {rows} rows")
+        if scale_codes.size != sum(octets(run.rows) for run in runs) * groups * form.bits + 1:
+            raise ValueError("the scale codes do not have the size of the octets' groups and one byte")
+        self.handle = None if native is None else self._native(columns)
+
+    def _native(self, columns: int) -> Any:
+        assert native is not None
+        matrix = native.PackedMatrix(
+            self.shape[0], columns, self.group, self.row_scales, self.scale_codes, self.form.bits,
+            _factors(self.form), self.seed is not None, self.seed or 0,
+        )  # fmt: skip
+        for run in self.runs:
+            levels = np.zeros(32, np.uint8)
+            known = run.levels.numbers[:32] if len(run.levels.numbers) <= 32 else np.zeros(32, np.uint8)
+            levels[: len(known)] = known
+            parts = list(regions(run.data, run.rows, columns, run.widths))
+            matrix.add(run.rows, LAYOUTS.index(run.widths), parts, levels, run.levels.zero, run.levels.unit)
+        matrix.seal()
+        return matrix
+
+    def multiply(self, x: Floats, precise: bool = False) -> Floats:
+        """The matrix times every row of x [count, columns]: float32 [count, rows]."""
+        vectors = np.ascontiguousarray(x, np.float32)
+        if vectors.ndim != 2 or vectors.shape[1] != self.shape[1]:
+            raise ValueError(f"a matrix of {self.shape[1]} columns multiplies vectors of as many numbers")
+        if self.handle is None:
+            return self.multiply_reference(vectors, precise)
+        y = np.empty((len(vectors), self.shape[0]), np.float32)
+        self.handle.multiply(vectors, precise, threads(), y)
+        return y
+
+    def row(self, index: int) -> Floats:
+        """One row of the matrix in the original basis: float32 [columns]."""
+        if self.handle is None:
+            row = self.matrix(index, index + 1)
+            return np.asarray((row if self.seed is None else rotate_back(row, self.seed))[0])
+        out = np.empty(self.shape[1], np.float32)
+        self.handle.row(index, out)
+        return out
+
+    def multiply_reference(self, x: Floats, precise: bool = False) -> Floats:
+        """`multiply` in NumPy: the same integers, sums in float64."""
+        rotated = x if self.seed is None else rotate(x, self.seed)
+        numbers, scales = quantize_activations(rotated, precise)
+        y = np.empty((len(x), self.shape[0]), np.float64)
+        factors = self._factors_by_group()
+        row = 0
+        for run, code in zip(self.runs, self._codes(), strict=True):
+            here = slice(row, row + run.rows)
+            v = run.levels.numbers[code].astype(np.float64)
+            products = np.einsum("rbj,nbj->nrb", _by_block(v), numbers.astype(np.float64))
+            sums = products - run.levels.zero * numbers.sum(2, dtype=np.float64)[:, None]
+            y[:, here] = np.einsum("nrb,rb,nb->nr", sums, run.levels.unit * factors[here], scales.astype(np.float64))
+            row += run.rows
+        return (y * to_float32(self.row_scales)).astype(np.float32)
+
+    def matrix(self, begin: int = 0, end: int | None = None) -> Floats:
+        """Rows from begin to before end, still rotated: float32."""
+        end = self.shape[0] if end is None else end
+        levels = np.concatenate(
+            [
+                np.float32(r.levels.unit) * (r.levels.numbers[c].astype(np.float32) - np.float32(r.levels.zero))
+                for r, c in zip(self.runs, self._codes(), strict=True)
+            ]
+        )
+        scale = to_float32(self.row_scales)[:, None] * self._factors_by_group()
+        whole = np.repeat(scale, BLOCK, axis=1)[:, : self.shape[1]] * levels
+        return np.asarray(whole[begin:end], np.float32)
+
+    def _codes(self) -> list[Bytes]:
+        return [unpack_tiles(run.data, run.rows, self.shape[1], run.widths) for run in self.runs]
+
+    def _factors_by_group(self) -> Floats:
+        """[rows, blocks]."""
+        groups = -(-self.shape[1] // self.group)
+        runs = [Run(run.rows, sum(run.widths)) for run in self.runs]
+        codes = unpack_scale_codes(self.scale_codes, runs, groups, self.form.bits)
+        wide: Floats = np.repeat(_factors(self.form)[codes], self.group // BLOCK, axis=1)
+        return wide[:, : -(-self.shape[1] // BLOCK)]
+
+
+def quantize_activations(x: Floats, precise: bool) -> tuple[NDArray[np.int16], Floats]:
+    """Whole numbers [count, blocks, 32] and scales [count, blocks] of vectors [count, columns]."""
+    most = np.float32(FINE if precise else COARSE)
+    blocks = _by_block(x)
+    top = np.abs(blocks).max(axis=2)
+    finite = np.isfinite(blocks).all(axis=2)
+    counts = finite & (top >= LEAST)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        inverse = np.where(counts, most / top, np.float32(0))
+        numbers = np.where(counts[..., None], np.rint(blocks * inverse[..., None]), 0).astype(np.int16)
+        scales = np.where(finite, np.where(counts, top / most, np.float32(0)), np.float32(np.nan))
+    return numbers, scales.astype(np.float32)
+
+
+def widths_of(storage: str, stored: int, used: int) -> tuple[int, ...]:
+    """The digits in use when only the `used` leading bits of codes of `stored` bits are.
+
+    Raises:
+        ValueError: no digit ends there.
+    """
+    widths: tuple[int, ...] = ()
+    for width in WIDTHS[storage][stored]:
+        widths += (width,)
+        if sum(widths) == used:
+            return widths
+    raise ValueError(f"codes of {stored} bits stored as {storage} cannot be cut to {used}")
+
+
+def bytes_before(runs: tuple[Run, ...], columns: int) -> list[int]:
+    """Where each run of a matrix begins in its tiles, and the end."""
+    return [tile_bytes(runs[:count], columns) for count in range(len(runs) + 1)]
+
+
+def _by_block(x: NDArray[Any]) -> NDArray[Any]:
+    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % BLOCK)))
+    return padded.reshape(len(x), -1, BLOCK)
+
+
+def _factors(form: ScaleForm) -> Floats:
+    powers = form.powers()
+    return np.concatenate([powers, -powers]) if form.signed else powers
