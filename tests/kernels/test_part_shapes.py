@@ -19,6 +19,7 @@ from mediant.kernels.part_shapes import (
     part_shapes,
     payload_bytes,
 )
+from mediant.kernels.tiles import pack_scale_codes, pack_tiles
 from mediant.values import Run, TensorInfo, TensorPlan
 
 AFFINE = GridForm(first={3: -3.5, 5: -15.5})
@@ -67,6 +68,24 @@ def test_shapes_are_those_of_arrays_really_packed(case: tuple[TensorInfo, Tensor
         expected |= {f"levels.{bits}": ("float32", (1 << (bits - 1),))}
     assert parts == expected
     assert payload_bytes(info, plan, form) == sum(ITEM_BYTES[d] * math.prod(s) for d, s in expected.values())
+
+
+@pytest.mark.parametrize("storage", ["tiles", "nested"])
+def test_tiles_take_what_packing_gives(storage: str) -> None:
+    info = TensorInfo("w", (21, 70), "float32", "linear", "out_in")
+    runs = (Run(9, 3), Run(4, 5), Run(8, 4))
+    plan = TensorPlan("quantize", runs=runs, group=64, scale_bits=5, storage=storage)
+    tiles = sum(pack_tiles(np.zeros((run.rows, 70), np.uint8), run.bits, storage).size for run in runs)
+    codes = pack_scale_codes(np.zeros((21, 2), np.uint8), runs, 5).size
+    parts = part_shapes(info, plan, GridForm(first=dict.fromkeys((3, 4, 5), 0.5)))
+    assert parts == {
+        "tiles": ("uint8", (tiles,)), "row_scales": ("bfloat16", (21,)), "scale_codes": ("uint8", (codes,)),
+    }  # fmt: skip
+    for wrong in ({"group": 48}, {"scale_bits": 16}):
+        with pytest.raises(PlanError, match="cannot be stored as"):
+            part_shapes(info, dataclasses.replace(plan, **wrong), GridForm(first=dict.fromkeys((3, 4, 5), 0.5)))
+    with pytest.raises(PlanError, match="no zero points"):
+        part_shapes(info, plan, GridForm(zero_point=True))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

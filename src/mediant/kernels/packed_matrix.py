@@ -246,7 +246,7 @@ def bytes_before(runs: tuple[Run, ...], columns: int) -> list[int]:
 
 def _by_block(x: NDArray[Any]) -> NDArray[Any]:
     padded = np.pad(x, ((0, 0), (0, -x.shape[1] % BLOCK)))
-    return padded.reshape(len(x), -1, BLOCK)
+    return padded.reshape(len(x), padded.shape[1] // BLOCK, BLOCK)
 
 
 def _factors(form: ScaleForm) -> Floats:

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -240,6 +241,53 @@ void multiply_rows(const HeldMatrix &m, Rows x, bool precise, int threads, OutRo
     parallel_for(m.octets, threads, [&](int64_t begin, int64_t end) { multiply(m, shared, y.data(), m.rows, begin, end); });
 }
 
+// All threads wait for one another; they spin a little, then let others have the processor.
+class Barrier {
+public:
+    explicit Barrier(int count) : count_(count) {}
+    void wait() {
+        const int round = round_.load(std::memory_order_acquire);
+        if (waiting_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
+            waiting_.store(0, std::memory_order_relaxed);
+            round_.fetch_add(1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins)
+            if (spins > 2000) std::this_thread::yield();
+    }
+
+private:
+    const int count_;
+    std::atomic<int> waiting_{0}, round_{0};
+};
+
+// Several matrices of equal shape times the same vectors, one after another as in a decoder: the threads are started
+// once and meet after each, and the vectors are prepared anew for each.
+void multiply_each(const std::vector<const HeldMatrix *> &matrices, Rows x, bool precise, int threads, OutRows y) {
+    const int64_t count = static_cast<int64_t>(x.shape(0));
+    for (const HeldMatrix *m : matrices) {
+        m->seal();
+        require(m->columns == static_cast<int64_t>(x.shape(1)) && m->rows == static_cast<int64_t>(y.shape(1)) &&
+                    count == static_cast<int64_t>(y.shape(0)),
+                "the matrices, vectors and results do not fit together");
+    }
+    threads = std::max(threads, 1);
+    nb::gil_scoped_release release;
+    Activations activations;
+    if (!matrices.empty())
+        activations.resize(x.shape(1), count, matrices[0]->rotated, matrices[0]->seed, precise);
+    Barrier barrier(threads);
+    parallel_for(threads, threads, [&](int64_t thread, int64_t) {
+        for (const HeldMatrix *m : matrices) {
+            activations.fill(x.data(), m->columns, count * thread / threads, count * (thread + 1) / threads);
+            barrier.wait();
+            multiply(*m, activations, y.data(), m->rows, m->octets * thread / threads,
+                     m->octets * (thread + 1) / threads);
+            barrier.wait();
+        }
+    });
+}
+
 void decode_one(const HeldMatrix &m, int64_t row, Out out) {
     m.seal();
     require(row >= 0 && row < m.rows, "there is no such row");
@@ -276,6 +324,8 @@ MEDIANT_KERNEL(packed_matrix) {
         .def("seal", &HeldMatrix::seal)
         .def("multiply", &multiply_rows, nb::arg("x"), nb::arg("precise"), nb::arg("threads"), nb::arg("y").noconvert())
         .def("row", &decode_one, nb::arg("row"), nb::arg("out").noconvert());
+    m.def("multiply_each", &multiply_each, nb::arg("matrices"), nb::arg("x"), nb::arg("precise"), nb::arg("threads"),
+          nb::arg("y").noconvert());
     m.def("instruction_sets", &instruction_sets, "Those that this processor has, the best first.");
     m.def("instruction_set", [] { return std::string(tile_kernels().name); });
     m.def("force_instruction_set", [](const std::string &name) { return force_tile_kernels(name.c_str()) != nullptr; },
