@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from ggml_products import Ggml, GgmlProducts
+
 from mediant.kernels import native
 from mediant.kernels.bfloat16 import from_float32
 from mediant.kernels.packed_matrix import PackedMatrix, PackedRun, WholeLevels

@@ -13,6 +13,8 @@ TYPES = {"Q4_0": 2, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12}
 F32 = 0
 # Rows that are really quantized; the rest repeats them.
 DISTINCT_ROWS = 64
+# Bytes before the field `extra` of a ggml_tensor.
+EXTRA = 320
 
 SIGNATURES = {
     "ggml_new_tensor_2d": (c_void_p, [c_void_p, c_int, c_int64, c_int64]),
@@ -36,7 +38,7 @@ SIGNATURES = {
 
 
 class _Settings(ctypes.Structure):
-    _fields_ = [("size", c_size_t), ("buffer", c_void_p), ("no_alloc", c_bool)]  # noqa: RUF012, ctypes wants a list
+    _fields_ = [("size", c_size_t), ("buffer", c_void_p), ("no_alloc", c_bool)]
 
 
 class Ggml:
@@ -87,6 +89,9 @@ class GgmlProducts:
         if not ggml.backend_alloc_ctx_tensors_from_buft(weights, buffer):  # type: ignore[attr-defined]
             raise MemoryError(f"ggml has no room for {kind}")
         self.bytes = ggml.nbytes(tensors[0])  # type: ignore[attr-defined]
+        # Where a buffer does not repack weights of this type, their field `extra` is empty, and setting them fails.
+        if buffer != ggml.backend_cpu_buffer_type() and not c_void_p.from_address(tensors[0] + EXTRA).value:  # type: ignore[attr-defined]
+            raise MemoryError(f"ggml does not repack {kind}")
         data = self._data(kind, rows, columns)
         for tensor in tensors:
             ggml.backend_tensor_set(tensor, data.ctypes.data, 0, data.size)  # type: ignore[attr-defined]
@@ -121,5 +126,3 @@ class GgmlProducts:
         y = np.empty((self.count, self.rows), np.float32)
         self.ggml.backend_tensor_get(self.results[0], y.ctypes.data, 0, y.nbytes)  # type: ignore[attr-defined]
         return y
-
-

@@ -39,7 +39,8 @@ class Slot:
 
 def place(parts: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, Slot]:
     """Lays parts one behind another: tiles first, so that kernels find them aligned, then wide items, so that all are;
-    otherwise in the given order."""
+    otherwise in the given order.
+    """
     slots = {}
     begin = 0
     for key, (dtype, shape) in sorted(parts.items(), key=lambda item: _rank(item[0], item[1][0])):
@@ -55,7 +56,8 @@ def _rank(key: str, dtype: str) -> int:
 
 def header_bytes(slots: Mapping[str, Slot], metadata: Mapping[str, str]) -> bytes:
     """All that stands before the data: the length and the header, filled up so that the data begin at a multiple
-    of 64 bytes."""
+    of 64 bytes.
+    """
     entries = {
         key: {"dtype": DTYPE_CODES[s.dtype], "shape": s.shape, "data_offsets": [s.begin, s.end]}
         for key, s in slots.items()
