@@ -316,7 +316,7 @@ def tensor_plan_to_dict(plan: TensorPlan) -> dict[str, Any]:
     unused = ("dtype", "bias_correction", "pattern", "score", *LATTICE_FIELDS, *COMPAND_FIELDS)
     data = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name not in unused}
     # Said only where they differ from the default, since a manifest says it for every tensor.
-    usual_values = (
+    usual_values: tuple[tuple[str, Any], ...] = (
         ("scale_signed", True),
         ("scale_steps", 8),
         ("storage", "rows"),
