@@ -304,7 +304,7 @@ def test_the_writer_gives_the_bytes_of_the_example(
 ) -> None:
     read = open_checkpoint(example)
     monkeypatch.setattr(manifest, "installed", lambda _: read.manifest.tool_version)
-    monkeypatch.setattr(manifest, "grid_form", lambda plan: GridForm(first={1: -0.5, 2: -1.5}))
+    monkeypatch.setattr(manifest, "planned_form", lambda info, plan: GridForm(first={1: -0.5, 2: -1.5}))
     origin = read.model
     model = Model(example, origin.name, origin.architecture, {}, (read.tensors["w"].info,), origin.fingerprint)
     write(tmp_path / "again", model, read.plan, read.manifest.calibration, [read.encoding("w")], {})
