@@ -67,6 +67,13 @@ def test_the_same_question_does_nothing_again(asked, answer, monkeypatch):
     assert other.rows[0].scores[0]["windows"] == 1
 
 
+def test_rounded_inputs_cost_more_and_have_scores_of_their_own(asked, answer):
+    for number, recipe in ((0, "rtn"), (4, "smoothquant")):
+        coarse = compare(dataclasses.replace(asked, recipes=(recipe,), sizes=asked.sizes[:1], activation_bits=3))
+        assert coarse.rows[0].scores[0]["kl"] > answer.rows[number].scores[0]["kl"]
+        assert "rounded to 3 bits" in notes(dataclasses.asdict(coarse))
+
+
 def test_the_table_says_it_all(answer):
     figures = dataclasses.asdict(answer)
     rows = lines(figures)
@@ -100,6 +107,7 @@ def test_an_encoder_is_judged_by_cosines(tiny_folder, text, feasible, tmp_path):
         ({"recipes": ()}, UsageError, "at least one"),
         ({"sizes": ()}, UsageError, "at least one"),
         ({"sizes": ("1", "1")}, UsageError, "twice"),
+        ({"activation_bits": 1}, UsageError, "0 or 2 to 16"),
         ({"recipes": ("rtn", "nothing")}, PlanError, "no recipe or file 'nothing'"),
     ],
 )

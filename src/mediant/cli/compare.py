@@ -53,6 +53,12 @@ def command(
         int, typer.Option(min=1, help="Windows to score: 20 show a trend, published figures take 60 or more.")
     ] = 20,
     window: Annotated[int, typer.Option(min=2, help="Tokens in a window; the second half is scored.")] = 512,
+    activation_bits: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Judge with the inputs of linear layers rounded to so many bits, each token by itself; 0: not."
+        ),
+    ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table as a page.")] = None,
     json: JsonOption = None,
@@ -78,6 +84,7 @@ def command(
         windows=windows,
         window=window,
         seed=seed,
+        activation_bits=activation_bits,
     )
     progress = RichProgress()
     try:

@@ -18,12 +18,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mediant import files
 from mediant.checkpoint.manifest import MANIFEST_FILE
+from mediant.checkpoint.reader import open_checkpoint
 from mediant.errors import SizeError, UsageError
 from mediant.evaluation import scoring
+from mediant.evaluation.activations import LEAST_BITS, MOST_BITS, round_inputs
 from mediant.evaluation.memory import forget_peak, peak_bytes
 from mediant.evaluation.scoring import Candidate
+from mediant.kernels.bfloat16 import to_float32
 from mediant.models.opening import open_model
 from mediant.pipeline.compress import begun
 from mediant.pipeline.request import Request
@@ -39,7 +44,10 @@ STEPS = "calibration"
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be compared. `text` and `second` are files, or None for text that the model writes."""
+    """What is to be compared. `text` and `second` are files, or None for text that the model writes.
+
+    With `activation_bits`, the inputs of linear layers are rounded too (evaluation/activations.py); 0 leaves them.
+    """
 
     model: str
     out: Path
@@ -51,6 +59,7 @@ class Question:
     windows: int = 20
     window: int = 512
     seed: int = 0
+    activation_bits: int = 0
 
     def check(self) -> None:
         """Refuses what no table could answer.
@@ -63,6 +72,8 @@ class Question:
         for given in (self.sizes, self.recipes):
             if len(set(given)) < len(given):
                 raise UsageError(f"{', '.join(given)} names one of them twice.")
+        if self.activation_bits and not LEAST_BITS <= self.activation_bits <= MOST_BITS:
+            raise UsageError(f"--activation-bits is {self.activation_bits}; it takes 0 or {LEAST_BITS} to {MOST_BITS}.")
         for recipe in self.recipes:
             load_recipe(recipe)
 
@@ -92,6 +103,7 @@ class Table:
     calibration: str
     calibration_seconds: float
     seed: int
+    activation_bits: int
     rows: tuple[Row, ...]
 
 
@@ -111,7 +123,15 @@ def compare(question: Question, progress: Progress = SILENT) -> Table:
     source, seconds = work.calibrated
     model = work.model
     return Table(
-        question.model, model.fingerprint, model.causal, model.weights, source, seconds, question.seed, tuple(rows)
+        question.model,
+        model.fingerprint,
+        model.causal,
+        model.weights,
+        source,
+        seconds,
+        question.seed,
+        question.activation_bits,
+        tuple(rows),
     )
 
 
@@ -216,15 +236,30 @@ class _Scores:
         q = self.work.question
         content = "" if text is None else files.file_sha256(text)
         parts = [files.file_sha256(folder / MANIFEST_FILE), content, q.windows, q.window, q.seed]
+        parts += [q.activation_bits] if q.activation_bits else []
         return f"{folder.name} {files.sha256(repr(parts).encode())[:16]}"
 
     def _measured(self, folders: Sequence[Path], text: Path | None) -> list[dict[str, Any]]:
         q, model = self.work.question, self.work.model
-        candidates = [Candidate(partial(load, folder), files.folder_bytes(folder), model.weights) for folder in folders]
+        candidates = [
+            Candidate(partial(_running, folder, q.activation_bits), files.folder_bytes(folder), model.weights)
+            for folder in folders
+        ]
         options = (model, text, q.windows, q.window, q.seed, self.progress)
         if model.causal:
             return [dataclasses.asdict(m.scorecard) for m in scoring.evaluate_all(candidates, *options)]
         return [dataclasses.asdict(scoring.evaluate_encoder(c, *options)) for c in candidates]
+
+
+def _running(folder: Path, bits: int) -> Any:
+    """The network of a compressed model; with `bits`, one that rounds the inputs of its linear layers."""
+    network = load(folder)
+    if bits:
+        checkpoint = open_checkpoint(folder)
+        balanced = [name for name, entry in checkpoint.tensors.items() if "column_scales" in entry.parts]
+        parts = {name: checkpoint.encoding(name).parts["column_scales"] for name in balanced}
+        round_inputs(network, bits, {name: torch.from_numpy(to_float32(part)) for name, part in parts.items()})
+    return network
 
 
 def _groups(items: Sequence[Path], size: int) -> Iterator[list[Path]]:

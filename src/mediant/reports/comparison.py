@@ -36,6 +36,8 @@ def notes(figures: Figures) -> str:
     ]
     calibration = f"calibrated on: {figures['calibration']}, once for all, in {figures['calibration_seconds']:.0f} s"
     refused = [f"{row['recipe']} at {row['size']}: {row['refusal']}" for row in figures["rows"] if row["refusal"]]
+    if bits := figures["activation_bits"]:
+        calibration += f"; inputs of linear layers rounded to {bits} bits"
     counted = "sizes are whole folders; ± is one standard error"
     joined = [f"{text}, {more}" for text, more in zip(texts, references, strict=True)] if references else texts
     return "\n".join([*joined, calibration, counted, *refused])
