@@ -14,6 +14,7 @@ from mediant.kernels.part_shapes import form_of, part_shapes
 from mediant.methods import outliers
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
+from mediant.pipeline.tune import _gained
 from mediant.statistics.lattice import damped
 from mediant.values import Encoding, Run, TensorInfo, TensorPlan
 
@@ -95,6 +96,15 @@ def test_they_help():
         for count in (0, 1, 3, 8)
     ]
     assert all(b < a for a, b in itertools.pairwise(losses))
+
+
+def test_gains_of_rows_reach_the_outliers():
+    matrix, h = problem()
+    result = quantize(prepare(matrix, PLAN, None, h), PLAN)
+    gain = np.float32(2.0) ** np.arange(-6, 6).astype(np.float32)
+    gained = Encoding(INFO, PLAN, _gained(Encoding(INFO, PLAN, result.parts, None), gain), None)
+    # Powers of two: nothing is rounded.
+    np.testing.assert_array_equal(decode(gained), gain[:, None] * result.matrix)
 
 
 @pytest.mark.parametrize("count", [-1, 40])

@@ -120,7 +120,12 @@ def taken_up(
 def _gained(encoding: Encoding, gain: Array) -> dict[str, Array]:
     part = "row_scales" if "row_scales" in encoding.parts else "scales"
     scales = to_float32(encoding.parts[part])
-    return {**encoding.parts, part: from_float32(scales * gain.reshape(-1, *[1] * (scales.ndim - 1)))}
+    parts = {**encoding.parts, part: from_float32(scales * gain.reshape(-1, *[1] * (scales.ndim - 1)))}
+    if "outliers" in parts:
+        most = np.finfo(np.float16).max
+        outliers = parts["outliers"].astype(np.float32) * gain.reshape(-1, 1)
+        parts["outliers"] = np.clip(outliers, -most, most).astype(np.float16)
+    return parts
 
 
 def _certified(encoding: Encoding, original: Array, statistics: Statistics, hessians: Hessians | None) -> Encoding:

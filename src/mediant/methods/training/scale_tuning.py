@@ -32,6 +32,8 @@ BATCH = 2
 # Of Adam: relative to 1 for gains, to its own size for any other parameter.
 RATE, BETAS = 3e-3, (0.9, 0.99)
 WARM_UP, LAST_SHARE = 10, 0.05
+# Tensors without scales of their rows.
+UNGAINED = ("cast", "compand")
 # Steps between two states that are kept.
 KEEP_EVERY = 10
 
@@ -64,7 +66,7 @@ class Tuner:
         self.gains: dict[str, nn.Parameter] = {}
         self.others: dict[str, nn.Parameter] = {}
         for info in tensors:
-            if plan.tensors[info.name].method != "cast":
+            if plan.tensors[info.name].method not in UNGAINED:
                 hooked = [self._hook(owners[name], info) for name in (info.name, *info.aliases) if name in owners]
                 if not any(hooked):
                     del self.gains[info.name]
