@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mediant.cli import _console, generate
 from mediant.errors import ModelError, UsageError
+from mediant.kernels import native
+from mediant.runtime import generate as generation
 
 Folder = Callable[[str], Path]
 Run = Callable[..., int]
@@ -39,7 +41,7 @@ def test_greedy_text_is_the_likeliest_token_each_time(
     run: Run, tiny_folder: Folder, tiny_network: Callable[[str], PreTrainedModel],
     tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    data = written(run, tiny_folder("llama"), PROMPT, "--max-tokens", 12)
+    data = written(run, tiny_folder("llama"), PROMPT, "--max-tokens", 12, "--kv-bits", 32)
     ids = tokenizer(PROMPT, return_tensors="pt").input_ids
     start = ids.shape[1]
     while ids.shape[1] < start + 12 and int(ids[0, -1]) != tokenizer.eos_token_id:
@@ -103,16 +105,34 @@ def test_mistakes_have_their_exit_codes(run: Run, tiny_folder: Folder, capsys: p
 def test_ctrl_c_ends_the_line_and_the_run(
     run: Run, tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from transformers import TextStreamer
+    original = generation.NativeWriter.write
 
-    calls: list[object] = []
+    def write(self: generation.NativeWriter, *arguments: Any) -> Iterator[int]:
+        yield from list(original(self, *arguments))[:3]
+        raise KeyboardInterrupt
 
-    def put(self: TextStreamer, value: object) -> None:
-        calls.append(value)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(TextStreamer, "put", put)
+    monkeypatch.setattr(generation.NativeWriter, "write", write)
+    monkeypatch.setattr(generation.TransformersWriter, "write", write)
     assert run(tiny_folder("llama"), PROMPT, "--json", "o.json") == 130
     assert capsys.readouterr().out.endswith("\n")
     assert not Path("o.json").exists()
+
+
+def test_the_runtime_is_chosen_and_told(run: Run, tiny_folder: Folder) -> None:
+    ask = (PROMPT, "--max-tokens", 8, "--kv-bits", 32)
+    ours = written(run, tiny_folder("llama"), *ask)
+    theirs = written(run, tiny_folder("llama"), *ask, "--runtime", "transformers")
+    assert (ours["runtime"], theirs["runtime"]) == ("native" if native else "transformers", "transformers")
+    assert ours["text"] == theirs["text"]
+    assert written(run, tiny_folder("gpt2"), *ask)["runtime_reason"].startswith("its model_type 'gpt2'")
+    assert run(tiny_folder("gpt2"), *ask, "--runtime", "native") == ModelError.exit_code
+    assert run(tiny_folder("llama"), *ask, "--runtime", "vllm") == UsageError.exit_code
+    assert run(tiny_folder("llama"), *ask, "--precision", "3", "--runtime", "transformers") == UsageError.exit_code
+
+
+def test_a_stop_ends_the_text_before_it(run: Run, tiny_folder: Folder) -> None:
+    whole = written(run, tiny_folder("llama"), PROMPT, "--max-tokens", 20)["text"]
+    stop = whole[5:8]
+    short = written(run, tiny_folder("llama"), PROMPT, "--max-tokens", 20, "--stop", stop)
+    assert short["text"] == whole.partition(stop)[0]
+    assert short["tokens"] < 20

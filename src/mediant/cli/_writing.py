@@ -1,0 +1,135 @@
+"""What `generate` and `chat` share: options, the writer for a model, and the text as it comes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mediant.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from mediant.progress import Progress
+    from mediant.runtime.generate import Request, Writer
+
+TemperatureOption = Annotated[
+    float, typer.Option(min=0, help="0 takes the likeliest token each time; 1 draws as the model says.")
+]
+TopKOption = Annotated[int, typer.Option(min=0, help="Draw among so many of the likeliest tokens; 0: all.")]
+TopPOption = Annotated[
+    float, typer.Option(min=0, max=1, help="Draw among the likeliest tokens of this total probability.")
+]
+MinPOption = Annotated[
+    float, typer.Option(min=0, max=1, help="Draw among tokens at least this likely, relative to the likeliest.")
+]
+PenaltyOption = Annotated[
+    float, typer.Option("--repetition-penalty", min=0.01, help="Above 1, tokens already there become less likely.")
+]
+StopOption = Annotated[
+    list[str] | None, typer.Option("--stop", help="Text at which to stop; may be given again.", show_default=False)
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads of the native decoder.", show_default="all processors")
+]
+PrecisionOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=8, help="Bits of each code to read, if the model is stored nested.", show_default="all"),
+]
+DraftOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=8, help="Draft tokens at this precision, and check them at the full one.", show_default="no"
+    ),
+]
+KvBitsOption = Annotated[int, typer.Option(help="Bits of each remembered key and value: 32, 16, 8 or 4.")]
+RuntimeOption = Annotated[
+    str, typer.Option(help="What runs the model: 'native', 'transformers', or 'auto' for the first that can.")
+]
+
+
+@dataclass
+class Loaded:
+    """A model ready to write: what writes, its tokenizer, and what to tell about the runtime."""
+
+    writer: Writer
+    tokenizer: Any
+    runtime: str
+    reason: str
+
+
+def load(model: str, runtime: str, threads: int | None, kv_bits: int, progress: Progress) -> Loaded:
+    """Opens a compressed or plain model for writing.
+
+    Raises:
+        ModelError: it is no model that writes, or not one for the runtime that was asked for.
+        UsageError: there is no such runtime.
+    """
+    from mediant.cli._opening import opened
+    from mediant.models.reference import load_tokenizer
+    from mediant.runtime.choosing import choose
+    from mediant.runtime.generate import NativeWriter, TransformersWriter
+
+    if runtime not in ("auto", "native", "transformers"):
+        raise UsageError(f"There is no runtime {runtime!r}; it is 'auto', 'native' or 'transformers'.")
+    source = opened(model, progress)
+    if not source.causal:
+        raise ModelError(f"{model} is an encoder; it cannot write text.")
+    choice = choose(source.folder)
+    if runtime == "native" and not choice.native:
+        raise ModelError(f"The native decoder cannot run {model}: {choice.reason}.")
+    tokenizer = load_tokenizer(source.folder)
+    if choice.native and runtime != "transformers":
+        from mediant.runtime.decoder import Decoder
+
+        decoder = Decoder.open(source.folder, threads, kv_bits)
+        return Loaded(NativeWriter(decoder), tokenizer, "native", choice.reason)
+    reason = choice.reason if not choice.native else "it was asked for"
+    return Loaded(TransformersWriter(source.load().eval()), tokenizer, "transformers", reason)
+
+
+def stop_tokens(loaded: Loaded) -> frozenset[int]:
+    """The tokens that end a text: the tokenizer's, and those of generation_config.json."""
+    import json
+    from pathlib import Path
+
+    ends = {loaded.tokenizer.eos_token_id}
+    file = Path(loaded.tokenizer.name_or_path) / "generation_config.json"
+    if file.is_file():
+        given = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        ends |= set(given) if isinstance(given, list) else {given}
+    return frozenset(int(end) for end in ends if end is not None)
+
+
+@dataclass
+class Written:
+    """What a model has written so far."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+
+
+def show(loaded: Loaded, tokens: Sequence[int], request: Request, stops: Iterable[str], written: Written) -> None:
+    """Prints the text behind the tokens as it comes, to standard output, and notes it in `written`.
+
+    The line is ended also at Ctrl-C, which goes on to the caller.
+    """
+    from mediant.runtime.generate import text_pieces
+
+    def noted() -> Iterable[int]:
+        for token in loaded.writer.write(tokens, request):
+            written.tokens.append(token)
+            yield token
+
+    try:
+        for piece in text_pieces(loaded.tokenizer, noted(), tuple(stops)):
+            written.text += piece
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    finally:
+        if written.tokens:
+            sys.stdout.write("\n")
+            sys.stdout.flush()

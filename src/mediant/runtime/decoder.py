@@ -1,0 +1,274 @@
+"""The native decoder: a model of a known family, run by our own kernels.
+
+    decoder = Decoder.open("smol-60")
+    sequence = decoder.sequence()
+    logits = decoder.prefill(sequence, tokens)     # of the last token
+    logits = decoder.step(sequence, token)
+
+The same token in the same place gives the same bits whether it is read alone, in a chunk or in a batch, and for any
+number of threads. Arithmetic beside the matrices is float32; keys and values are kept with `kv_bits` bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mediant import workers
+from mediant.checkpoint.reader import open_checkpoint
+from mediant.errors import CheckpointError, UsageError
+from mediant.kernels import native
+from mediant.models.folder import CHECKPOINT, read_config
+from mediant.runtime.description import Description, Unsupported
+from mediant.runtime.families import describe
+from mediant.runtime.kv_cache import KV_BITS, Sequence
+from mediant.runtime.weights import CheckpointSource, Matrix, Source
+
+Floats = NDArray[np.float32]
+
+CHUNK = 512
+LAYER_ROLES = ("query", "key", "value", "out", "gate", "up", "down")
+SINGLE_ROLES = ("project_in", "project_out", "embedding", "head", "positions", "final_norm")
+
+
+@dataclass
+class Drafts:
+    """What became of the drafts of self-speculation."""
+
+    drafted: int = 0
+    accepted: int = 0
+    rounds: int = 0
+
+    def add(self, drafted: int, accepted: int, rounds: int) -> None:
+        """Counts more of them."""
+        self.drafted, self.accepted, self.rounds = (
+            self.drafted + drafted,
+            self.accepted + accepted,
+            self.rounds + rounds,
+        )
+
+
+class Decoder:
+    """A whole model in memory, or mapped into it. Several sequences may use it, one call at a time."""
+
+    def __init__(
+        self,
+        description: Description,
+        source: Source,
+        threads: int | None = None,
+        kv_bits: int = 16,
+        chunk: int = CHUNK,
+    ):
+        """Connects the tensors of `source` as `description` says.
+
+        Args:
+            description: of the model.
+            source: of its tensors.
+            threads: that compute; by default as `workers.threads`.
+            kv_bits: 32, 16, 8 or 4 for each key and value.
+            chunk: tokens that are read at once.
+
+        Raises:
+            Unsupported: the native kernels were not built.
+            CheckpointError: a tensor is missing or of another shape.
+        """
+        if native is None:
+            raise Unsupported("the native kernels were not built, or are switched off by MEDIANT_KERNELS")
+        if kv_bits not in KV_BITS:
+            raise UsageError(f"Keys and values take {', '.join(map(str, KV_BITS))} bits, not {kv_bits}.")
+        self.description, self.threads, self.kv_bits, self.chunk = (
+            description,
+            threads or workers.threads(),
+            kv_bits,
+            chunk,
+        )
+        self.matrices: list[Matrix] = []
+        self.drafts = Drafts()
+        layers = [(layer.window, layer.rope) for layer in description.layers]
+        ropes = [(np.ascontiguousarray(rope.frequencies, np.float32), rope.scale) for rope in description.ropes]
+        self.native = native.Decoder(description.shape(), layers, ropes, self.threads)
+        self.native.set_position_offset(description.position_offset)
+        try:
+            self._connect(source)
+            self.native.check()
+        except ValueError as problem:
+            raise CheckpointError(f"The tensors are not those of a {description.family} decoder: {problem}.") from None
+        self._views = [0] * len(self.matrices)
+
+    @classmethod
+    def open(cls, folder: str | Path, threads: int | None = None, kv_bits: int = 16, chunk: int = CHUNK) -> Self:
+        """The decoder of a compressed or plain model in a folder.
+
+        Raises:
+            Unsupported: the native decoder does not run such a model.
+            CheckpointError: it is damaged.
+            ModelError: there is no model.
+        """
+        path = Path(folder)
+        description = describe(read_config(path))
+        if (path / CHECKPOINT).is_file():
+            return cls(description, CheckpointSource(open_checkpoint(path)), threads, kv_bits, chunk)
+        from mediant.models.opening import open_model
+        from mediant.models.weights import WeightReader
+        from mediant.runtime.weights import ModelSource
+
+        with WeightReader(open_model(str(path))) as reader:
+            return cls(description, ModelSource(reader), threads, kv_bits, chunk)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens."""
+        return self.description.vocabulary
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of weights that one token reads at the present precision."""
+        return int(self.native.weight_bytes)
+
+    def bytes_at(self, precision: int | None) -> int:
+        """Bytes of weights that one token would read at another precision."""
+        present = self._views
+        self.native.set_views(self.views(precision))
+        found = self.bytes_per_token
+        self.native.set_views(present)
+        return found
+
+    @property
+    def precisions(self) -> tuple[int, ...]:
+        """The precisions there are, in bits, ascending; a single one where the model is not stored nested."""
+        depths = {bits for matrix in self.matrices for bits in matrix.bits}
+        deepest = max((matrix.bits[0] for matrix in self.matrices if matrix.bits), default=0)
+        return tuple(sorted(depths)) if len(depths) > 1 else (deepest or 32,)
+
+    def set_precision(self, precision: int | None) -> None:
+        """From the next token on, at most the first `precision` bits of every code are read; None: all.
+
+        Raises:
+            UsageError: the model is not stored so that fewer bits can be read.
+        """
+        self._views = self.views(precision)
+        self.native.set_views(self._views)
+
+    def views(self, precision: int | None) -> list[int]:
+        """Which view of each matrix a precision takes."""
+        if precision is None:
+            return [0] * len(self.matrices)
+        if precision < self.precisions[0]:
+            raise UsageError(
+                f"The model cannot be read with {precision} bits; it has the precisions"
+                f" {', '.join(map(str, self.precisions))}."
+            )
+        return [_view(matrix, precision) for matrix in self.matrices]
+
+    def set_threads(self, threads: int) -> None:
+        """How many threads compute from the next call on."""
+        self.threads = threads
+        self.native.set_threads(threads)
+
+    def set_precise(self, precise: bool) -> None:
+        """Whether packed matrices take activations of 15 bits or of 8, which is faster."""
+        self.native.set_precise(precise)
+
+    def sequence(self) -> Sequence:
+        """A new, empty sequence."""
+        return Sequence(self.native.cache(self.kv_bits, self.chunk))
+
+    def prefill(self, sequence: Sequence, tokens: Items[int] | NDArray[Any], logits: bool = True) -> Floats:
+        """Reads tokens, in chunks, and gives the logits [vocabulary] behind the last; an empty array if not wanted.
+
+        Raises:
+            UsageError: no tokens, or more than the model has positions for.
+        """
+        ids = self._checked(sequence, tokens)
+        starts = range(0, len(ids), self.chunk)
+        found = np.empty((0, self.vocabulary), np.float32)
+        for start in starts:
+            if logits and start == starts[-1]:
+                found = np.empty((1, self.vocabulary), np.float32)
+            self.native.forward([sequence.cache], [ids[start : start + self.chunk]], False, found)
+        return found.reshape(-1)
+
+    def step(self, sequence: Sequence, token: int) -> Floats:
+        """The logits [vocabulary] behind one more token."""
+        return self.prefill(sequence, [token])
+
+    def logits(self, sequence: Sequence, tokens: Items[int] | NDArray[Any]) -> Floats:
+        """The logits [tokens, vocabulary] behind each of the tokens, which are added to the sequence."""
+        ids = self._checked(sequence, tokens)
+        found = np.empty((len(ids), self.vocabulary), np.float32)
+        for start in range(0, len(ids), self.chunk):
+            here = slice(start, start + self.chunk)
+            self.native.forward([sequence.cache], [ids[here]], True, found[here])
+        return found
+
+    def batch(self, sequences: Items[Sequence], tokens: Items[Items[int]]) -> Floats:
+        """Adds to each sequence its own tokens, at most a chunk; the logits [sequences, vocabulary] behind the last."""
+        ids = [self._checked(s, t) for s, t in zip(sequences, tokens, strict=True)]
+        found = np.empty((len(ids), self.vocabulary), np.float32)
+        self.native.forward([s.cache for s in sequences], ids, False, found)
+        return found
+
+    def _checked(self, sequence: Sequence, tokens: Items[int] | NDArray[Any]) -> NDArray[np.int32]:
+        ids = np.ascontiguousarray(tokens, np.int32).reshape(-1)
+        limit = self.description.positions
+        if ids.size == 0:
+            raise UsageError("There are no tokens to read; give at least one.")
+        if sequence.length + ids.size > limit:
+            raise UsageError(f"The text has {sequence.length + ids.size} tokens; the model takes at most {limit}.")
+        if int(ids.min()) < 0 or int(ids.max()) >= self.vocabulary:
+            raise UsageError(f"The token {int(ids.max())} is not among the {self.vocabulary} of the model.")
+        return ids
+
+    def _connect(self, source: Source) -> None:
+        """Sets all tensors; the matrices in the order of the native `slots`: layer by layer, then the single ones."""
+        d = self.description
+        for index in range(len(d.layers)):
+            for role in LAYER_ROLES:
+                if role in d.matrices:
+                    self._matrix(source, role, index, d.matrices[role].format(index))
+            for role, name in d.norms.items():
+                self._norm(source, role, index, name.format(index))
+        # Tied to the embedding, the head is left out: its matrix and the embedding's are one.
+        for role in SINGLE_ROLES:
+            module = d.single.get(role)
+            if role == "final_norm" and module is not None:
+                self._norm(source, role, -1, module)
+            elif module is not None and (role != "head" or not _tied(source, d.single["embedding"], module)):
+                self._matrix(source, role, -1, module)
+
+    def _matrix(self, source: Source, role: str, layer: int, module: str) -> None:
+        matrix = source.matrix(_known(source, f"{module}.weight"))
+        bias = source.vector(f"{module}.bias") if f"{module}.bias" in source else None
+        self.native.set_linear(role, layer, list(matrix.views), bias)
+        if role != "positions":
+            self.matrices.append(matrix)
+
+    def _norm(self, source: Source, role: str, layer: int, module: str) -> None:
+        if f"{module}.weight" not in source and self.description.layer_norm:
+            ones = np.ones(self.description.hidden, np.float32)
+            self.native.set_norm(role, layer, ones, None)
+            return
+        weight = source.vector(_known(source, f"{module}.weight")) + np.float32(self.description.norm_offset)
+        bias = source.vector(f"{module}.bias") if f"{module}.bias" in source else None
+        self.native.set_norm(role, layer, np.ascontiguousarray(weight), bias)
+
+
+def _known(source: Source, name: str) -> str:
+    if name not in source:
+        raise ValueError(f"the tensor {name!r} is missing")
+    return name
+
+
+def _tied(source: Source, embedding: str, head: str) -> bool:
+    """Whether the head is the embedding: it has no tensor of its own."""
+    return source.name(f"{head}.weight") in (None, source.name(f"{embedding}.weight"))
+
+
+def _view(matrix: Matrix, precision: int) -> int:
+    """The first view of a matrix with at most `precision` bits, else its last."""
+    return next((i for i, bits in enumerate(matrix.bits) if bits <= precision), max(len(matrix.bits) - 1, 0))

@@ -1,0 +1,177 @@
+"""Text, token by token, from whichever runtime runs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from mediant.errors import UsageError
+from mediant.runtime.sampling import Sampling, sampler
+
+if TYPE_CHECKING:
+    from mediant.runtime.decoder import Decoder
+    from mediant.runtime.precision import Policy
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to write behind a prompt, and how.
+
+    `precision` is the number of bits of each code to use, where the model is stored so that it can be read with fewer
+    (None: all); a `policy` chooses it anew for every token. `draft` is the precision at which tokens are drafted for
+    self-speculation, `draft_length` at a time.
+    """
+
+    max_tokens: int = 64
+    sampling: Sampling = field(default_factory=Sampling)
+    stop_tokens: frozenset[int] = frozenset()
+    precision: int | None = None
+    policy: Policy | None = None
+    draft: int | None = None
+    draft_length: int = 4
+
+
+class Writer(Protocol):
+    """Something that goes on from tokens."""
+
+    positions: int | None
+
+    def write(self, tokens: Sequence[int], request: Request) -> Iterator[int]:
+        """The tokens behind the given ones, up to and with the first stop token."""
+
+
+class NativeWriter:
+    """The native decoder. What two prompts in a row have in common is read once."""
+
+    def __init__(self, decoder: Decoder):
+        self.decoder = decoder
+        self.positions: int | None = decoder.description.positions
+        self._sequence = decoder.sequence()
+        self._read: list[int] = []
+
+    def write(self, tokens: Sequence[int], request: Request) -> Iterator[int]:
+        """Reads all but the last token, then writes; errors as for `Decoder.prefill`."""
+        room = check_room(self.positions, len(tokens))
+        self.decoder.set_precision(request.precision)
+        self._go_back(tokens)
+        for token in range(self._sequence.length, len(tokens) - 1, self.decoder.chunk):
+            part = tokens[token : min(token + self.decoder.chunk, len(tokens) - 1)]
+            self.decoder.prefill(self._sequence, part, logits=False)
+            self._read += part
+        state = sampler(request.sampling, self.decoder.vocabulary)
+        state.saw(np.asarray(tokens, np.int32))
+        yield from self._go_on(int(tokens[-1]), min(request.max_tokens, room), state, request)
+
+    def _go_on(self, last: int, count: int, state: Any, request: Request) -> Iterator[int]:
+        from mediant.runtime.speculative import round_of
+
+        stops = sorted(request.stop_tokens)
+        while count > 0:
+            if request.policy is not None:
+                new = [request.policy.next(self.decoder, self._sequence, last, state)]
+            elif request.draft is not None and count > 1:
+                new = round_of(self.decoder, self._sequence, last, state, request, min(count, request.draft_length + 1))
+            else:
+                new = self.decoder.native.generate(self._sequence.cache, last, 1, state, stops)
+            for token in new:
+                self._read.append(last)
+                yield token
+                last, count = token, count - 1
+                if token in request.stop_tokens:
+                    return
+
+    def _go_back(self, tokens: Sequence[int]) -> None:
+        """Forgets what was read beyond the common beginning with `tokens`, whose last must be read again."""
+        same = 0
+        while same < min(len(self._read), len(tokens) - 1) and self._read[same] == tokens[same]:
+            same += 1
+        same = min(same, self._sequence.length)
+        try:
+            self._sequence.truncate(same)
+        except UsageError:  # a sliding window has moved on
+            self._sequence, same = self.decoder.sequence(), 0
+        self._read = self._read[:same]
+
+
+class TransformersWriter:
+    """A network of transformers, with its own cache."""
+
+    def __init__(self, network: Any):
+        self._network = network
+        self.positions: int | None = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+
+    def write(self, tokens: Sequence[int], request: Request) -> Iterator[int]:
+        """Reads the tokens and writes.
+
+        Raises:
+            UsageError: precision or drafts are asked for, which the native decoder alone has.
+        """
+        import torch
+
+        if request.precision is not None or request.policy is not None or request.draft is not None:
+            raise UsageError("Only the native decoder changes its precision; this model runs in transformers.")
+        room = check_room(self.positions, len(tokens))
+        state, past, new = None, None, list(tokens)
+        for _ in range(min(request.max_tokens, room)):
+            with torch.inference_mode():
+                out = self._network(input_ids=torch.tensor([new]), past_key_values=past, use_cache=True)
+            logits, past = out.logits[0, -1].float().numpy().copy(), out.past_key_values
+            if state is None:
+                state = sampler(request.sampling, len(logits))
+                state.saw(np.asarray(tokens, np.int32))
+            new = [int(state.next(logits))]
+            state.saw(np.asarray(new, np.int32))
+            yield new[0]
+            if new[0] in request.stop_tokens:
+                return
+
+
+def check_room(positions: int | None, used: int) -> int:
+    """Tokens that still fit behind the prompt.
+
+    Raises:
+        UsageError: none does.
+    """
+    if used == 0:
+        raise UsageError("The prompt is empty; give at least one word.")
+    if positions is not None and used >= positions:
+        raise UsageError(f"The prompt has {used} tokens; the model takes fewer than {positions}.")
+    return 1 << 62 if positions is None else positions - used
+
+
+def text_pieces(tokenizer: Any, tokens: Iterable[int], stops: Sequence[str] = ()) -> Iterator[str]:
+    """The text of tokens, in pieces as soon as they are certain; ends before the first of the `stops`.
+
+    A piece waits while its last character is incomplete, or could be the beginning of a stop.
+    """
+    written: list[int] = []
+    shown = ""
+    for token in tokens:
+        written.append(token)
+        text = tokenizer.decode(written, skip_special_tokens=True)
+        cut = min((place for place in (text.find(stop) for stop in stops) if place >= 0), default=-1)
+        if cut >= 0:
+            if cut > len(shown):
+                yield text[len(shown) : cut]
+            return
+        ready = text if not text.endswith("�") else shown
+        ready = ready[: len(ready) - _started(ready, stops)]
+        if len(ready) > len(shown):
+            yield ready[len(shown) :]
+            shown = ready
+    rest = tokenizer.decode(written, skip_special_tokens=True)[len(shown) :]
+    if rest:
+        yield rest
+
+
+def _started(text: str, stops: Sequence[str]) -> int:
+    """Characters at the end of the text that could be the beginning of a stop.
+
+    >>> _started("one. Us", ["User:"])
+    2
+    """
+    lengths = (n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n]))
+    return max(lengths, default=0)

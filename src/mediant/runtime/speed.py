@@ -1,0 +1,170 @@
+"""How fast a model decodes and reads prompts, in how much memory, and what share of the memory's bandwidth that is.
+
+Decoding a token reads every weight once, so no decoder is faster than bandwidth / bytes. The bandwidth is measured in
+the same run with the same threads. `python -m mediant.runtime.speed DIR` measures memory and loading in a process of
+its own, where nothing else counts.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mediant.errors import MediantError, ModelError
+from mediant.kernels import native
+
+BANDWIDTH_BYTES = 1 << 28
+SHORT = 8
+
+
+class Runner(Protocol):
+    """A loaded model whose speed is measured."""
+
+    vocabulary: int
+
+    def set_threads(self, threads: int) -> None:
+        """How many threads compute from now on."""
+
+    def prefill_seconds(self, tokens: list[int]) -> float:
+        """Seconds to read a text from its beginning, with the logits behind its end."""
+
+    def decode_seconds(self, start: list[int], count: int) -> float:
+        """Seconds for `count` tokens, one by one, behind `start`."""
+
+
+class NativeRunner:
+    """The native decoder of a folder."""
+
+    def __init__(self, folder: str | Path, precision: int | None = None, precise: bool | None = None):
+        from mediant.runtime.decoder import Decoder
+
+        self.decoder = Decoder.open(folder)
+        if precise is not None:
+            self.decoder.set_precise(precise)
+        self.decoder.set_precision(precision)
+        self.vocabulary = self.decoder.vocabulary
+
+    def set_threads(self, threads: int) -> None:
+        """Restarts the pool."""
+        self.decoder.set_threads(threads)
+
+    def prefill_seconds(self, tokens: list[int]) -> float:
+        """A new sequence each time."""
+        sequence = self.decoder.sequence()
+        return _seconds(lambda: self.decoder.prefill(sequence, tokens))
+
+    def decode_seconds(self, start: list[int], count: int) -> float:
+        """Greedy, choosing the token included."""
+        from mediant.runtime.sampling import Sampling, sampler
+
+        sequence = self.decoder.sequence()
+        self.decoder.prefill(sequence, start[:-1], logits=False)
+        state = sampler(Sampling(), self.vocabulary)
+        return _seconds(lambda: self.decoder.native.generate(sequence.cache, start[-1], count, state, []))
+
+
+@dataclass
+class Speeds:
+    """Of one runner by thread count: tokens a second in each round."""
+
+    decode: dict[int, list[float]] = field(default_factory=dict)
+    prefill: dict[int, list[float]] = field(default_factory=dict)
+
+
+def measure(
+    runners: list[Runner],
+    threads: list[int],
+    prompt: int,
+    count: int,
+    rounds: int,
+    step: Callable[[], object] = lambda: None,
+) -> list[Speeds]:
+    """The speeds of all runners, interleaved: each round takes every runner in turn, so that what disturbs the machine
+    disturbs all. The first round warms up and is not counted.
+    """
+    found = [Speeds() for _ in runners]
+    tokens = np.random.default_rng(1).integers(3, min(runner.vocabulary for runner in runners), prompt).tolist()
+    for number in threads:
+        for runner in runners:
+            runner.set_threads(number)
+        for attempt in range(rounds + 1):
+            for runner, speeds in zip(runners, found, strict=True):
+                decode = count / runner.decode_seconds(tokens[:SHORT], count)
+                prefill = prompt / runner.prefill_seconds(tokens)
+                if attempt:
+                    speeds.decode.setdefault(number, []).append(decode)
+                    speeds.prefill.setdefault(number, []).append(prefill)
+                step()
+    return found
+
+
+def middle(values: list[float]) -> float:
+    """The median."""
+    return float(statistics.median(values))
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """The median ratio of the rounds."""
+    return middle([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def bandwidth(threads: int) -> float:
+    """Bytes a second that so many threads draw from memory: the best of five passes over 256 MiB."""
+    assert native is not None
+    data = np.ones(BANDWIDTH_BYTES, np.uint8)
+    return max(BANDWIDTH_BYTES / _seconds(lambda: native.read_all(data, threads)) for _ in range(5))
+
+
+def alone(module: str, *arguments: str) -> dict[str, float]:
+    """What `python -m module arguments` prints, as JSON: measured in a process of its own.
+
+    Raises:
+        ModelError: it failed.
+    """
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise ModelError(f"The measurement of {arguments[0]} in a process of its own failed: {reason[0]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def report(load: Callable[[], Runner], prompt: int, count: int) -> None:
+    """Loads, reads a prompt, writes, and prints seconds to load and peak memory as JSON."""
+    began = time.perf_counter()
+    runner = load()
+    loading = time.perf_counter() - began
+    tokens = np.random.default_rng(1).integers(3, runner.vocabulary, prompt).tolist()
+    runner.prefill_seconds(tokens)
+    runner.decode_seconds(tokens[:SHORT], count)
+    print(json.dumps({"load_seconds": loading, "peak_memory_bytes": peak_bytes()}))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    try:
+        report(lambda: NativeRunner(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    except MediantError as problem:
+        sys.exit(str(problem))

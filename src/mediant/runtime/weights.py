@@ -1,0 +1,105 @@
+"""The tensors of a model as the native decoder takes them: packed where the kernels can use them so, else plain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mediant.checkpoint.reader import Checkpoint
+from mediant.kernels import native
+
+if TYPE_CHECKING:
+    from mediant.models.weights import WeightReader
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A matrix for the native decoder: whole, and then with less and less of it, with the bits that each view uses."""
+
+    views: tuple[Any, ...]
+    bits: tuple[int, ...] = ()
+
+
+class Source(Protocol):
+    """Where tensors come from, by the names that transformers gives them."""
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is such a tensor, under this name or another of it."""
+
+    def name(self, name: str) -> str | None:
+        """The first name of the tensor of that name; None where there is none."""
+
+    def matrix(self, name: str) -> Matrix:
+        """A tensor [rows, columns]."""
+
+    def vector(self, name: str) -> Floats:
+        """A tensor [count], float32."""
+
+
+class CheckpointSource:
+    """The tensors of a compressed model. What kernels read as it is stored stays mapped; other parts are decoded."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        self._checkpoint = checkpoint
+        self._names = dict(_names(checkpoint.tensors))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def name(self, name: str) -> str | None:
+        """Tied tensors share their first."""
+        return self._names.get(name)
+
+    def matrix(self, name: str) -> Matrix:
+        """Views of the stored parts, or the decoded matrix."""
+        return dense(self.weight(name))
+
+    def vector(self, name: str) -> Floats:
+        """Decoded."""
+        return self.weight(name)
+
+    def weight(self, name: str) -> Floats:
+        """Decoded, in the tensor's own shape."""
+        return self._checkpoint.weight(self._names[name])
+
+
+class ModelSource:
+    """The tensors of a plain model, in float32."""
+
+    def __init__(self, reader: WeightReader):
+        self._reader = reader
+        self._names = {name: t.name for t in reader.model.tensors for name in (t.name, *t.aliases)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def name(self, name: str) -> str | None:
+        """Tied tensors share their first."""
+        return self._names.get(name)
+
+    def matrix(self, name: str) -> Matrix:
+        """As it is."""
+        return dense(self._reader.read(name))
+
+    def vector(self, name: str) -> Floats:
+        """As it is."""
+        return np.asarray(self._reader.read(name), np.float32)
+
+
+def dense(matrix: Any) -> Matrix:
+    """A float32 matrix."""
+    assert native is not None
+    return Matrix((native.dense_linear(np.ascontiguousarray(matrix, np.float32)),))
+
+
+def _names(tensors: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, entry in tensors.items():
+        yield name, name
+        for alias in entry.info.aliases:
+            yield alias, name
