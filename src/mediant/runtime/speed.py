@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from mediant.errors import MediantError, ModelError
-from mediant.kernels import native
+from mediant.kernels.read_memory import read_memory
 
 BANDWIDTH_BYTES = 1 << 28
 SHORT = 8
@@ -119,9 +119,8 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 def bandwidth(threads: int) -> float:
     """Bytes a second that so many threads draw from memory: the best of five passes over 256 MiB."""
-    assert native is not None
-    data = np.ones(BANDWIDTH_BYTES, np.uint8)
-    return max(BANDWIDTH_BYTES / _seconds(lambda: native.read_all(data, threads)) for _ in range(5))
+    data = np.ones(BANDWIDTH_BYTES // 8, np.uint64)
+    return max(BANDWIDTH_BYTES / _seconds(lambda: read_memory(data, threads)) for _ in range(5))
 
 
 def alone(module: str, *arguments: str) -> dict[str, float]:

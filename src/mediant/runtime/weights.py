@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,13 +10,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mediant.checkpoint.packing import packed_matrix
 from mediant.checkpoint.reader import Checkpoint
+from mediant.errors import CheckpointError
 from mediant.kernels import native
 
 if TYPE_CHECKING:
     from mediant.models.weights import WeightReader
 
 Floats = NDArray[np.float32]
+
+# Of larger files only the structure is checked before they are used: hashing them takes longer than a reader waits.
+MOST_HASHED = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +53,7 @@ class CheckpointSource:
 
     def __init__(self, checkpoint: Checkpoint):
         self._checkpoint = checkpoint
+        self._hashed = checkpoint.data.size <= MOST_HASHED
         self._names = dict(_names(checkpoint.tensors))
 
     def __contains__(self, name: str) -> bool:
@@ -58,7 +65,20 @@ class CheckpointSource:
 
     def matrix(self, name: str) -> Matrix:
         """Views of the stored parts, or the decoded matrix."""
-        return dense(self.weight(name))
+        known = self._names[name]
+        plan, info = self._checkpoint.tensors[known].plan, self._checkpoint.tensors[known].info
+        if plan.method != "quantize" or plan.storage == "rows" or info.layout != "out_in":
+            return dense(self.weight(name))
+        encoding, form = self._checkpoint.encoding(known, self._hashed), self._checkpoint.tensors[known].form
+        deepest = max(run.bits for run in plan.runs)
+        packed = [packed_matrix(encoding, form)]
+        bits = [deepest]
+        for fewer in range(deepest - 1, 1, -1) if plan.storage == "nested" else ():
+            with contextlib.suppress(CheckpointError):
+                packed.append(packed_matrix(encoding, form, fewer))
+                bits.append(fewer)
+        assert native is not None
+        return Matrix(tuple(native.packed_linear(matrix.handle) for matrix in packed), tuple(bits))
 
     def vector(self, name: str) -> Floats:
         """Decoded."""

@@ -6,13 +6,12 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
-#include <atomic>
-#include <cstring>
 #include <mutex>
 
 #include "../registry.h"
 #include "dense_linear.h"
 #include "generation.h"
+#include "packed_linear.h"
 
 namespace {
 
@@ -65,28 +64,6 @@ Shape shape_of(const nb::dict &d) {
     else if (activation == "relu") s.activation = Activation::relu;
     else throw std::invalid_argument("there is no activation " + activation);
     return s;
-}
-
-// Reads all bytes with the given threads, each in eight streams far apart, which together draw the most a core can.
-uint64_t read_all(const uint8_t *data, int64_t bytes, int threads) {
-    typedef uint64_t Words __attribute__((vector_size(32)));
-    constexpr int64_t kStreams = 8, kLine = 64;
-    std::atomic<uint64_t> total{0};
-    mediant::parallel_for(threads, threads, [&](int64_t begin, int64_t end) {
-        const int64_t share = bytes / threads, run = share / kStreams / kLine * kLine;
-        for (int64_t t = begin; t < end; ++t) {
-            Words sums[2 * kStreams] = {};
-            for (int64_t i = 0; i < run; i += kLine)
-                for (int64_t s = 0; s < kStreams; ++s) {
-                    Words a, b;
-                    std::memcpy(&a, data + t * share + s * run + i, 32);
-                    std::memcpy(&b, data + t * share + s * run + i + 32, 32);
-                    sums[2 * s] ^= a, sums[2 * s + 1] ^= b;
-                }
-            for (const Words &sum : sums) total += sum[0] ^ sum[1] ^ sum[2] ^ sum[3];
-        }
-    });
-    return total;
 }
 
 class Decoder {
@@ -254,9 +231,9 @@ MEDIANT_KERNEL(decoder) {
         const Number number = bfloat16 ? Number::bfloat16 : Number::float16;
         return std::make_shared<Kept<DenseLinear>>(nb::cast(w), w.data(), number, w.shape(0), w.shape(1));
     });
-    m.def("read_all", [](nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig> data, int threads) {
-        nb::gil_scoped_release release;
-        return read_all(data.data(), static_cast<int64_t>(data.size()), threads);
+    m.def("packed_linear", [](nb::object matrix) -> std::shared_ptr<Linear> {
+        const auto &view = nb::cast<const mediant::PackedMatrix &>(matrix);
+        return std::make_shared<Kept<PackedLinear>>(matrix, view);
     });
     m.def("decoder_instruction_set", [] { return std::string(ops().name); });
     sequences(m);

@@ -1,0 +1,57 @@
+"""KL divergence between the native decoder and transformers, on the same packed weights: what the kernels' arithmetic
+costs.
+
+    python benchmarks/end_to_end/native_kl.py smol-60 wikitext-2-valid.txt 4
+
+Prints KL(transformers with decoded weights, float32 || native) at 15-bit and 8-bit activations, over the second halves
+of windows of 512 tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mediant import load
+from mediant.evaluation.divergence import compare
+from mediant.evaluation.windows import cut
+from mediant.models.reference import load_tokenizer
+from mediant.runtime.decoder import Decoder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("text", type=Path)
+    parser.add_argument("windows", type=int)
+    parser.add_argument("--kv-bits", type=int, default=16)
+    given = parser.parse_args()
+    ids = load_tokenizer(given.checkpoint)(given.text.read_text(encoding="utf-8")[: 6000 * given.windows])["input_ids"]
+    windows = cut(ids, given.windows, 512)
+    network, decoder = load(given.checkpoint), Decoder.open(given.checkpoint, kv_bits=given.kv_bits)
+    kept: dict[bytes, torch.Tensor] = {}
+
+    def reference(tokens: torch.Tensor) -> torch.Tensor:
+        key = tokens.numpy().tobytes()
+        if key not in kept:
+            kept[key] = network(tokens).logits
+        return kept[key]
+
+    def native(tokens: torch.Tensor) -> torch.Tensor:
+        logits = decoder.logits(decoder.sequence(), np.asarray(tokens[0]))
+        return torch.from_numpy(logits)[None]
+
+    for precise in (True, False):
+        decoder.set_precise(precise)
+        found = compare(reference, native, windows)
+        bits = 15 if precise else 8
+        print(
+            f"{bits}-bit activations: KL {found.kl:.2e} ± {found.kl_se:.1e}, same first choice {100 * found.top1:.2f} %"
+        )
+
+
+if __name__ == "__main__":
+    main()
