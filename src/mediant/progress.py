@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+# What is being done, or a function that says it anew for every item.
+What = str | Callable[[], str]
 
 
 class Progress(Protocol):
     """Somebody who wants to know how far the work is."""
 
-    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    def track(self, items: Iterable[T], what: What, total: int | None = None) -> Iterator[T]:
         """Yields the items while showing `what` and how many of `total` are done."""
 
     def say(self, text: str) -> None:
@@ -21,7 +23,7 @@ class Progress(Protocol):
 class Silent:
     """Nobody looks."""
 
-    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    def track(self, items: Iterable[T], what: What, total: int | None = None) -> Iterator[T]:
         """Yields the items."""
         yield from items
 

@@ -30,6 +30,9 @@ MOST_STEPS = 999_999
 LATTICE_FIELDS = ("step", "damping", "price", "floor")
 # And those of the method `compand`.
 COMPAND_FIELDS = ("multiplier", "rate", "cluster", "sequences", "renewal")
+# The matrices that the method `factors` stores, in this order; each has a plan of its own.
+FACTORS = ("base", "left", "right")
+FACTOR_FIELDS = ("low_rank", "rank", *FACTORS)
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,8 @@ class Run:
 class TensorPlan:
     """What becomes of one tensor.
 
-    `method` is `quantize` (grid x scale x rounding), `lattice`, or `cast` to `dtype`; a bias that is cast may take up
-    the mean error of its module's weight (`bias_correction`). Specs name files under `methods`.
+    `method` is `quantize` (grid x scale x rounding), `lattice`, `factors`, or `cast` to `dtype`; a bias that is cast
+    may take up the mean error of its module's weight (`bias_correction`). Specs name files under `methods`.
     `runs` give the depth of consecutive rows and add up to all rows. `group` is the number of neighbouring columns
     that share a scale. `scale_bits` 16 stores a bfloat16 scale per group; fewer store a power of
     2^(-1/scale_steps) relative to a bfloat16 row scale, with a sign if `scale_signed` (kernels/scale_codes.py).
@@ -165,9 +168,12 @@ class TensorPlan:
     `compand` gives every column of a cluster of about `cluster` rows a depth by its demand and `multiplier`
     (methods/companded.py); demands are measured with `sequences` sequences, on weights quantized to `rate` bits again
     after every `renewal` sequences, or on the original ones if that is 0.
+    `factors` stores the matrix as the product of `left` [rows, rank] and `right` [rank, columns], each cast or
+    quantized by a plan of its own, plus a quantized `base` where there is one; `low_rank` names how they were found
+    (methods/factors.py).
     """
 
-    method: Literal["quantize", "lattice", "compand", "sparse", "cast"]
+    method: Literal["quantize", "lattice", "compand", "sparse", "factors", "cast"]
     dtype: str = "float16"
     grid: Mapping[str, Any] = field(default_factory=dict)
     scale: Mapping[str, Any] = field(default_factory=dict)
@@ -192,6 +198,17 @@ class TensorPlan:
     renewal: int = 16
     pattern: Mapping[str, Any] = field(default_factory=dict)
     score: Mapping[str, Any] = field(default_factory=dict)
+    low_rank: Mapping[str, Any] = field(default_factory=dict)
+    rank: int = 0
+    base: TensorPlan | None = None
+    left: TensorPlan | None = None
+    right: TensorPlan | None = None
+
+    @property
+    def factors(self) -> dict[str, TensorPlan]:
+        """Plans of the matrices that the method `factors` stores, by name."""
+        found = {name: getattr(self, name) for name in FACTORS}
+        return {name: plan for name, plan in found.items() if plan is not None}
 
 
 @dataclass(frozen=True)
@@ -313,7 +330,10 @@ def tensor_plan_to_dict(plan: TensorPlan) -> dict[str, Any]:
     if plan.method == "sparse":
         values = tensor_plan_to_dict(dataclasses.replace(plan, method="quantize" if plan.grid else "cast"))
         return {**values, "method": "sparse", "pattern": dict(plan.pattern), "score": dict(plan.score)}
-    unused = ("dtype", "bias_correction", "pattern", "score", *LATTICE_FIELDS, *COMPAND_FIELDS)
+    if plan.method == "factors":
+        stored = {name: tensor_plan_to_dict(factor) for name, factor in plan.factors.items()}
+        return {"method": "factors", "low_rank": dict(plan.low_rank), "rank": plan.rank, **stored}
+    unused = ("dtype", "bias_correction", "pattern", "score", *LATTICE_FIELDS, *COMPAND_FIELDS, *FACTOR_FIELDS)
     data = {f.name: getattr(plan, f.name) for f in dataclasses.fields(plan) if f.name not in unused}
     # Said only where they differ from the default, since a manifest says it for every tensor.
     usual_values: tuple[tuple[str, Any], ...] = (
@@ -336,11 +356,20 @@ def tensor_plan_from_dict(data: object) -> TensorPlan:
     Raises:
         ValueError: it is anything else.
     """
+    if isinstance(data, dict):
+        data = {**data, **{name: _factor_plan(name, data[name]) for name in FACTORS if name in data}}
     fields = checked_fields(TensorPlan, data)
     runs = fields.get("runs", ())
     if any(type(run) is not list or [type(number) for number in run] != [int, int] for run in runs):
         raise ValueError("the runs are not pairs of whole numbers, rows and bits")
     return TensorPlan(**fields | {"runs": tuple(Run(rows, bits) for rows, bits in runs)})
+
+
+def _factor_plan(name: str, data: object) -> TensorPlan:
+    # One level deep: what a file says must not decide how deep a reader calls itself.
+    if isinstance(data, dict) and not set(data).isdisjoint(FACTORS):
+        raise ValueError(f"the {name} has factors of its own")
+    return tensor_plan_from_dict(data)
 
 
 def checked_fields(kind: type, data: object) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mediant.checkpoint.writer import write
 from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.kernels.bit_planes import pack
 from mediant.kernels.coded_matrix import CodedMatrix
-from mediant.kernels.part_shapes import Form, form_of, grid_form
+from mediant.kernels.part_shapes import Form, factor_infos, form_of, grid_form
 from mediant.kernels.scale_codes import ScaleForm, encode_scales
 from mediant.kernels.tiles import pack_scale_codes, pack_tiles
 from mediant.values import Certificate, Encoding, Model, Plan, Run, TensorInfo, TensorPlan
@@ -97,6 +97,13 @@ def write_sample(folder: Path) -> Sample:
          TensorPlan("lattice", step=0.25)),
         (TensorInfo("layers.2.gate", (2, 3, 7), "float32", "expert", "experts_out_in", "layers.2", 2),
          TensorPlan("lattice", step=0.5, damping=0.125, price=0.0)),
+        (TensorInfo("layers.3.up.weight", (9, 14), "float32", "linear", "out_in", "layers.3.up", 3),
+         TensorPlan("factors", low_rank={"name": "truncated_svd"}, rank=3, left=TensorPlan("cast", "float16"),
+                    right=TensorPlan("cast", "bfloat16"))),
+        (TensorInfo("layers.3.down.weight", (12, 10), "float32", "linear", "in_out", "layers.3.down", 3),
+         TensorPlan("factors", low_rank={"name": "residual", "rounds": 2}, rank=4,
+                    base=quantized("affine", [(7, 2), (3, 3)], 5, 4), left=quantized("table", [(10, 3)], 4, 3),
+                    right=replace(quantized("zero_point", [(4, 4)], 8, 16), basis={"name": "rotation", "seed": 11}))),
         (TensorInfo("norm.weight", (7,), "float16", "norm"), TensorPlan("cast", "float32")),
         (TensorInfo("positions", (3, 5), "float32", "other"), TensorPlan("cast", "float16")),
         (TensorInfo("temperature", (), "float32", "other"), TensorPlan("cast", "float32")),
@@ -120,6 +127,10 @@ def random_encoding(info: TensorInfo, plan: TensorPlan, generator: np.random.Gen
         return Encoding(info, plan, {"data": np.asarray(data)})
     if plan.method == "lattice":
         return Encoding(info, plan, random_coded(info, generator).parts(), Certificate(0.25, 0.125, 0.5, 0.0))
+    if plan.method == "factors":
+        found = {n: random_encoding(i, plan.factors[n], generator) for n, i in factor_infos(info, plan).items()}
+        parts = {f"{name}.{part}": array for name, one in found.items() for part, array in one.parts.items()}
+        return Encoding(info, plan, parts, Certificate(0.25, 0.125, 0.0, 0.0))
     form = grid_form(plan)
     columns = info.matrix_shape[1]
     groups = -(-columns // plan.group)

@@ -88,9 +88,38 @@ class Stranger:
         begin, end = self.header[f"{tensor}.{part}"]["data_offsets"]
         return self.data[begin:end]
 
+    def entry(self, tensor: str) -> dict[str, Any]:
+        """The entry of a tensor, or of one of the matrices of a factored one, as if it were a tensor by itself."""
+        entries = self.manifest["tensors"]
+        if tensor in entries:
+            return entries[tensor]
+        owner, factor = tensor.rsplit(".", 1)
+        entry = entries[owner]
+        parts = {k.removeprefix(f"{factor}."): p for k, p in entry["parts"].items() if k.startswith(f"{factor}.")}
+        return {"plan": entry["plan"][factor], "grid": entry.get("grid", {}).get(factor), "parts": parts}
+
+    def factor(self, tensor: str, columns: int) -> list[list[float]]:
+        if self.entry(tensor)["plan"]["method"] == "quantize":
+            return self.quantized_matrix(tensor, columns)
+        flat = self.floats(tensor, "data")
+        return [flat[i : i + columns] for i in range(0, len(flat), columns)]
+
+    def product(self, tensor: str, rows: int, columns: int) -> list[list[float]]:
+        plan = self.entry(tensor)["plan"]
+        left, right = self.factor(f"{tensor}.left", plan["rank"]), self.factor(f"{tensor}.right", columns)
+        base = self.factor(f"{tensor}.base", columns) if "base" in plan else [[0.0] * columns] * rows
+
+        def weight(i: int, j: int) -> float:
+            total = base[i][j]
+            for k in range(plan["rank"]):
+                total += left[i][k] * right[k][j]
+            return float32(total)
+
+        return [[weight(i, j) for j in range(columns)] for i in range(rows)]
+
     def floats(self, tensor: str, part: str) -> list[float]:
         raw = self.bytes_of(tensor, part)
-        dtype = self.manifest["tensors"][tensor]["parts"][part]["dtype"]
+        dtype = self.entry(tensor)["parts"][part]["dtype"]
         if dtype == "bfloat16":
             return [struct.unpack("<f", b"\0\0" + raw[i : i + 2])[0] for i in range(0, len(raw), 2)]
         return [x for (x,) in struct.iter_unpack({"float16": "<e", "float32": "<f"}[dtype], raw)]
@@ -105,7 +134,7 @@ class Stranger:
     def runs(self, tensor: str, part: str, width: int) -> list[list[int]]:
         """Rows of packed numbers, run by run."""
         raw, rows = self.bytes_of(tensor, part), []
-        for count, bits in self.manifest["tensors"][tensor]["plan"]["runs"]:
+        for count, bits in self.entry(tensor)["plan"]["runs"]:
             numbers = self.unpacked(raw, count * width, bits)
             rows += [numbers[r * width : (r + 1) * width] for r in range(count)]
             raw = raw[bits * -(-count * width // 8) :]
@@ -149,7 +178,7 @@ class Stranger:
         return codes
 
     def scales(self, tensor: str, rows: int, groups: int) -> list[list[float]]:
-        plan = self.manifest["tensors"][tensor]["plan"]
+        plan = self.entry(tensor)["plan"]
         bits, steps = plan["scale_bits"], plan.get("scale_steps", 8)
         below = bits - plan.get("scale_signed", True)
         if bits == 16:
@@ -169,7 +198,7 @@ class Stranger:
         return [[float32(row_scales[r] * factor(codes[r * groups + g])) for g in range(groups)] for r in range(rows)]
 
     def level(self, tensor: str, code: int, bits: int) -> float:
-        grid = self.manifest["tensors"][tensor]["grid"]
+        grid = self.entry(tensor)["grid"]
         if grid["kind"] == "table":
             return self.floats(tensor, f"levels.{bits}")[code]
         return code + (grid["first"][str(bits)] if grid["kind"] == "affine" else 0)
@@ -232,8 +261,11 @@ class Stranger:
             return self.floats(tensor, "data")
         shape, layout = entry["shape"], entry["layout"]
         columns = shape[-2] if layout in ("in_out", "experts_in_out") else shape[-1]
-        coded = entry["plan"]["method"] == "lattice"
-        matrix = self.coded_matrix(tensor, columns) if coded else self.quantized_matrix(tensor, columns)
+        method = entry["plan"]["method"]
+        if method == "factors":
+            matrix = self.product(tensor, math.prod(shape) // columns, columns)
+        else:
+            matrix = (self.coded_matrix if method == "lattice" else self.quantized_matrix)(tensor, columns)
         if layout in ("out_in", "experts_out_in"):
             return [w for row in matrix for w in row]
         outputs = shape[-1]
@@ -241,7 +273,7 @@ class Stranger:
         return [rows[o][i] for rows in experts for i in range(columns) for o in range(outputs)]
 
     def quantized_matrix(self, tensor: str, columns: int) -> list[list[float]]:
-        entry = self.manifest["tensors"][tensor]
+        entry = self.entry(tensor)
         group = entry["plan"]["group"]
         groups = -(-columns // group)
         codes = self.tiles(tensor, columns) if "storage" in entry["plan"] else self.runs(tensor, "codes", columns)

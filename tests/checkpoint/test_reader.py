@@ -101,6 +101,6 @@ def test_a_grid_this_mediant_knows_otherwise_is_refused(
     from mediant.checkpoint import reader
     from mediant.kernels.part_shapes import GridForm
 
-    monkeypatch.setattr(reader, "grid_form", lambda plan: GridForm(first={run.bits: 7.0 for run in plan.runs}))
+    monkeypatch.setattr(reader, "planned_form", lambda info, plan: GridForm(first={run.bits: 7.0 for run in plan.runs}))
     with pytest.raises(CheckpointError, match="is not what this Mediant calls 'sample_affine'"):
         open_checkpoint(sample_checkpoint.folder)

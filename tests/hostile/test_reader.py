@@ -109,6 +109,8 @@ PLAN = (*EMBED, "plan")
 BIAS = ("tensors", "layers.0.in.bias")
 TABLE = ("tensors", "layers.1.up")
 CODED = ("tensors", "layers.2.down.weight")
+FACTORED = ("tensors", "layers.3.up.weight")
+RESIDUAL = ("tensors", "layers.3.down.weight")
 
 MANIFEST_ATTACKS: dict[str, tuple[Callable[[Forgery], None], str]] = {
     "another format": (put("gguf", "format"), "not the manifest of a Mediant checkpoint"),
@@ -141,13 +143,42 @@ MANIFEST_ATTACKS: dict[str, tuple[Callable[[Forgery], None], str]] = {
     "a shape of many axes": (put([1] * 1000, *BIAS, "shape"), "1000 axes"),
     "another shape of as many": (put([24, 37], *EMBED, "shape"), "do not add up"),
     "the other layout": (put("in_out", *EMBED, "layout"), "do not add up"),
-    "an unknown method": (put("eval", *PLAN, "method"), "not 'quantize' or 'lattice' or 'compand' or 'cast'"),
+    "an unknown method": (put("eval", *PLAN, "method"), "not 'quantize' or 'lattice' or 'compand' or"),
     "a method with another's fields": (put("quantize", *BIAS, "plan", "method"), "lacks a field of its method"),
     "a step of nothing": (put(0.0, *CODED, "plan", "step"), "takes a positive number"),
     "a negative price": (put(-0.5, *CODED, "plan", "price"), "takes 0 or a positive number"),
     "a step that is a text": (put("1", *CODED, "plan", "step"), "'step' is of the wrong kind"),
     "coded numbers with a grid": (put({"kind": "zero_point"}, *CODED, "grid"), "goes with the method 'quantize'"),
     "a codebook without columns": (put([8], *CODED, "parts", "codebook", "shape"), "the codebook of"),
+    "a rank of nothing": (put(0, *FACTORED, "plan", "rank"), "it takes 1 to 9"),
+    "a rank beyond the matrix": (put(10, *FACTORED, "plan", "rank"), "it takes 1 to 9"),
+    "a rank that is true": (put(True, *FACTORED, "plan", "rank"), "'rank' is of the wrong kind"),
+    "another rank": (put(4, *FACTORED, "plan", "rank"), "not those of the plan"),
+    "a factor that is missing": (drop(*FACTORED, "plan", "left"), "how its left factor is stored"),
+    "a factor that is nothing": (put(None, *FACTORED, "plan", "left"), "'left' is of the wrong kind"),
+    "a factor that is coded": (
+        put({"method": "lattice", "step": 1.0, "damping": 0.01, "price": 0.0, "floor": 0.0}, *FACTORED, "plan", "left"),
+        "has the method 'lattice'",
+    ),
+    "factors of factors": (
+        put({"method": "factors", "low_rank": {}, "rank": 1, "left": {}}, *FACTORED, "plan", "left"),
+        "the left has factors of its own",
+    ),
+    "a base that is cast": (
+        put({"method": "cast", "dtype": "float16"}, *RESIDUAL, "plan", "base"),
+        "one grid for each",
+    ),
+    "a factor of another type": (put("float32", *FACTORED, "plan", "left", "dtype"), "not those of the plan"),
+    "a factor's runs that are none": (put(3, *RESIDUAL, "plan", "left", "runs"), "a run is not a pair"),
+    "a factor's run of a text": (put([["1", 2]], *RESIDUAL, "plan", "left", "runs"), "whole numbers from 0"),
+    "a factor with more": (put(1, *RESIDUAL, "plan", "left", "hook"), "unknown"),
+    "a factor without a grid": (drop(*RESIDUAL, "grid", "left"), "one grid for each quantized factor"),
+    "a grid of a factor that is cast": (put({"left": {"kind": "table"}}, *FACTORED, "grid"), "goes with"),
+    "a factor's grid that is a text": (put("table", *RESIDUAL, "grid", "left"), "one grid for each quantized factor"),
+    "a factor's other grid": (
+        put({"2": 0.0, "3": 0.0}, *RESIDUAL, "grid", "base", "first"),
+        "is not what this Mediant",
+    ),
     "codes of two axes": (put([10, 8], *CODED, "parts", "codes", "shape"), "the parts are not those of the plan"),
     "a grid that is cast": (put({"kind": "zero_point"}, *BIAS, "grid"), "goes with the method 'quantize'"),
     "a method without a grid": (drop(*EMBED, "grid"), "goes with the method 'quantize'"),
@@ -278,6 +309,13 @@ PART_ATTACKS: dict[str, tuple[str, bytes, str]] = {
     "levels out of order": ("layers.1.up.levels.3", b"\x00\x00\xc8\x42", "do not ascend"),
     "a code without a level": ("layers.1.up.codes", b"\xff" * 15, "but only 6 levels"),
     "an infinite cast weight": ("norm.weight.data", b"\x00\x00\x80\x7f", "not finite"),
+    "an infinite factor": ("layers.3.up.weight.left.data", b"\x00\x7c", "not finite"),
+    "factors that overflow": ("layers.3.up.weight.right.data", b"\x7f\x7f", "too large for finite weights"),
+    "a factor's scale that overflows": (
+        "layers.3.down.weight.right.scales",
+        b"\x7f\x7f",
+        "too large for finite weights",
+    ),
     "an infinite half": ("positions.data", b"\x00\x7c", "not finite"),
 }
 

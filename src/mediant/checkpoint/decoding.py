@@ -15,12 +15,15 @@ from mediant.kernels.bit_planes import packed_bytes, unpack
 from mediant.kernels.coded_matrix import CodedMatrix
 from mediant.kernels.companded_matrix import LEVELS, CompandedMatrix
 from mediant.kernels.dequantize import dequantize
+from mediant.kernels.factor_product import factor_product
 from mediant.kernels.part_shapes import (
     CodedForm,
+    FactorsForm,
     Form,
     GridForm,
     SparseForm,
     compact_info,
+    factor_infos,
     grid_form,
     inner_plan,
     part_shapes,
@@ -65,6 +68,9 @@ def decode(encoding: Encoding, form: Form | None = None) -> Floats:
         return np.asarray(from_matrix(companded.matrix(), encoding.info))
     if encoding.plan.method == "sparse":
         return np.asarray(from_matrix(_sparse(encoding, form), encoding.info))
+    if encoding.plan.method == "factors":
+        found = factors(encoding, form)
+        return np.asarray(from_matrix(factor_product(found["left"], found["right"], found.get("base")), encoding.info))
     form = form if isinstance(form, GridForm) else grid_form(encoding.plan)
     scale, zero = _scales(encoding), _zeros(encoding) if form.zero_point else None
     matrix = np.empty((rows, columns), np.float32)
@@ -136,6 +142,26 @@ def run_codes(encoding: Encoding) -> Iterator[NDArray[np.uint8]]:
             byte += tile_bytes([run], columns)
 
 
+def factors(encoding: Encoding, form: Form | None = None) -> dict[str, Floats]:
+    """The matrices whose product, plus `base` where there is one, is a tensor with the method `factors`, by name.
+
+    Arguments and errors as for `decode`.
+    """
+    grids = form.grids if isinstance(form, FactorsForm) else {}
+    return {name: decode(factor, grids.get(name)) for name, factor in factor_encodings(encoding).items()}
+
+
+def factor_encodings(encoding: Encoding) -> dict[str, Encoding]:
+    """The factors as encodings of their own."""
+
+    def parts(factor: str) -> dict[str, Array]:
+        prefix = f"{factor}."
+        return {name.removeprefix(prefix): a for name, a in encoding.parts.items() if name.startswith(prefix)}
+
+    infos = factor_infos(encoding.info, encoding.plan)
+    return {name: Encoding(info, encoding.plan.factors[name], parts(name)) for name, info in infos.items()}
+
+
 def levels(encoding: Encoding, form: GridForm, bits: int) -> Floats:
     """The level of every code at one depth, float32."""
     if form.counts:
@@ -168,6 +194,8 @@ def check(encoding: Encoding, form: Form | None) -> None:
         except ValueError as problem:
             raise CheckpointError(f"The tensor {name!r} cannot be decoded: {problem}.") from None
         check(_kept(encoding, form), form.grid)
+    elif isinstance(form, FactorsForm):
+        _check_factors(encoding, form)
     elif form is not None:
         if encoding.plan.outliers and int(_mask(encoding).sum()) != encoding.plan.outliers:
             raise CheckpointError(f"The mask of {name!r} does not have {encoding.plan.outliers} outliers.")
@@ -194,6 +222,16 @@ def _check_companded(encoding: Encoding) -> None:
     largest = float(np.abs(found.scales).max()) * float(np.abs(LEVELS).max()) + float(np.abs(found.centres).max())
     if largest > float(np.finfo(np.float32).max):
         raise CheckpointError(f"The scales of {encoding.info.name!r} are too large for finite weights.")
+
+
+def _check_factors(encoding: Encoding, form: FactorsForm) -> None:
+    for name, factor in factor_encodings(encoding).items():
+        check(factor, form.grids.get(name))
+    found = factors(encoding, form)
+    largest = {name: float(np.abs(matrix).max()) for name, matrix in found.items()}
+    reach = encoding.plan.rank * largest["left"] * largest["right"] + largest.get("base", 0.0)
+    if reach > float(np.finfo(np.float32).max):
+        raise CheckpointError(f"The factors of {encoding.info.name!r} are too large for finite weights.")
 
 
 def _check_levels(encoding: Encoding, form: GridForm) -> None:

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
 from typing import Any
 
-from mediant.kernels.part_shapes import Form, GridForm, SparseForm, part_shapes, planned_form
+from mediant.checkpoint.header import header_bytes, place
+from mediant.kernels.part_shapes import FactorsForm, Form, GridForm, SparseForm, part_shapes, planned_form
 from mediant.values import MOST_STEPS, Certificate, Model, Plan, TensorInfo, TensorPlan, tensor_plan_to_dict
 
 FORMAT = "mediant"
@@ -157,6 +158,18 @@ def _forecast_entry(info: TensorInfo, plan: TensorPlan, form: Form | None) -> En
     return Entry(info, plan, form, parts)
 
 
+def entry_bytes(info: TensorInfo, plan: TensorPlan) -> int:
+    """Bytes that one tensor adds to the manifest and, but for a few digits of offsets, to the header of the parts.
+
+    Raises:
+        PlanError: the plan does not fit the tensor.
+    """
+    entry = _forecast_entry(info, plan, None)
+    slots = place({f"{info.name}.{part}": (stored.dtype, stored.shape) for part, stored in entry.parts.items()})
+    beside = len(header_bytes({}, {}))
+    return len(f"{_compact(info.name)}:{_entry_json(entry)},\n".encode()) + len(header_bytes(slots, {})) - beside
+
+
 def is_companion(name: str) -> bool:
     """Whether a file of that name may lie in a checkpoint's folder beside the two that are always there.
 
@@ -192,6 +205,8 @@ def _entry_json(entry: Entry) -> str:
         text["positions"] = entry.form.positions.to_dict()
     if isinstance(grid, GridForm):
         text["grid"] = _form_dict(grid)
+    elif isinstance(grid, FactorsForm) and grid.grids:
+        text["grid"] = {name: _form_dict(form) for name, form in grid.grids.items()}
     text["parts"] = {name: vars(part) for name, part in entry.parts.items()}
     return f'{_compact(text)[:-1]},"certificate":{_certificate_json(entry.certificate)}}}'
 

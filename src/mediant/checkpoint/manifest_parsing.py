@@ -11,9 +11,10 @@ from mediant.checkpoint import strict_json
 from mediant.checkpoint.header import MOST_AXES
 from mediant.checkpoint.manifest import FORMAT, VERSION, Calibration, Entry, Manifest, Origin, Part, is_companion
 from mediant.errors import CheckpointError, PlanError
-from mediant.kernels.part_shapes import CodedForm, Form, GridForm, SparseForm, part_shapes
+from mediant.kernels.part_shapes import CodedForm, FactorsForm, Form, GridForm, SparseForm, part_shapes
 from mediant.kernels.sparse_positions import Positions
 from mediant.values import (
+    FACTORS,
     LATTICE_FIELDS,
     Certificate,
     Layout,
@@ -79,6 +80,9 @@ PLAN: strict_json.Kinds = {
     "cluster": int,
     "sequences": int,
     "renewal": int,
+    "low_rank": dict,
+    "rank": int,
+    **dict.fromkeys(FACTORS, dict),
 }
 # Numbers of a certificate that may be unknown while the others are known.
 BOUNDS = {"worst_error", "expected_error"}
@@ -148,7 +152,8 @@ def _entry(name: str, value: Any, where: str) -> Entry:
     extra = {field for field in ("grid", "positions") if isinstance(value, dict) and field in value}
     found = strict_json.fields(value, {**ENTRY, **dict.fromkeys(extra, dict)}, where)
     info, plan = _info(name, found, where), _plan(found["plan"], where)
-    quantized = plan.method == "quantize" or (plan.method == "sparse" and bool(plan.grid))
+    quantized = any(p.method == "quantize" for p in (plan, *plan.factors.values()))
+    quantized |= plan.method == "sparse" and bool(plan.grid)
     if ("grid" in extra) != quantized or ("positions" in extra) != (plan.method == "sparse"):
         raise CheckpointError(f"In {where}, a grid goes with quantized weights, positions with sparse ones, only.")
     parts = {
@@ -156,11 +161,11 @@ def _entry(name: str, value: Any, where: str) -> Entry:
         for part, stored in strict_json.mapping(found["parts"], f"'parts' in {where}").items()
     }
     try:
-        grid = _form(found["grid"], plan, parts, where) if quantized else None
         if plan.method == "sparse":
+            grid = _grid_form(found["grid"], plan, parts, where) if quantized else None
             form: Form | None = SparseForm(_positions(info, found["positions"], where), grid)
         else:
-            form = grid or _coded_form(info, plan, parts)
+            form = _form(found.get("grid", {}), info, plan, parts, where)
         expected = part_shapes(info, plan, form)
     except PlanError as problem:
         raise CheckpointError(f"In {where}, the plan is impossible: {problem}") from None
@@ -196,9 +201,8 @@ def _info(name: str, found: Mapping[str, Any], where: str) -> TensorInfo:
 def _plan(value: dict[str, Any], where: str) -> TensorPlan:
     known = {name: kind for name, kind in PLAN.items() if name in value}
     raw = strict_json.fields(value, known, f"the plan in {where}")
-    for run in raw.get("runs", ()):
-        if len(strict_json.whole_numbers(run, f"A run in {where}")) != 2:
-            raise CheckpointError(f"In {where}, a run is not a pair of rows and bits.")
+    for given in (raw, *(raw[name] for name in FACTORS if name in raw)):
+        _check_runs(given.get("runs", []), where)
     try:
         plan = tensor_plan_from_dict(raw)
     except (TypeError, ValueError) as problem:
@@ -209,7 +213,32 @@ def _plan(value: dict[str, Any], where: str) -> TensorPlan:
     return plan
 
 
-def _form(value: dict[str, Any], plan: TensorPlan, parts: Mapping[str, Part], where: str) -> GridForm:
+def _check_runs(runs: Any, where: str) -> None:
+    if not isinstance(runs, list) or any(len(strict_json.whole_numbers(r, f"A run in {where}")) != 2 for r in runs):
+        raise CheckpointError(f"In {where}, a run is not a pair of rows and bits.")
+
+
+def _form(
+    value: dict[str, Any], info: TensorInfo, plan: TensorPlan, parts: Mapping[str, Part], where: str
+) -> Form | None:
+    if plan.method == "quantize":
+        return _grid_form(value, plan, parts, where)
+    return _factors_form(value, plan, parts, where) if plan.method == "factors" else _coded_form(info, plan, parts)
+
+
+def _factors_form(value: dict[str, Any], plan: TensorPlan, parts: Mapping[str, Part], where: str) -> FactorsForm:
+    quantized = {name: factor for name, factor in plan.factors.items() if factor.method == "quantize"}
+    if value.keys() != quantized.keys() or not all(isinstance(grid, dict) for grid in value.values()):
+        raise CheckpointError(f"In {where}, there is not one grid for each quantized factor.")
+
+    def of(factor: str) -> dict[str, Part]:
+        prefix = f"{factor}."
+        return {name.removeprefix(prefix): part for name, part in parts.items() if name.startswith(prefix)}
+
+    return FactorsForm({name: _grid_form(value[name], factor, of(name), where) for name, factor in quantized.items()})
+
+
+def _grid_form(value: dict[str, Any], plan: TensorPlan, parts: Mapping[str, Part], where: str) -> GridForm:
     depths = {str(run.bits): run.bits for run in plan.runs}
     if value == {"kind": "zero_point"}:
         return GridForm(zero_point=True)

@@ -17,7 +17,7 @@ from mediant.checkpoint.header import LENGTH_BYTES, Slot, header_length, parse_h
 from mediant.checkpoint.manifest import FORMAT, MANIFEST_FILE, PAYLOAD_FILE, VERSION, Entry, Manifest, Origin
 from mediant.checkpoint.manifest_parsing import parse_manifest
 from mediant.errors import CheckpointError, PlanError
-from mediant.kernels.part_shapes import GridForm, SparseForm, planned_form
+from mediant.kernels.part_shapes import FactorsForm, GridForm, SparseForm, planned_form
 from mediant.values import Array, Encoding, Plan
 
 __all__ = ["Checkpoint", "decode", "open_checkpoint", "read_manifest"]
@@ -163,9 +163,11 @@ def _check_grids(manifest: Manifest, where: str) -> None:
     """The stored form of a grid rules; but where this Mediant knows the grid, `decode` without it must agree."""
     for name, entry in manifest.tensors.items():
         with contextlib.suppress(PlanError):
-            if isinstance(entry.form, GridForm | SparseForm) and entry.form != planned_form(entry.info, entry.plan):
+            stated = isinstance(entry.form, GridForm | SparseForm | FactorsForm)
+            if stated and entry.form != planned_form(entry.info, entry.plan):
+                grids = [p.grid.get("name") for p in (entry.plan, *entry.plan.factors.values()) if p.grid]
                 raise CheckpointError(
-                    f"In {where}, the grid of {name!r} is not what this Mediant calls {entry.plan.grid.get('name')!r}."
+                    f"In {where}, the grid of {name!r} is not what this Mediant calls {', '.join(map(repr, grids))}."
                 )
 
 

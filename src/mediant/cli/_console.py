@@ -18,6 +18,7 @@ from rich.progress import Progress as Bars
 
 from mediant import files
 from mediant.errors import MediantError, UsageError
+from mediant.progress import What
 
 T = TypeVar("T")
 STOPPED = 128 + signal.SIGINT
@@ -34,21 +35,25 @@ stdout = Console(highlight=False)
 class RichProgress:
     """Bars with the time left on standard error."""
 
-    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    def track(self, items: Iterable[T], what: What, total: int | None = None) -> Iterator[T]:
         """Yields the items under a bar that goes when they are done; in a file or a pipe there is none."""
         if total is None and isinstance(items, Sized):
             total = len(items)
         counts = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         columns = (TextColumn("{task.description}"), BarColumn(), *counts)
         with Bars(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bars:
-            task = bars.add_task(what, total=total)
+            task = bars.add_task(_said(what), total=total)
             for item in items:
                 yield item
-                bars.advance(task)
+                bars.update(task, advance=1, description=_said(what))
 
     def say(self, text: str) -> None:
         """Prints the line."""
         stderr.print(escape(text), soft_wrap=True)
+
+
+def _said(what: What) -> str:
+    return what if isinstance(what, str) else what()
 
 
 def write_json(target: str | None, data: Any) -> None:

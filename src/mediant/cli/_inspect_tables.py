@@ -81,7 +81,8 @@ def _ledger(console: Console, figures: Figures) -> None:
     pruned = f"{coverage['pruned']:,} pruned, " if coverage["pruned"] else ""
     console.print(
         f"[bold]Coverage[/bold]: {coverage['weights']:,} of {weights:,} weights: {coverage['quantized']:,} quantized, "
-        f"{pruned}{coverage['untouched']:,} cast."
+        f"{pruned}{coverage['untouched']:,} cast"
+        + (f", {coverage['factored']:,} factored." if coverage["factored"] else ".")
     )
     for (pattern, dtype), count in _untouched(figures["tensors"]).items():
         console.print(f"  not quantized, {dtype}: {escape(pattern)}" + (f" ({count} tensors)" if count > 1 else ""))
@@ -110,12 +111,15 @@ def _method(entry: Figures) -> str:
     if entry["method"] == "sparse":
         values = entry["dtype"] if "dtype" in entry else f"{entry['grid'].get('name')} g{entry['group']}"
         return f"{pattern_name(entry['pattern'])} {entry['score'].get('name')}, {values}"
+    if entry["method"] == "factors":
+        stored = (f"{name} {_method(factor)}" for name, factor in entry["factors"].items())
+        return f"rank {entry['rank']}: {', '.join(stored)}"
     return f"{entry['grid'].get('name')} g{entry['group']} s{entry['scale_bits']}"
 
 
 def _depth(entry: Figures) -> str:
     """Bits of a code: one number, the range and the mean over rows, or the mean with all that goes with coded ones."""
-    if entry["method"] in ("lattice", "compand"):
+    if entry["method"] in ("lattice", "compand", "factors"):
         return f"({entry['bits_per_weight']:.2f})"
     runs = entry.get("runs")
     if not runs:

@@ -16,6 +16,7 @@ from mediant.errors import CheckpointError
 if TYPE_CHECKING:
     from mediant.checkpoint.manifest import Entry
     from mediant.checkpoint.reader import Checkpoint
+    from mediant.values import TensorPlan
 
 
 def command(
@@ -78,7 +79,6 @@ def report(checkpoint: Checkpoint) -> dict[str, Any]:
 def _tensor(entry: Entry, tokens: int | None) -> dict[str, Any]:
     """What became of a tensor; of a matrix also the calibration tokens for each of its inputs."""
     from mediant.kernels.part_shapes import payload_bytes
-    from mediant.values import COMPAND_FIELDS, LATTICE_FIELDS
 
     plan, info = entry.plan, entry.info
     stored = payload_bytes(info, plan, entry.form)
@@ -93,18 +93,28 @@ def _tensor(entry: Entry, tokens: int | None) -> dict[str, Any]:
         "bits_per_weight": _bits_per_weight(stored, info.size),
         "certificate": None if entry.certificate is None else asdict(entry.certificate),
     }
+    if plan.method != "cast":
+        common |= {"tokens_per_input": None if tokens is None else tokens / max(1, info.matrix_shape[1])}
+    return common | _stored(plan)
+
+
+def _stored(plan: TensorPlan) -> dict[str, Any]:
+    """How the weights of one plan are stored; each factor says its own method."""
+    from mediant.values import COMPAND_FIELDS, LATTICE_FIELDS
+
     if plan.method == "cast":
-        return common | {"dtype": plan.dtype}
-    common |= {"tokens_per_input": None if tokens is None else tokens / max(1, info.matrix_shape[1])}
+        return {"dtype": plan.dtype}
     if plan.method == "lattice":
-        return common | {name: getattr(plan, name) for name in LATTICE_FIELDS}
+        return {name: getattr(plan, name) for name in LATTICE_FIELDS}
     if plan.method == "compand":
-        return common | {name: getattr(plan, name) for name in COMPAND_FIELDS}
-    if plan.method == "sparse":
-        common |= {"pattern": dict(plan.pattern), "score": dict(plan.score)}
-        if not plan.grid:
-            return common | {"dtype": plan.dtype}
-    return common | {
+        return {name: getattr(plan, name) for name in COMPAND_FIELDS}
+    if plan.method == "factors":
+        factors = {name: {"method": part.method} | _stored(part) for name, part in plan.factors.items()}
+        return {"low_rank": dict(plan.low_rank), "rank": plan.rank, "factors": factors}
+    sparse = {"pattern": dict(plan.pattern), "score": dict(plan.score)} if plan.method == "sparse" else {}
+    if sparse and not plan.grid:
+        return sparse | {"dtype": plan.dtype}
+    return sparse | {
         "grid": dict(plan.grid),
         "group": plan.group,
         "scale_bits": plan.scale_bits,
@@ -151,8 +161,9 @@ def _coverage(
     return {
         "complete": weights == model_weights,
         "weights": weights,
-        "quantized": weights - by_method["cast"] - by_method["sparse"],
+        "quantized": weights - by_method["cast"] - by_method["sparse"] - by_method["factors"],
         "pruned": by_method["sparse"],
+        "factored": by_method["factors"],
         "untouched": by_method["cast"],
         "missing_files": sorted(listed - present),
         "foreign_files": sorted(present - listed - {MANIFEST_FILE, PAYLOAD_FILE}),

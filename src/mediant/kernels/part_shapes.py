@@ -73,7 +73,14 @@ class SparseForm:
     grid: GridForm | None = None
 
 
-Form = GridForm | CodedForm | SparseForm
+@dataclass(frozen=True)
+class FactorsForm:
+    """The grids of the quantized ones among the factors of a tensor, by their names."""
+
+    grids: Mapping[str, GridForm] = field(default_factory=dict)
+
+
+Form = GridForm | CodedForm | SparseForm | FactorsForm
 
 
 def form_of(encoding: Encoding) -> Form | None:
@@ -89,7 +96,7 @@ def form_of(encoding: Encoding) -> Form | None:
     return planned_form(encoding.info, encoding.plan)
 
 
-def planned_form(info: TensorInfo, plan: TensorPlan) -> GridForm | SparseForm | None:
+def planned_form(info: TensorInfo, plan: TensorPlan) -> GridForm | SparseForm | FactorsForm | None:
     """What a file must say about a tensor as far as its plan tells.
 
     Raises:
@@ -97,6 +104,9 @@ def planned_form(info: TensorInfo, plan: TensorPlan) -> GridForm | SparseForm | 
     """
     if plan.method == "sparse":
         return SparseForm(positions_of(info, plan), grid_form(inner_plan(plan)) if plan.grid else None)
+    if plan.method == "factors":
+        quantized = {name: factor for name, factor in plan.factors.items() if factor.method == "quantize"}
+        return FactorsForm({name: grid_form(factor) for name, factor in quantized.items()})
     return grid_form(plan) if plan.method == "quantize" else None
 
 
@@ -197,6 +207,8 @@ def part_shapes(info: TensorInfo, plan: TensorPlan, form: Form | None = None) ->
         return _companded_parts(plan, rows, columns, form.codes if isinstance(form, CodedForm) else 0)
     if plan.method == "sparse":
         return _sparse_parts(info, plan, form if isinstance(form, SparseForm) else None)
+    if plan.method == "factors":
+        return _factor_shapes(info, plan, form)
     _check_quantize(info, plan, rows)
     if form is not None and not isinstance(form, GridForm):
         raise PlanError(f"The tensor {info.name!r} is planned to be quantized, not coded.")
@@ -271,6 +283,40 @@ def _sparse_parts(info: TensorInfo, plan: TensorPlan, form: SparseForm | None) -
     if plan.dtype not in CAST_DTYPES:
         raise PlanError(f"The weights kept of {info.name!r} take {', '.join(CAST_DTYPES)}, not {plan.dtype!r}.")
     return parts | {"data": (plan.dtype, (positions.stored,))}
+
+
+def factor_infos(info: TensorInfo, plan: TensorPlan) -> dict[str, TensorInfo]:
+    """The matrices that stand for a tensor with the method `factors`, as tensors of their own, by name."""
+    rows, columns = info.matrix_shape
+    shapes = {"base": (rows, columns), "left": (rows, plan.rank), "right": (plan.rank, columns)}
+    return {
+        name: TensorInfo(f"{info.name}.{name}", shapes[name], "float32", info.role, "out_in") for name in plan.factors
+    }
+
+
+def _factor_shapes(info: TensorInfo, plan: TensorPlan, form: Form | None) -> Parts:
+    _check_factors(info, plan)
+    if form is not None and not isinstance(form, FactorsForm):
+        raise PlanError(f"The tensor {info.name!r} is planned to be factored.")
+    grids = {} if form is None else form.grids
+    return {
+        f"{name}.{part}": shape
+        for name, factor in factor_infos(info, plan).items()
+        for part, shape in part_shapes(factor, plan.factors[name], grids.get(name)).items()
+    }
+
+
+def _check_factors(info: TensorInfo, plan: TensorPlan) -> None:
+    if not 1 <= plan.rank <= min(info.matrix_shape):
+        raise PlanError(f"The rank of {info.name!r} is {plan.rank}; it takes 1 to {min(info.matrix_shape)}.")
+    if missing := [name for name in ("left", "right") if name not in plan.factors]:
+        raise PlanError(f"The plan of {info.name!r} does not say how its {missing[0]} factor is stored.")
+    for name, factor in plan.factors.items():
+        allowed = ("quantize",) if name == "base" else ("cast", "quantize")
+        if factor.method not in allowed:
+            raise PlanError(
+                f"The {name} of {info.name!r} has the method {factor.method!r}; {' or '.join(allowed)} is right."
+            )
 
 
 def payload_bytes(info: TensorInfo, plan: TensorPlan, form: Form | None = None) -> int:

@@ -99,6 +99,17 @@ class Layer:
         error = self.matrix.astype(np.float64) - approximation
         return float(sum(term.losses(error).sum() for term in self.terms))
 
+    def joint(self) -> Term:
+        """All terms as one: exact where there is one, else with the mean metric and the mean shares of rows."""
+        columns = sum(float(t.rows.sum()) * (t.columns if self._diagonal else t.full()) for t in self.terms)
+        sizes = [float((t.columns if t.columns.ndim == 1 else np.diag(t.columns)).sum()) for t in self.terms]
+        rows = sum(size * t.rows for size, t in zip(sizes, self.terms, strict=True))
+        return Term(np.asarray(rows), np.asarray(columns))
+
+    @property
+    def _diagonal(self) -> bool:
+        return all(t.columns.ndim == 1 for t in self.terms)
+
     def lattice(self, damping: float, order: str = NATURAL, group: int = 1) -> Lattice:
         """The lattice of all terms together, weighted by their rows; its columns in an order that keeps groups."""
         if self.shared is not None:
@@ -131,13 +142,17 @@ def prepare(
         terms: tuple[Term, ...] = (Term(s.output_fisher, s.input_square), head)
     else:
         terms = (Term(s.output_fisher, s.input_square if hessian is None else hessian),)
-    if plan.basis.get("name") == "rotation":
-        seed = plan.basis["seed"]
-        matrix = rotate(matrix, seed)
-        terms = tuple(Term(t.rows, rotate_metric(t.full(), seed)) for t in terms)
-        # A rotation mixes all columns: no diagonal sensitivity is left to go by.
-        statistics = None
-    return Layer(matrix, terms, statistics)
+    return in_basis(Layer(matrix, terms, statistics), plan)
+
+
+def in_basis(layer: Layer, plan: TensorPlan) -> Layer:
+    """A layer in the model's own basis in that of a plan; factors of columns are no basis of their own here."""
+    if plan.basis.get("name") != "rotation":
+        return layer
+    seed = plan.basis["seed"]
+    terms = tuple(Term(t.rows, rotate_metric(t.full(), seed)) for t in layer.terms)
+    # A rotation mixes all columns: no diagonal sensitivity is left to go by.
+    return Layer(rotate(layer.matrix, seed), terms)
 
 
 def scaled_statistics(statistics: LayerStatistics, factors: Doubles) -> LayerStatistics:

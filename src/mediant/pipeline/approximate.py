@@ -15,7 +15,7 @@ from mediant.checkpoint.reader import decode
 from mediant.errors import PlanError
 from mediant.kernels.bfloat16 import from_float32
 from mediant.kernels.part_shapes import part_shapes, scales_columns
-from mediant.methods import companded, denominator
+from mediant.methods import companded, denominator, factors
 from mediant.methods.companded import Demand
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
@@ -84,11 +84,14 @@ def check_tensor(info: TensorInfo, plan: TensorPlan) -> None:
     part_shapes(info, plan)
     if plan.method == "sparse":
         discovery.make("pruning.scores", plan.score)
-    if plan.method == "quantize" or (plan.method == "sparse" and plan.grid):
-        discovery.make("scales", plan.scale)
-        discovery.make("rounding", plan.rounding)
-        if scales_columns(plan):
-            discovery.make("balancing", plan.basis["by"])
+    if plan.method == "factors":
+        discovery.make("low_rank", plan.low_rank)
+    for part in (plan, *plan.factors.values()):
+        if part.method == "quantize" or (part.method == "sparse" and part.grid):
+            discovery.make("scales", part.scale)
+            discovery.make("rounding", part.rounding)
+            if scales_columns(part):
+                discovery.make("balancing", part.basis["by"])
 
 
 def check_methods(recipe: Recipe) -> None:
@@ -97,7 +100,9 @@ def check_methods(recipe: Recipe) -> None:
     Raises:
         PlanError: with the first fault.
     """
-    if recipe.method == "compand":
+    if recipe.low_rank:
+        discovery.make("low_rank", recipe.low_rank)
+    if recipe.method == "compand" or not recipe.quantizes:
         return
     runs = tuple(Run(1, bits) for bits in recipe.depths)
     any_matrix = TensorInfo("any matrix", (len(runs), recipe.group), "float32", "linear", "out_in")
@@ -168,10 +173,11 @@ def _quantized(
         if demand is None:
             raise PlanError(f"The tensor {info.name!r} is to be companded, but its demand was not measured.")
         result = companded.encode(layer, demand.clusters, depths(demand, plan.multiplier))
-    elif plan.method == "lattice":
-        result = denominator.encode(layer, plan)
+    elif plan.method == "sparse":
+        result = sparsify(layer, plan, info)
     else:
-        result = sparsify(layer, plan, info) if plan.method == "sparse" else quantize(layer, plan)
+        encode = {"lattice": denominator.encode, "factors": factors.encode}.get(plan.method, quantize)
+        result = encode(layer, plan)
     return Encoding(info, plan, result.parts, result.certificate)
 
 

@@ -34,12 +34,13 @@ from mediant.pipeline.companding import (
 )
 from mediant.pipeline.one_denominator import OneDenominator, curves_from_json, curves_to_json, denominator_plan
 from mediant.pipeline.one_denominator import measure as measure_rates
+from mediant.pipeline.ranks import RankSizing, choices_from_json, choices_to_json, measure_ranks, outline_ranks
 from mediant.pipeline.request import Request
 from mediant.pipeline.sizing import Sizing
 from mediant.pipeline.structure import School, structured
 from mediant.pipeline.tune import learned, steps_within, taken_up, tuning_windows
 from mediant.pipeline.workspace import Workspace
-from mediant.planning.recipe import Recipe, load_recipe, needs_hessian
+from mediant.planning.recipe import Recipe, load_recipe, plan_needs_hessian
 from mediant.planning.size import check_range, human, parse_size
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
@@ -140,8 +141,8 @@ class Compression:
         if self.kept is not None:
             return True
         if self.given is None:
-            return self.entropy_coded or needs_hessian(self.recipe.rounding)
-        return any(t.method == "lattice" or needs_hessian(t.rounding) for t in self.given.tensors.values())
+            return self.entropy_coded or self.recipe.needs_hessian
+        return any(map(plan_needs_hessian, self.given.tensors.values()))
 
     @property
     def entropy_coded(self) -> bool:
@@ -230,8 +231,10 @@ class Compression:
         return {}
 
     @cached_property
-    def sizing(self) -> Sizing:
+    def sizing(self) -> Sizing | RankSizing:
         """Measured error curves, ready to be spent on; where depths are the same everywhere, nothing is measured."""
+        if self.recipe.low_rank:
+            return self._rank_sizing()
         if self.recipe.allocation == "same_everywhere":
             return Sizing(self.model, self.recipe, outline(self.model, self.recipe), self.folder_bytes, self.seed)
 
@@ -241,6 +244,15 @@ class Compression:
         step = f"units-{files.sha256(str(self.recipe).encode())[:16]}"
         units = units_from_json(self.workspace.step(step, compute))
         return Sizing(self.model, self.recipe, units, self.folder_bytes, self.seed)
+
+    def _rank_sizing(self) -> RankSizing:
+        def compute() -> bytes:
+            hessians = self.hessians if self.needs_hessian else None
+            return choices_to_json(measure_ranks(self.model, self.statistics, self.recipe, hessians, self.progress))
+
+        step = f"ranks-{files.sha256(str(self.recipe).encode())[:16]}"
+        choices = choices_from_json(self.workspace.step(step, compute))
+        return RankSizing(self.model, self.recipe, choices, self.folder_bytes, self.seed)
 
     @cached_property
     def denominator(self) -> OneDenominator:
@@ -310,6 +322,9 @@ class Compression:
             check_range(target, self.least_bytes(plan), target)
         elif target is not None and self.recipe.method == "compand":
             check_range(target, *self.companding.range())
+        elif target is not None and self.recipe.low_rank:
+            choices = outline_ranks(self.model, self.recipe)
+            RankSizing(self.model, self.recipe, choices, self.folder_bytes, self.seed).check(target)
         elif target is not None:
             units = outline(self.model, self.recipe)
             Sizing(self.model, self.recipe, units, self.folder_bytes, self.seed).check(target)

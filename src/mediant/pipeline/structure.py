@@ -84,6 +84,8 @@ def _after(model: Model, stretch: Edits, done: Edits, school: School, progress: 
 def _config(model: Model) -> dict[str, Any]:
     """The whole configuration, with the defaults that `config.json` may leave out."""
     whole: dict[str, Any] = json.loads(load_config(model.path).to_json_string(use_diff=False))
+    # Where it was read from, which differs from run to run.
+    whole.pop("_name_or_path", None)
     return whole
 
 

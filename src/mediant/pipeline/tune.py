@@ -16,7 +16,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import load, save
 
-from mediant.checkpoint.decoding import decode
+from mediant.checkpoint.decoding import decode, factor_encodings
 from mediant.errors import TextError
 from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.methods.layer import prepare
@@ -118,6 +118,16 @@ def taken_up(
 
 
 def _gained(encoding: Encoding, gain: Array) -> dict[str, Array]:
+    if encoding.plan.method == "factors":
+        # The rows of a product are those of its left factor, and of what is added to it.
+        factors = {name: factor for name, factor in factor_encodings(encoding).items() if name != "right"}
+        gained = {
+            f"{n}.{part}": array for n, factor in factors.items() for part, array in _gained(factor, gain).items()
+        }
+        return {**encoding.parts, **gained}
+    if encoding.plan.method == "cast":
+        values = decode(encoding)
+        return dict(cast(encoding.info, encoding.plan, values * gain.reshape(-1, 1)).parts)
     part = "row_scales" if "row_scales" in encoding.parts else "scales"
     scales = to_float32(encoding.parts[part])
     parts = {**encoding.parts, part: from_float32(scales * gain.reshape(-1, *[1] * (scales.ndim - 1)))}

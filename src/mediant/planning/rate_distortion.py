@@ -20,6 +20,8 @@ from mediant.planning.size import check_range
 from mediant.values import Run
 
 CELLS = 1 << 18
+# Where a unit has dozens of options instead of seven depths.
+FEWER_CELLS = 1 << 15
 # The part of a budget that may stay unused where no depth predicts any gain for it.
 SPARE = 1 / 2000
 
@@ -61,6 +63,15 @@ def allocate(units: Sequence[Unit], budget: int, fixed: int = 0) -> Allocation:
     return _split_one(units, depths, budget)
 
 
+def choose_whole(units: Sequence[Unit], budget: int) -> list[int]:
+    """An option of every unit, none split, within `budget` bytes, which is at least the sum of the smallest sizes."""
+    largest = sum(max(u.sizes.values()) for u in units)
+    picked = _knapsack(units, budget, largest, FEWER_CELLS)
+    left = budget - sum(u.sizes[i] for u, i in zip(units, picked, strict=True))
+    _fill(units, picked, left, int(SPARE * budget))
+    return picked
+
+
 def predicted_loss(units: Sequence[Unit], runs: Mapping[str, Sequence[Run]]) -> float:
     """The loss predicted for runs that need not end where units end: each unit counts by the rows at each depth."""
     pending = {name: deque(given) for name, given in runs.items()}
@@ -77,8 +88,8 @@ def predicted_loss(units: Sequence[Unit], runs: Mapping[str, Sequence[Run]]) -> 
     return total
 
 
-def _knapsack(units: Sequence[Unit], budget: int, largest: int) -> list[int]:
-    quantum = 1 << max(0, (largest // CELLS).bit_length())
+def _knapsack(units: Sequence[Unit], budget: int, largest: int, most_cells: int = CELLS) -> list[int]:
+    quantum = 1 << max(0, (largest // most_cells).bit_length())
     # Rounding every size up must not make a feasible budget infeasible, so the smallest sizes are paid exactly.
     floor = [min(u.sizes.values()) for u in units]
     cells = (budget - sum(floor)) // quantum

@@ -17,6 +17,7 @@ from mediant.values import Run, Storage, TensorPlan, checked_fields
 
 # Planning does not import methods, so it has to know which of them need the Hessian.
 HESSIAN_ROUNDINGS = ("babai", "gptq", "k_best")
+HESSIAN_LOW_RANK = ("whitened_svd", "residual")
 ROTATION_SEED = 0
 
 
@@ -26,6 +27,9 @@ class Recipe:
 
     `balance` says how columns are scaled before rounding, `outliers` how many are not rounded at all; without `rotate`.
     The method `compand` has only `cluster`, `sequences` and `renewal` (methods/companded.py).
+    With `low_rank`, matrices become products of two thin ones (pipeline/ranks.py): `factors` says whether these are
+    cast to `keep`, quantized, or cast beside a quantized matrix whose error they make good; `whole`, whether a matrix
+    may also stay in one piece. Where nothing is quantized, a recipe needs no grid, scale, rounding and depths.
     """
 
     name: str
@@ -51,6 +55,19 @@ class Recipe:
     allocation: Literal["rate_distortion", "same_everywhere"] = "rate_distortion"
     bias_correction: bool = True
     keep: Literal["float16", "bfloat16", "float32"] = "float16"
+    low_rank: Mapping[str, Any] = field(default_factory=dict)
+    factors: Literal["cast", "quantize", "residual"] = "cast"
+    whole: bool = True
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether anything is quantized."""
+        return not self.low_rank or self.factors != "cast"
+
+    @property
+    def needs_hessian(self) -> bool:
+        """Whether calibration has to measure Hessians for it."""
+        return needs_hessian(self.rounding) or self.low_rank.get("name") in HESSIAN_LOW_RANK
 
     def tensor_plan(self, runs: tuple[Run, ...]) -> TensorPlan:
         """The plan of one quantized tensor."""
@@ -78,6 +95,13 @@ class Recipe:
 def needs_hessian(rounding: Mapping[str, Any]) -> bool:
     """Whether a rounding goes by more than diagonal sensitivities, so that calibration has to measure Hessians."""
     return rounding.get("name") in HESSIAN_ROUNDINGS
+
+
+def plan_needs_hessian(plan: TensorPlan) -> bool:
+    """Whether what a plan does with a tensor goes by its Hessian."""
+    parts = (plan, *plan.factors.values())
+    by_factors = plan.low_rank.get("name") in HESSIAN_LOW_RANK
+    return plan.method == "lattice" or by_factors or any(needs_hessian(part.rounding) for part in parts)
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -109,6 +133,10 @@ def load_recipe(name_or_file: str) -> Recipe:
 def _checked(recipe: Recipe) -> Recipe:
     if recipe.method == "compand":
         return _checked_compand(recipe)
+    if recipe.low_rank and "name" not in recipe.low_rank:
+        raise ValueError("the low_rank names no method")
+    if not recipe.quantizes:
+        return recipe
     for kind in ("grid", "scale", "rounding"):
         if "name" not in getattr(recipe, kind):
             raise ValueError(f"the {kind} names no method")

@@ -126,10 +126,14 @@ def _method(plan: TensorPlan) -> str:
     if plan.method == "sparse":
         kept = str(plan.grid["name"]) if plan.grid else plan.dtype
         return f"{pattern_name(plan.pattern)} {plan.score.get('name', '?')}, {kept}"
+    if plan.method == "factors":
+        return " + ".join(f"{name}: {_method(part)}" for name, part in plan.factors.items())
     return " × ".join(str(spec.get("name", "?")) for spec in (plan.grid, plan.scale, plan.rounding))
 
 
 def _depth(plan: TensorPlan) -> str:
+    if plan.method == "factors":
+        return f"rank {plan.rank}"
     depths = {run.bits for run in plan.runs}
     if not depths:
         return "–"

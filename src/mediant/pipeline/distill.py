@@ -1,0 +1,210 @@
+"""distill: a student in a folder learns from its teacher, and becomes an ordinary Hugging Face folder again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from mediant.checkpoint.manifest import MANIFEST_FILE
+from mediant.errors import ModelError, StorageError, TextError, UsageError
+from mediant.methods.structure.distill import held_out, method_of
+from mediant.methods.training._descent import Course
+from mediant.methods.training.distillation import Distillation, Distiller
+from mediant.models.companions import tokenizer_files
+from mediant.models.dense_folder import write_folder
+from mediant.models.folder import read_config
+from mediant.models.lazy import LazyTensor
+from mediant.models.opening import open_model, positions
+from mediant.models.reference import load_reference
+from mediant.pipeline.workspace import Workspace
+from mediant.progress import SILENT, Progress
+from mediant.runtime.loading import load as load_checkpoint
+from mediant.statistics.calibration import calibration_tokens, sampled_windows
+from mediant.values import Model
+
+HISTORY = "distillation.json"
+WINDOW, MOST_WINDOWS, WRITTEN = 256, 4096, 128
+TRIAL = 2
+SECONDS, KEEP_SECONDS = 60, 90
+MOST_STEPS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a person asked for: minutes or steps, not both; the text, or none for the teacher's own."""
+
+    student: str
+    teacher: str
+    out: Path
+    minutes: float | None = None
+    steps: int | None = None
+    text: Path | None = None
+    method: Distillation = field(default_factory=Distillation)
+    batch: int = 2
+    seed: int = 0
+    resume: bool = True
+
+    def check(self) -> None:
+        """Refuses what contradicts itself or would write over something.
+
+        Raises:
+            UsageError, PlanError, StorageError: with the first fault.
+        """
+        if (self.minutes is None) == (self.steps is None):
+            raise UsageError("Give exactly one of --minutes and --steps.")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UsageError(f"--minutes is {self.minutes}; it takes a positive number.")
+        if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
+            raise UsageError(f"--steps is {self.steps}; it takes a whole number from 1 to {MOST_STEPS}.")
+        if self.batch < 1:
+            raise UsageError(f"--batch is {self.batch}; it takes a whole number from 1.")
+        method_of(*dataclasses.astuple(self.method))
+        if self.out.exists() and not (self.out.is_dir() and (not any(self.out.iterdir()) or self._ours())):
+            raise StorageError(f"{self.out} is not empty and not a distilled model; name a new folder.")
+
+    def _ours(self) -> bool:
+        return (self.out / HISTORY).is_file()
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What distilling did: KL in nats per token on text that was not learned from, and the loss of every step."""
+
+    steps: int
+    kl_before: float
+    kl_after: float
+    losses: tuple[float, ...]
+
+    @property
+    def kept(self) -> bool:
+        """Whether the student was changed."""
+        return self.kl_after < self.kl_before
+
+
+def distill(lesson: Lesson, progress: Progress = SILENT) -> Lessons:
+    """Teaches the student and writes it to `lesson.out`, with `distillation.json` beside the weights.
+
+    A student that did not improve is written as it was. A run that is stopped goes on where it was.
+
+    Raises:
+        MediantError: one sentence about what cannot be done; what was in `out` before is untouched.
+    """
+    lesson.check()
+    teacher = open_model(lesson.teacher, progress)
+    folder = Path(lesson.student)
+    compressed = (folder / MANIFEST_FILE).is_file()
+    student = None if compressed else open_model(lesson.student, progress)
+    network = load_checkpoint(folder) if student is None else load_reference(student)
+    _check_pair(network, teacher)
+    run = _Run(lesson, teacher, network, _workspace(lesson, teacher, student), progress)
+    try:
+        found = run.learn()
+        run.write(found, student)
+    except Exception:
+        run.workspace.close()
+        raise
+    run.workspace.close()
+    return found
+
+
+def _check_pair(network: Any, teacher: Model) -> None:
+    vocabularies = [c.get("vocab_size") for c in (network.config.get_text_config().to_dict(), _text(teacher.config))]
+    if not teacher.causal or network.get_output_embeddings() is None:
+        raise ModelError("Distillation is for models that predict tokens.")
+    if vocabularies[0] != vocabularies[1]:
+        raise ModelError(
+            f"The student knows {vocabularies[0]} tokens and the teacher {vocabularies[1]}; both must agree."
+        )
+
+
+def _text(config: Any) -> dict[str, Any]:
+    return {**config, **config.get("text_config", {})}
+
+
+def _workspace(lesson: Lesson, teacher: Model, student: Model | None) -> Workspace:
+    own = str(Path(lesson.student).resolve()) if student is None else student.fingerprint
+    asked = dataclasses.asdict(lesson) | {"out": "", "student": own, "teacher": teacher.fingerprint, "resume": True}
+    return Workspace.open(lesson.out.resolve(), {name: str(value) for name, value in asked.items()}, lesson.resume)
+
+
+@dataclass(frozen=True)
+class _Run:
+    lesson: Lesson
+    teacher: Model
+    network: Any
+    workspace: Workspace
+    progress: Progress
+
+    def learn(self) -> Lessons:
+        """Takes all steps and judges."""
+        windows = self._windows()
+        held = held_out(len(windows))
+        original = {name: value.clone() for name, value in self.network.state_dict().items()}
+        distiller = Distiller(self.network, load_reference(self.teacher), self.lesson.method)
+        before = distiller.divergence(windows[held])
+        steps, keep_every = self._steps(distiller, windows[~held], original)
+        course = Course(steps, self.lesson.batch, self.lesson.seed, keep_every)
+        state = load(self.workspace.read("state")) if self.workspace.has("state") else None
+        distiller.run(windows[~held], course, self.progress, state, lambda s: self.workspace.write("state", save(s)))
+        after = distiller.divergence(windows[held])
+        self.progress.say(f"Distilled in {steps} steps: KL {before:.4f} -> {after:.4f} on text not learned from.")
+        if after >= before:
+            self.progress.say("That is no better, so the student stays as it was.")
+            self.network.load_state_dict(original)
+        return Lessons(steps, before, after, tuple(distiller.descent.losses))
+
+    def _windows(self) -> torch.Tensor:
+        length = min(n for n in (WINDOW, positions(self.teacher), _positions(self.network)) if n)
+        if self.lesson.text is None:
+            return sampled_windows(self.teacher, WRITTEN, length, self.lesson.seed, "tuning", self.progress)
+        seed, file = self.lesson.seed, self.lesson.text
+        windows = calibration_tokens(self.teacher, file, seed, self.progress, MOST_WINDOWS, length).windows
+        if len(windows) < 2:
+            raise TextError(
+                f"The text {file} has {len(windows)} window of {length} tokens; distilling needs at least 2."
+            )
+        return windows
+
+    def _steps(self, distiller: Distiller, windows: torch.Tensor, original: dict[str, torch.Tensor]) -> tuple[int, int]:
+        """How many steps, and how many between two states kept: by a trial, after which all is as it was."""
+
+        def compute() -> bytes:
+            course = Course(TRIAL, self.lesson.batch, self.lesson.seed, TRIAL + 1)
+            begun = time.monotonic()
+            Distiller(self.network, distiller.teacher, self.lesson.method).run(windows, course)
+            pace = (time.monotonic() - begun) / TRIAL
+            self.network.load_state_dict(original)
+            return json.dumps(pace).encode()
+
+        pace = float(json.loads(self.workspace.step("pace", compute)))
+        fitting = max(1, math.floor(SECONDS * (self.lesson.minutes or 0) / pace))
+        return self.lesson.steps or min(MOST_STEPS, fitting), max(1, round(KEEP_SECONDS / pace))
+
+    def write(self, found: Lessons, student: Model | None) -> None:
+        """The student as an ordinary folder, each weight in the type it was stored in."""
+        folder = Path(self.lesson.student) if student is None else student.path
+        config = {k: v for k, v in read_config(folder).items() if k != "quantization_config"}
+        state = self.network.state_dict()
+        types = (
+            {} if student is None else {t.name: getattr(torch, t.dtype.removeprefix("torch.")) for t in student.tensors}
+        )
+        names = [n for n, _ in self.network.named_parameters()] if student is None else list(types)
+        tensors = {n: LazyTensor.of(state[n].to(types.get(n, torch.float16)).contiguous()) for n in names}
+        beside: dict[str, bytes | Path] = {file.name: file for file in tokenizer_files(folder)}
+        history = dataclasses.asdict(found) | {"teacher": self.teacher.name, "seed": self.lesson.seed}
+        beside[HISTORY] = (json.dumps(history | dataclasses.asdict(self.lesson.method)) + "\n").encode()
+        write_folder(self.lesson.out, config, tensors, beside, self.progress)
+
+
+def _positions(network: Any) -> int | None:
+    config = network.config.get_text_config().to_dict()
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length")
+    return next((int(config[name]) for name in names if config.get(name)), None)

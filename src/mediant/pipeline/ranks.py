@@ -1,0 +1,329 @@
+"""choose, for low rank: measures what every matrix loses at every rank on offer, and spends the bytes on ranks.
+
+The loss of the first r components is known exactly for all r from one decomposition (methods/factors.nested_losses).
+Where factors are quantized too, what that adds is measured at one middle rank for every depth, as a share of what the
+factors stand for, and taken to be the same share at other ranks. Methods whose factors of one rank say nothing of
+another's are run for every rank on offer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mediant import discovery
+from mediant.checkpoint.manifest import entry_bytes
+from mediant.kernels.part_shapes import payload_bytes
+from mediant.kernels.rotation import rotate_back
+from mediant.methods.error_curves import error_curve
+from mediant.methods.factors import encode, nested_losses
+from mediant.methods.layer import Layer, in_basis, prepare
+from mediant.methods.quantize import quantize
+from mediant.models.weights import WeightReader
+from mediant.pipeline.choose import Matrix, matrices, quantizable
+from mediant.planning.rate_distortion import Unit, choose_whole
+from mediant.planning.recipe import Recipe
+from mediant.planning.size import check_range
+from mediant.progress import SILENT, Progress
+from mediant.statistics.calibration import compute_alone
+from mediant.statistics.hessian import Hessians
+from mediant.values import (
+    Model,
+    Plan,
+    Run,
+    Statistics,
+    TensorInfo,
+    TensorPlan,
+    tensor_plan_from_dict,
+    tensor_plan_to_dict,
+)
+from mediant.workers import ordered
+
+# Ranks on offer for a matrix, and for one whose every rank has to be tried.
+RANKS, TRIED_RANKS = 48, 6
+ATTEMPTS = 8
+CLOSE = 1 / 2000
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to store a tensor: its plan, its bytes, and the loss predicted for it, in nats per token.
+
+    The bytes are those of the parts and of what manifest and header say about them.
+    """
+
+    plan: TensorPlan
+    bytes: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The ways on offer for one tensor, from the smallest to the largest, each losing less than all before it."""
+
+    tensor: str
+    options: tuple[Option, ...]
+
+
+def measure_ranks(
+    model: Model,
+    statistics: Statistics | None,
+    recipe: Recipe,
+    hessians: Hessians | None = None,
+    progress: Progress = SILENT,
+) -> list[Choice]:
+    """What is on offer for every matrix, in model order."""
+    targets = quantizable(model)
+
+    def choice(matrix: Matrix) -> Choice:
+        hessian = None if hessians is None else hessians.of(matrix.info.name)
+        layer = prepare(matrix.values, TensorPlan("factors"), matrix.statistics, hessian)
+        losses = _Losses(layer, recipe)
+        return _choice(matrix.info, ((plan, losses.of(plan)) for plan in plans(matrix.info, recipe)))
+
+    with WeightReader(model) as weights:
+        work = ordered(choice, matrices(model, statistics, weights), compute_alone)
+        found = {c.tensor: c for c in progress.track(work, "Measuring ranks", len(targets))}
+    return [found[info.name] for info in targets]
+
+
+def outline_ranks(model: Model, recipe: Recipe) -> list[Choice]:
+    """The smallest and the largest way on offer for every matrix, before anything is measured."""
+    found = []
+    for info in quantizable(model):
+        sizes = sorted((_bytes(info, plan), i, plan) for i, plan in enumerate(plans(info, recipe)))
+        ends = [Option(plan, size, -float(size)) for size, _, plan in (sizes[0], sizes[-1])]
+        found.append(Choice(info.name, tuple(ends)))
+    return found
+
+
+def plans(info: TensorInfo, recipe: Recipe) -> Iterator[TensorPlan]:
+    """All ways on offer for a tensor."""
+    cast = TensorPlan("cast", dtype=recipe.keep)
+    if recipe.factors == "cast":
+        thin = [_factored(recipe, rank, cast, cast) for rank in ranks(info, recipe)]
+        yield from _with_whole(info, recipe, cast, thin)
+        return
+    rows = info.matrix_shape[0]
+    for bits in recipe.depths:
+        base = recipe.tensor_plan((Run(rows, bits),))
+        if recipe.factors == "residual":
+            yield from [base] if recipe.whole else []
+            yield from (
+                dataclasses.replace(_factored(recipe, rank, cast, cast), base=base) for rank in ranks(info, recipe)
+            )
+        else:
+            left = dataclasses.replace(base, basis={})
+            thin = [_factored(recipe, r, left, recipe.tensor_plan((Run(r, bits),))) for r in ranks(info, recipe)]
+            yield from _with_whole(info, recipe, base, thin)
+
+
+def _with_whole(
+    info: TensorInfo, recipe: Recipe, whole: TensorPlan, thin: Sequence[TensorPlan]
+) -> Iterator[TensorPlan]:
+    """The whole matrix and all products that are smaller than it, or just the products."""
+    if not recipe.whole:
+        yield from thin
+        return
+    yield whole
+    yield from (plan for plan in thin if _bytes(info, plan) < _bytes(info, whole))
+
+
+def ranks(info: TensorInfo, recipe: Recipe) -> list[int]:
+    """Ranks on offer: up to where factors take as much as the matrix, or a quarter of that for a residual."""
+    rows, columns = info.matrix_shape
+    full = min(rows, columns)
+    if recipe.factors == "residual":
+        most = max(1, full // 4)
+    else:
+        most = max(1, rows * columns // (rows + columns)) if recipe.whole else full
+    count = RANKS if discovery.make("low_rank", recipe.low_rank).nested else TRIED_RANKS
+    return sorted({max(1, round(most * (i + 1) / count)) for i in range(count)})
+
+
+def _factored(recipe: Recipe, rank: int, left: TensorPlan, right: TensorPlan) -> TensorPlan:
+    return TensorPlan("factors", low_rank=recipe.low_rank, rank=rank, left=left, right=right)
+
+
+class _Losses:
+    """Predicted losses of one layer under any plan that `plans` offers."""
+
+    def __init__(self, layer: Layer, recipe: Recipe) -> None:
+        self.layer, self.recipe = layer, recipe
+        self.nested = discovery.make("low_rank", recipe.low_rank).nested
+        self._curves: dict[int, np.ndarray] = {}
+        self._noise: dict[int, float] = {}
+        self._depths: dict[int, float] = {}
+
+    def of(self, plan: TensorPlan) -> float:
+        """Nats per token."""
+        if plan.method == "cast":
+            return 0.0
+        if plan.method == "quantize":
+            return self._whole(plan.runs[0].bits)
+        if not self.nested:
+            return self.layer.loss(encode(self.layer, plan).matrix)
+        if plan.base is not None:
+            return float(self._curve(plan.base.runs[0].bits)[plan.rank])
+        tail = self._curve(0)
+        loss = float(tail[plan.rank])
+        if plan.right is not None and plan.right.method == "quantize":
+            loss += self._noise_share(plan) * (float(tail[0]) - loss)
+        return loss
+
+    def _curve(self, bits: int) -> np.ndarray:
+        """The loss at ranks 0, 1, ... of the matrix, or of what quantizing it to so many bits leaves."""
+        if bits not in self._curves:
+            target = self.layer.matrix.astype(np.float64)
+            if bits:
+                plan = self.recipe.tensor_plan((Run(len(target), bits),))
+                result = quantize(in_basis(self.layer, plan), plan)
+                target = in_basis(self.layer, plan).matrix.astype(np.float64) - result.matrix
+                target = _back(target, plan)
+            joint, method = self.layer.joint(), discovery.make("low_rank", self.recipe.low_rank)
+            found = method.factors(target, min(target.shape), joint.rows, joint.columns)
+            self._curves[bits] = nested_losses(self.layer, found)
+        return self._curves[bits]
+
+    def _whole(self, bits: int) -> float:
+        if not self._depths:
+            plan = self.recipe.tensor_plan(())
+            self._depths = error_curve(in_basis(self.layer, plan), plan, self.recipe.depths)
+        return self._depths[bits]
+
+    def _noise_share(self, plan: TensorPlan) -> float:
+        """What quantizing the factors adds to the loss, as a share of the loss of zeroing what they stand for."""
+        assert plan.right is not None  # asked only of plans with factors
+        bits = plan.right.runs[0].bits
+        if bits not in self._noise:
+            rows, columns = self.layer.matrix.shape
+            middle = max(1, rows * columns // (rows + columns) // 2)
+            right = self.recipe.tensor_plan((Run(middle, bits),))
+            left = dataclasses.replace(self.recipe.tensor_plan((Run(rows, bits),)), basis={})
+            loss = self.layer.loss(encode(self.layer, _factored(self.recipe, middle, left, right)).matrix)
+            tail = self._curve(0)
+            signal = float(tail[0] - tail[middle])
+            self._noise[bits] = max(0.0, loss - float(tail[middle])) / signal if signal > 0 else 0.0
+        return self._noise[bits]
+
+
+def _back(matrix: np.ndarray, plan: TensorPlan) -> np.ndarray:
+    if plan.basis.get("name") != "rotation":
+        return matrix
+    return rotate_back(matrix.astype(np.float32), plan.basis["seed"]).astype(np.float64)
+
+
+def _choice(info: TensorInfo, priced: Iterator[tuple[TensorPlan, float]]) -> Choice:
+    """Without the ways that take more bytes than another which loses no more."""
+    everything = sorted(
+        (Option(plan, _bytes(info, plan), loss) for plan, loss in priced), key=lambda o: (o.bytes, o.loss)
+    )
+    kept: list[Option] = []
+    for option in everything:
+        if not kept or option.loss < kept[-1].loss:
+            kept.append(option)
+    return Choice(info.name, tuple(kept))
+
+
+def _bytes(info: TensorInfo, plan: TensorPlan) -> int:
+    return payload_bytes(info, plan) + entry_bytes(info, plan)
+
+
+def choices_to_json(choices: Sequence[Choice]) -> bytes:
+    """Measured choices, to be kept in a workspace."""
+    return json.dumps(
+        [[c.tensor, [[tensor_plan_to_dict(o.plan), o.bytes, o.loss] for o in c.options]] for c in choices]
+    ).encode()
+
+
+def choices_from_json(data: bytes) -> list[Choice]:
+    """The inverse of `choices_to_json`."""
+    return [
+        Choice(tensor, tuple(Option(tensor_plan_from_dict(plan), size, loss) for plan, size, loss in options))
+        for tensor, options in json.loads(data)
+    ]
+
+
+@dataclass(frozen=True)
+class RankSizing:
+    """Spends a byte target on choices: a plan whose folder has at most `target` bytes, everything counted."""
+
+    model: Model
+    recipe: Recipe
+    choices: Sequence[Choice]
+    folder_bytes: Callable[[Plan], int]
+    seed: int
+
+    def plan(self, target: int) -> Plan:
+        """The plan of least predicted loss within `target` bytes.
+
+        Raises:
+            SizeError: the target is below the smallest or far above the largest feasible size.
+        """
+        self.check(target)
+        units = [_unit(c) for c in self.choices]
+        smallest, largest = (sum(extreme(u.sizes.values()) for u in units) for extreme in (min, max))
+        best = [0] * len(units)
+        budget = target - self.folder_bytes(self._plan(best, target)) + smallest
+        for _ in range(ATTEMPTS):
+            picked = choose_whole(units, min(largest, max(smallest, budget)))
+            left = target - self.folder_bytes(self._plan(picked, target))
+            if left >= 0 and left <= target - self.folder_bytes(self._plan(best, target)):
+                best = picked
+            if 0 <= left <= CLOSE * target:
+                break
+            # What is said about a tensor is known to a few bytes only.
+            budget += left
+        return self._plan(best, target)
+
+    def check(self, target: int) -> None:
+        """Refuses a target that no choice meets; losses play no part.
+
+        Raises:
+            SizeError: naming the size that can be met.
+        """
+        check_range(target, *self.range())
+
+    def range(self) -> tuple[int, int]:
+        """Bytes of the smallest and of the largest folder on offer."""
+        ends = [0] * len(self.choices), [len(c.options) - 1 for c in self.choices]
+        smallest, largest = (self._fixed_point(picked) for picked in ends)
+        return smallest, largest
+
+    def _fixed_point(self, picked: Sequence[int]) -> int:
+        """The least target that the folder keeps: the folder states its target."""
+        target = 0
+        while (size := self.folder_bytes(self._plan(picked, target))) > target:
+            target = size
+        return target
+
+    def _plan(self, picked: Sequence[int], target: int) -> Plan:
+        taken = {c.tensor: c.options[i] for c, i in zip(self.choices, picked, strict=True)}
+        changed = {name for name, option in taken.items() if option.plan.method != "cast"}
+        modules = {self.model.tensor(name).module for name in changed}
+        cast = TensorPlan("cast", dtype=self.recipe.keep)
+        corrected = dataclasses.replace(cast, bias_correction=True) if self.recipe.bias_correction else cast
+        return Plan(
+            model_fingerprint=self.model.unedited.fingerprint,
+            recipe=self.recipe.name,
+            seed=self.seed,
+            tensors={
+                t.name: taken[t.name].plan
+                if t.name in taken
+                else (corrected if t.role == "bias" and t.module in modules else cast)
+                for t in self.model.tensors
+            },
+            target_bytes=target,
+            predicted_loss=max(0.0, sum(option.loss for option in taken.values())),
+            structure=self.model.edits,
+        )
+
+
+def _unit(choice: Choice) -> Unit:
+    """The choice for the knapsack, with numbers of options in place of depths."""
+    sizes = {i: o.bytes for i, o in enumerate(choice.options)}
+    return Unit(choice.tensor, 1, 1, sizes, {i: o.loss for i, o in enumerate(choice.options)})

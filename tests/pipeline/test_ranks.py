@@ -1,0 +1,139 @@
+"""Ranks within a size: never above, hardly below, less loss for more bytes, and an ordinary network to load."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+import mediant
+from mediant import files
+from mediant.checkpoint.reader import decode
+from mediant.errors import PlanError, SizeError
+from mediant.models.opening import open_model
+from mediant.pipeline.compress import begun, compress
+from mediant.pipeline.ranks import choices_from_json, choices_to_json, ranks
+from mediant.pipeline.request import Request
+from mediant.pipeline.tune import _gained
+from mediant.planning.recipe import load_recipe
+from mediant.values import TensorInfo
+
+RECIPES = ["svd", "svd-llm", "nmf", "lqer", "factor-quantize"]
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_folder, text, feasible, tmp_path_factory):
+    """A tiny model by each recipe at a size in the middle of what it offers."""
+    out = tmp_path_factory.mktemp("ranks")
+    model = str(tiny_folder("llama_tied"))
+    targets = {name: sum(feasible("llama_tied", name)) // 2 for name in RECIPES}
+    return {
+        name: (compress(Request(model, out / name, size=str(target), recipe=name, calibration=text)), target)
+        for name, target in targets.items()
+    }
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_size_is_kept_and_used(folders, recipe):
+    checkpoint, target = folders[recipe]
+    assert 0.995 * target <= files.folder_bytes(checkpoint.folder) <= target
+    # Quantized products lose to quantized matrices here, and the choice is free.
+    assert recipe == "factor-quantize" or any(e.plan.method == "factors" for e in checkpoint.tensors.values())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_it_loads_as_an_ordinary_network(folders, recipe):
+    checkpoint, _ = folders[recipe]
+    network = mediant.load(checkpoint.folder)
+    with torch.no_grad():
+        assert torch.isfinite(network(input_ids=torch.arange(2, 12)[None]).logits).all()
+    state = network.state_dict()
+    for name in checkpoint.tensors:
+        assert np.array_equal(state[name].numpy(), checkpoint.weight(name))
+
+
+@pytest.mark.parametrize("recipe", ["svd-llm", "factor-quantize", "lqer"])
+def test_more_bytes_predict_less_loss(tiny_folder, text, feasible, tmp_path, recipe):
+    low, high = feasible("llama_tied", recipe)
+    request = Request(str(tiny_folder("llama_tied")), tmp_path / "out", size=str(high), recipe=recipe, calibration=text)
+    with begun(request) as run:
+        losses = [run.plan_for(low + (high - low) * i // 6).predicted_loss for i in range(7)]
+    assert all(a >= b for a, b in pairwise(losses))
+    assert losses[0] > losses[-1]
+
+
+def test_predicted_loss_is_that_of_what_is_stored(folders, tiny_folder, text, tmp_path):
+    """Exactly known before anything is encoded, but for the rounding of factors to half precision."""
+    checkpoint, target = folders["svd-llm"]
+    request = Request(
+        str(tiny_folder("llama_tied")), tmp_path / "o", size=str(target), recipe="svd-llm", calibration=text
+    )
+    with begun(request) as run:
+        curves = {c.tensor: c.options for c in run.sizing.choices}
+        for name, entry in checkpoint.tensors.items():
+            if entry.plan.method == "factors":
+                (option,) = [o for o in curves[name] if o.plan == entry.plan]
+                zeroing = option.loss / entry.certificate.weighted_error
+                said = option.bytes - checkpoint.encoding(name).nbytes
+                assert 300 < said < 2000
+                assert zeroing > option.loss
+        again = choices_from_json(choices_to_json(run.sizing.choices))
+        assert again == list(run.sizing.choices)
+
+
+def test_a_plan_repeats_it(folders, tiny_folder, text, contents, tmp_path):
+    checkpoint, _ = folders["lqer"]
+    (tmp_path / "plan.json").write_text(checkpoint.plan.to_json())
+    request = Request(str(tiny_folder("llama_tied")), tmp_path / "again", plan=tmp_path / "plan.json", calibration=text)
+    compress(request)
+    assert contents(tmp_path / "again") == contents(checkpoint.folder)
+
+
+@pytest.mark.parametrize("recipe", ["svd-llm", "lqer"])
+def test_rows_of_products_take_up_gains(folders, recipe):
+    """As tuning learns them; powers of two from 1 leave no rounding, so the comparison is exact."""
+    checkpoint, _ = folders[recipe]
+    factored = [name for name, entry in checkpoint.tensors.items() if entry.plan.method == "factors"]
+    for name in factored:
+        encoding = checkpoint.encoding(name)
+        rows = encoding.info.matrix_shape[0]
+        gain = np.exp2(np.random.default_rng(0).integers(0, 3, rows)).astype(np.float32)
+        gained = dataclasses.replace(encoding, parts=_gained(encoding, gain))
+        assert np.array_equal(decode(gained), decode(encoding) * gain[:, None])
+
+
+def test_sizes_that_cannot_be_met(tiny_folder, text, tmp_path):
+    for size in ("1", "1GB"):
+        request = Request(str(tiny_folder("llama")), tmp_path / "o", size=size, recipe="svd-llm", calibration=text)
+        with pytest.raises(SizeError), begun(request):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ranks_on_offer_end_where_a_whole_matrix_is_smaller():
+    info = TensorInfo("w", (1536, 576), "float32", "linear", "out_in")
+    offered = ranks(info, load_recipe("svd-llm"))
+    assert offered == sorted(set(offered))
+    assert offered[-1] == 1536 * 576 // (1536 + 576)
+    assert ranks(TensorInfo("w", (2, 3), "float32", "linear", "out_in"), load_recipe("svd")) == [1]
+
+
+def test_recipes_that_are_not_usable(tmp_path):
+    for text, problem in (
+        ("description: x\nlow_rank: {rank: 3}\n", "names no method"),
+        ("description: x\nlow_rank: {name: svd}\nfactors: quantize\n", "the grid names no method"),
+        ("description: x\nlow_rank: {name: truncated_svd}\nfactors: woven\n", "the field 'factors'"),
+    ):
+        (tmp_path / "r.yaml").write_text(text)
+        with pytest.raises(PlanError, match=problem):
+            load_recipe(str(tmp_path / "r.yaml"))
+
+
+def test_encoders_are_factored_too(tiny_folder, text, feasible, tmp_path):
+    target = sum(feasible("bert", "svd-llm")) // 2
+    request = Request(str(tiny_folder("bert")), tmp_path / "b", size=str(target), recipe="svd-llm", calibration=text)
+    assert open_model(str(tiny_folder("bert"))).causal is False
+    assert any(e.plan.method == "factors" for e in compress(request).tensors.values())
