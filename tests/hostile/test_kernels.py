@@ -1,0 +1,62 @@
+"""A short run of the fuzzer of packed matrices, and all their kernels under the sanitizers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from tests.hostile.fuzz_kernels import fuzz
+
+ROOT = Path(__file__).parents[2]
+NATIVE = ROOT / "src/mediant/kernels/native"
+FILES = ("module", "packed_matrix", "tiles_portable", "tiles_avx2", "tiles_avx512vnni")
+
+
+def test_random_arguments_for_a_second():
+    counts = fuzz(1.0, 1)
+    assert counts.keys() <= {"refused", "multiplied"}
+    assert counts.get("multiplied")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_sanitizers_find_nothing(tmp_path):
+    """A module of these kernels alone, under the address and undefined-behaviour sanitizers, any finding fatal."""
+    nanobind = pytest.importorskip("nanobind")
+    root = Path(nanobind.__file__).parent
+    includes = [root / "include", root / "ext/robin_map/include", sysconfig.get_paths()["include"]]
+    objects = []
+    for source in [*(NATIVE / f"{name}.cpp" for name in FILES), root / "src/nb_combined.cpp"]:
+        first = source.read_text(encoding="utf-8").partition("\n")[0]
+        flags = first.partition(" flags: ")[2].split()
+        objects.append(str(tmp_path / f"{source.stem}.o"))
+        subprocess.run(
+            ["g++", "-std=c++20", "-O1", "-g1", "-c", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing",
+             "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *flags, *(f"-I{i}" for i in includes),
+             str(source), "-o", objects[-1]],
+            check=True,
+        )  # fmt: skip
+    package = tmp_path / "mediant"
+    shutil.copytree(ROOT / "src/mediant", package, ignore=shutil.ignore_patterns("*.so", "__pycache__", "native"))
+    module = package / f"kernels/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    subprocess.run(["g++", "-shared", "-fsanitize=address,undefined", *objects, "-o", str(module)], check=True)
+    runtime = [
+        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    environment = os.environ | {
+        "LD_PRELOAD": " ".join(runtime),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}",
+    }
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/hostile/fuzz_kernels.py"), "--seconds", "20"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "multiplied" in done.stdout
