@@ -204,6 +204,9 @@ def test_wrong_arguments_are_refused():
         PackedMatrix((16, 64), (run,), matrix.row_scales, matrix.scale_codes[:-1], THREE)
     with pytest.raises(ValueError, match="cannot be cut"):
         widths_of("tiles", 4, 3)
+    for levels in (WholeLevels(run.levels.numbers[:8], 1.5, 1.0), WholeLevels(np.zeros(64, np.uint8), 0.0, 1.0)):
+        with pytest.raises(ValueError, match="levels"):
+            PackedMatrix((16, 64), (PackedRun(16, (4, 2), run.data, levels),), *arguments)
     if native is not None:
         short = PackedRun(16, WIDTHS["tiles"][4], run.data[:-32], run.levels)
         with pytest.raises(ValueError, match="regions"):

@@ -78,6 +78,11 @@ class WholeLevels:
         padded[: len(numbers)] = numbers
         return cls(padded, float(-levels[0]) / unit, unit)
 
+    def suits(self, bits: int) -> bool:
+        """Whether there is a number for each code of so many bits, which from 6 bits on is the code."""
+        count = 1 << bits
+        return len(self.numbers) == count and (bits <= 5 or np.array_equal(self.numbers, np.arange(count)))
+
     def leading(self, kept: int) -> WholeLevels:
         """Levels of the `kept` leading bits of the codes: means of those that they lead to, on whole steps again."""
         if 1 << kept == len(self.numbers):
@@ -131,6 +136,8 @@ class PackedMatrix:
         groups = -(-columns // group)
         if sum(run.rows for run in runs) != rows or len(row_scales) != rows or group % BLOCK:
             raise ValueError(f"the runs, scales or groups do not fit a matrix of {rows} rows")
+        if any(not run.levels.suits(sum(run.widths)) for run in runs):
+            raise ValueError("the levels of a run are not those of its depth, or not evenly spaced from 6 bits on")
         if scale_codes.size != sum(octets(run.rows) for run in runs) * groups * form.bits + 1:
             raise ValueError("the scale codes do not have the size of the octets' groups and one byte")
         self.handle = None if native is None else self._native(columns)

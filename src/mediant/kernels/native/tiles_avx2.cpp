@@ -23,7 +23,7 @@ struct Lanes {
     MEDIANT_TILE_INLINE static Bytes fill(int value) { return _mm256_set1_epi8(static_cast<char>(value)); }
     MEDIANT_TILE_INLINE static Bytes both(Bytes a, Bytes b) { return _mm256_and_si256(a, b); }
     MEDIANT_TILE_INLINE static Bytes either(Bytes a, Bytes b) { return _mm256_or_si256(a, b); }
-    // Tried at 512 to 4096 bytes: see docs/theory/kernels.md.
+    // Further on than the processor's own prefetching goes.
     MEDIANT_TILE_INLINE static void ahead(const uint8_t *at, int bytes) {
         for (int i = 0; i < bytes; i += 64) _mm_prefetch(reinterpret_cast<const char *>(at + kAhead + i), _MM_HINT_T0);
     }
