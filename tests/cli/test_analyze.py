@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mediant.cli import _console, analyze
 from mediant.cli._analysis_tables import NARROW, WIDTH, short_name, show
+from mediant.discovery import make
 from mediant.errors import ModelError, TextError, UsageError
 from mediant.models.opening import open_model
 from mediant.statistics.analysis import Analysis, by_kind
@@ -186,3 +187,18 @@ def test_kinds_are_those_of_the_tensors(tiny_folder: Folder) -> None:
 )
 def test_names_are_cut_from_the_left(name: str, short: str) -> None:
     assert short_name(name, NARROW) == short
+
+
+def test_attention_of_every_layer(
+    run: Run, tiny_folder: Folder, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (tiny_folder("mistral"), "--no-spectrum", "--tensors", "*norm*", "--calibration", text)
+    assert run(*arguments, "--attention", "16", "--json", "-") == 0
+    captured = capsys.readouterr()
+    reaches = json.loads(captured.out)["attention"]
+    assert [reach["layer"] for reach in reaches] == [0, 1]
+    assert all(reach["beyond"] == 0 for reach in reaches)
+    # What the table suggests is an edit that a plan takes.
+    edit = captured.err.split("In a plan's structure: ")[1].splitlines()[0]
+    assert json.loads(edit)["layers"] == [0, 1]
+    assert make("structure", {"name": "attention", "pattern": json.loads(edit)["pattern"], "layers": [0, 1]})

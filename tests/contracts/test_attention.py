@@ -17,12 +17,13 @@ from mediant.kernels.attention_tile import dense
 PATTERNS = {
     "local": [{}, {"block": 1, "before": 0}, {"block": 7, "before": 0}, {"block": 16, "before": 2}, {"block": 70}],
     "sliding_window": [
-        {}, {"window": 1, "sinks": 0}, {"window": 5, "sinks": 3}, {"window": 64, "sinks": 0}, {"window": 100, "sinks": 1},
+        {}, {"window": 1, "sinks": 0}, {"window": 5, "sinks": 3}, {"window": 64, "sinks": 0},
+        {"window": 100, "sinks": 1},
     ],
     "block_sparse": [
         {}, {"block": 1, "near": 0, "first": 0}, {"block": 8, "near": 1, "first": 2},
         {"block": 16, "near": 2, "first": 0, "stride": 3}, {"block": 8, "near": 4, "first": 1, "stride": 2},
-        {"block": 16, "near": 0, "first": 0, "top": 2}, {"block": 8, "near": 1, "first": 1, "top": 40},
+        {"block": 16, "near": 0, "first": 0, "top": 2}, {"block": 8, "near": 1, "first": 1, "top": 12},
     ],
 }  # fmt: skip
 CASES = [{"name": name, **settings} for name in discovery.names("attention") for settings in PATTERNS[name]]
@@ -50,13 +51,13 @@ def computed(pattern, q, k, v, gradient, scale, softcap):
 
 
 def bounds(pattern, q, k, v, gradient, scale, softcap):
-    """How far output and gradients may be off, with e the unit roundoff, s the scale, d the size, m and n the numbers of
-    keys and of queries that share a head of keys.
+    """How far output and gradients may be off, with e the unit roundoff, s the scale, d the size, m and n the numbers
+    of keys and of queries that share a head of keys.
 
-    A score is off by at most D = (d + 2) e s max|q| max|k| in the norms, or what tanh does to it (its slope is at most 1,
-    its own error a few e c); a share P_ij, by P_ij (2 D + (m + 16) e), merges among that. So the output is off by that
-    much of max|v|. With M >= |dO_i · V_j|, a gradient of a score P_ij (dP_ij - delta_i) is off by at most P_ij M E,
-    E = 4 D (slope included) + (2 d + 2 m + 32) e; sums over keys have Σ_j P_ij = 1, sums over queries at most n of them.
+    A score is off by at most D = (d + 2) e s max|q| max|k| in the norms, or what tanh does to it (its slope is at most
+    1, its own error a few e c); a share P_ij, by P_ij (2 D + (m + 16) e), merges among that. So the output is off by
+    that much of max|v|. With M >= |dO_i · V_j|, a gradient of a score P_ij (dP_ij - delta_i) is off by at most
+    P_ij M E, E = 4 D (slope included) + (2 d + 2 m + 32) e; sums over keys have Σ_j P_ij = 1, over queries at most n.
     """
     e = torch.finfo(q.dtype).eps / 2
     norm = lambda x: float(x.double().norm(dim=-1).max())  # noqa: E731

@@ -60,7 +60,7 @@ def show(console: Console, model: Model, analysis: Analysis, statistics: Statist
 def kinds_table(kinds: Iterable[KindAnalysis]) -> Table:
     """One line a kind; the family is the one that most of its tensors have."""
     columns = ("tensors", "weights", *VALUES, "family of most")
-    table = _table("Kinds", ("kind",), columns)
+    table = table_of("Kinds", ("kind",), columns)
     for kind in kinds:
         best, times = next(iter(kind.families.items()))
         size = human_count(kind.moments.count)
@@ -70,7 +70,7 @@ def kinds_table(kinds: Iterable[KindAnalysis]) -> Table:
 
 def values_table(tensors: Iterable[TensorAnalysis]) -> Table:
     """Range, moments and family of every tensor."""
-    table = _table("Values", ("tensor",), ("shape", *VALUES, "family"))
+    table = table_of("Values", ("tensor",), ("shape", *VALUES, "family"))
     for t in tensors:
         shape = "×".join(map(str, t.info.shape))
         table.add_row(short_name(t.info.name), shape, *_value_cells(t), _family(t.families))
@@ -80,7 +80,7 @@ def values_table(tensors: Iterable[TensorAnalysis]) -> Table:
 def matrices_table(tensors: Iterable[TensorAnalysis], calibrated: bool) -> Table:
     """Spectrum of every matrix, and its sensitivity where it was measured."""
     sensitive = ("gradient", "Hessian", "Fisher") if calibrated else ()
-    table = _table("Matrices", ("tensor",), ("σ₁", "rank", "stable", "90 %", "99 %", "smooth", *sensitive))
+    table = table_of("Matrices", ("tensor",), ("σ₁", "rank", "stable", "90 %", "99 %", "smooth", *sensitive))
     for t in tensors:
         cells = (*_spectral_cells(t), *(_sensitivity_cells(t) if calibrated else ()))
         table.add_row(short_name(t.info.name), *cells)
@@ -90,7 +90,7 @@ def matrices_table(tensors: Iterable[TensorAnalysis], calibrated: bool) -> Table
 def targets_table(analysis: Analysis, statistics: Statistics | None) -> Table:
     """The tensors worth quantizing, the cheapest first, each with the reason for its place."""
     source = f"calibrated on {statistics.source}" if statistics else "by the weights alone, see --calibrate"
-    table = _table(f"Order of targets, {source}", ("", "tensor"), ())
+    table = table_of(f"Order of targets, {source}", ("", "tensor"), ())
     table.add_column("reason")
     for place, target in enumerate((t for t in analysis.targets if t.verdict != "keep"), 1):
         table.add_row(str(place), short_name(target.name, NARROW), target.reason)
@@ -112,7 +112,7 @@ def short_name(name: str, width: int = NAME_WIDTH) -> str:
     return escape(".".join(parts))
 
 
-def _table(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
+def table_of(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
     table = Table(
         title=escape(title),
         title_justify="left",

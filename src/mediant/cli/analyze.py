@@ -17,6 +17,7 @@ from mediant.errors import UsageError
 if TYPE_CHECKING:
     from mediant.progress import Progress
     from mediant.statistics.analysis import Analysis, KindAnalysis, TensorAnalysis
+    from mediant.statistics.attention import Reach
     from mediant.values import Model, Statistics, TensorInfo
 
 FIGURES = (
@@ -32,6 +33,9 @@ FIGURES = (
     "zeros_share",
 )
 
+# Texts in which to see how far layers look, and how many times the tokens asked about they are long.
+REACH_WINDOWS, REACH_TIMES = 4, 4
+
 
 def command(
     model: Annotated[str, typer.Argument(help="A Hugging Face folder or name, or a GGUF file.")],
@@ -44,10 +48,15 @@ def command(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of samples and of the text the model writes.")] = 0,
     spectrum: Annotated[bool, typer.Option(help="Compute singular values and Fourier energy.")] = True,
+    attention: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="TOKENS", help="Measure which layers look further back than so many tokens."),
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Show what a model's weights look like, and which of them to quantize first."""
     from mediant.cli._analysis_tables import show
+    from mediant.cli._attention_table import show_reaches
     from mediant.models.opening import open_model
     from mediant.statistics.analysis import analyze
 
@@ -55,9 +64,12 @@ def command(
     opened = open_model(model, progress)
     chosen = choose(opened, tensors)
     statistics = _calibrated(opened, calibration, seed, progress) if calibration or calibrate else None
+    reaches = () if attention is None else _reaches(opened, calibration, attention, seed, progress)
     analysis = analyze(opened, chosen, statistics, spectrum, seed, progress)
     show(table_console(json), opened, analysis, statistics)
-    write_json(json, report(opened, analysis, statistics))
+    if attention is not None:
+        show_reaches(table_console(json), reaches, attention)
+    write_json(json, report(opened, analysis, statistics) | {"attention": [dataclasses.asdict(r) for r in reaches]})
 
 
 def choose(model: Model, pattern: str) -> list[TensorInfo]:
@@ -78,6 +90,14 @@ def _calibrated(model: Model, file: Path | None, seed: int, progress: Progress) 
     from mediant.statistics.sensitivity import collect
 
     return collect(model, calibration_tokens(model, file, seed, progress), progress)
+
+
+def _reaches(model: Model, file: Path | None, window: int, seed: int, progress: Progress) -> tuple[Reach, ...]:
+    from mediant.statistics.attention import attention_reach
+    from mediant.statistics.calibration import calibration_tokens
+
+    text = calibration_tokens(model, file, seed, progress, REACH_WINDOWS, REACH_TIMES * window)
+    return attention_reach(model, text.windows, window, progress=progress)
 
 
 def report(model: Model, analysis: Analysis, statistics: Statistics | None) -> dict[str, Any]:

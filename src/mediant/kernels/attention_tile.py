@@ -5,11 +5,13 @@ With scores S = s Q Kᵀ, or c tanh(s Q Kᵀ / c) for a softcap c (Gemma 2, arXi
     l = log Σ_j exp S_ij,        O_i = Σ_j exp(S_ij - l_i) V_j.
 
 Tiles that share a query are merged by their l, which loses nothing, and gradients need only the merged l and O:
-P_ij = exp(S_ij - l_i) is then the share of that key among all keys of the query, whatever tile it is in (FlashAttention-2,
-Dao 2023, arXiv 2307.08691, section 3.1).
+P_ij = exp(S_ij - l_i) is then the share of that key among all keys of the query, whatever tile it is in
+(FlashAttention-2, Dao 2023, arXiv 2307.08691, section 3.1).
 
 Shapes: queries [tiles, rows, size], keys and values [tiles, columns, size], l [tiles, rows, 1]; float32 or float64.
 Forbidden pairs are given by column ranges, since most tiles have them at the edges only.
+
+The native twin of `forward` adds in another order and takes exponentials of its own: it agrees to a tolerance.
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ import torch
 from torch import Tensor
 
 from mediant.errors import UsageError
+from mediant.kernels import native, threads
+
+# Fewer queries than this do not repay turning the keys into panels.
+NATIVE_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,30 @@ def forward(
     q: Tensor, k: Tensor, v: Tensor, edges: Sequence[Edge], scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
     """O and l of each tile. Every query must be allowed a key."""
+    if native is not None and softcap is None and q.dtype == torch.float32 and q.device.type == "cpu":
+        rows_last = all(x.stride(-1) == 1 for x in (q, k, v))
+        if q.shape[1] >= NATIVE_ROWS and rows_last:
+            return _forward_native(q, k, v, edges, scale)
+    return forward_reference(q, k, v, edges, scale, softcap)
+
+
+def forward_reference(
+    q: Tensor, k: Tensor, v: Tensor, edges: Sequence[Edge], scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """`forward` in PyTorch."""
     s, _ = _scores(q, k, edges, scale, softcap)
     top = s.amax(-1, keepdim=True)
     p = s.sub_(top).exp_()
     total = p.sum(-1, keepdim=True)
     return torch.bmm(p, v).div_(total), top.add_(total.log_())
+
+
+def _forward_native(q: Tensor, k: Tensor, v: Tensor, edges: Sequence[Edge], scale: float) -> tuple[Tensor, Tensor]:
+    out, log_total = q.new_empty(*q.shape[:2], v.shape[2]), q.new_empty(*q.shape[:2], 1)
+    biases = [(e.start, e.bias) for e in edges]
+    count = min(threads(), torch.get_num_threads())
+    native.attention_tile(q, k, v, biases, scale, out, log_total, count)  # type: ignore[union-attr]
+    return out, log_total
 
 
 def backward(

@@ -4,6 +4,8 @@ transformers finds no plug-ins by itself: somebody has to change it once it is i
 `install` waits for that and changes one thing then: `PreTrainedModel.from_pretrained`, the one place through which
 every class loads, gives folders with a `mediant.json` to `mediant.runtime.loading`. Without Mediant transformers
 refuses such a folder, as it has no `model.safetensors`.
+
+The attention patterns are registered then too, and a network whose configuration has some comes with them turned on.
 """
 
 from __future__ import annotations
@@ -70,9 +72,11 @@ class _WhenImported(importlib.abc.MetaPathFinder):
 
 
 def wrap(module: ModuleType) -> None:
-    """Replaces `PreTrainedModel.from_pretrained`; a second call changes nothing."""
+    """Replaces `PreTrainedModel.from_pretrained` and registers the patterns; a second call changes nothing."""
     from mediant.checkpoint.manifest import MANIFEST_FILE
+    from mediant.runtime import attention_patterns
 
+    attention_patterns.register(module)
     original = module.PreTrainedModel.from_pretrained.__func__
     if hasattr(original, "loads_mediant"):
         return
@@ -86,9 +90,14 @@ def wrap(module: ModuleType) -> None:
     ) -> Any:
         name = pretrained_model_name_or_path
         folder = None if name is None else Path(name) / (settings.get("subfolder") or "")
-        if folder is None or not (folder / MANIFEST_FILE).is_file():
-            return original(cls, name, *arguments, **settings)
-        return _load(cls, folder, settings, arguments)
+        if folder is not None and (folder / MANIFEST_FILE).is_file():
+            return _load(cls, folder, settings, arguments)
+        result = original(cls, name, *arguments, **settings)
+        # The classes named Auto… put what they are asked for into the configuration.
+        asked = getattr(settings.get("config"), "_attn_implementation_internal", None)
+        if not (settings.get("attn_implementation") or asked):
+            attention_patterns.turn_on(result[0] if isinstance(result, tuple) else result)
+        return result
 
     from_pretrained.loads_mediant = True  # type: ignore[attr-defined]
     module.PreTrainedModel.from_pretrained = classmethod(from_pretrained)

@@ -8,7 +8,10 @@ from mediant.methods.attention.block_sparse import BlockSparse
 
 def tensors(heads, key_heads, queries, keys, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(2, heads, queries, 8, generator=generator), torch.randn(2, key_heads, keys, 8, generator=generator))
+    return (
+        torch.randn(2, heads, queries, 8, generator=generator),
+        torch.randn(2, key_heads, keys, 8, generator=generator),
+    )
 
 
 def test_fixed_blocks_are_the_definition():

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mediant.errors import PlanError
 from mediant.discovery import make
+from mediant.errors import PlanError
 from mediant.methods.attention import local, sliding_window
 
 

@@ -59,9 +59,7 @@ def full(begin: int, end: int, offset: int, device: torch.device) -> Iterator[Ti
         yield Tiles(first - offset, rows, 0, first + rows, edges=(triangle(rows, first + rows, device),))
 
 
-def since_block(
-    begin: int, end: int, block: int, before: int, offset: int, device: torch.device
-) -> Iterator[Tiles]:
+def since_block(begin: int, end: int, block: int, before: int, offset: int, device: torch.device) -> Iterator[Tiles]:
     """Queries that see their own block up to themselves and `before` whole blocks before it; there are as many."""
     for piece in pieces(begin, end, block):
         start = (piece.position // block - before) * block

@@ -152,9 +152,7 @@ class BlockSparse:
                 continue
             for piece in pieces(max(offset, (distance + self.first) * self.block), keys, self.block):
                 key = (piece.position // self.block - distance) * self.block
-                yield Tiles(
-                    piece.position - offset, piece.length, key, self.block, piece.count, piece.step, again=True
-                )
+                yield Tiles(piece.position - offset, piece.length, key, self.block, piece.count, piece.step, again=True)
 
     def _chosen(self, q: Tensor, k: Tensor) -> Iterator[Gathered]:
         """For each rank of the choice, the queries that chose the same block, in tiles."""
