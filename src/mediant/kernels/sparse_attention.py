@@ -28,7 +28,9 @@ BATCH_PAIRS = 1 << 19
 class Batch(Protocol):
     """Some tiles: how they are taken out of arrays of queries or keys, and put back."""
 
-    edges: Sequence[Edge]
+    @property
+    def edges(self) -> Sequence[Edge]:
+        """Where not every pair is allowed."""
 
     def queries(self, x: Rows) -> Tensor:
         """[tiles, rows, size]."""
@@ -224,7 +226,8 @@ def attention(
     check_shapes(q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    out: Tensor = _Attention.apply(q.to(wide), k.to(wide), v.to(wide), tuple(tiles), scale, softcap)
+    wider = (x.to(wide) for x in (q, k, v))
+    out: Tensor = _Attention.apply(*wider, tuple(tiles), scale, softcap)  # type: ignore[no-untyped-call]
     return out.to(q.dtype)
 
 
@@ -253,7 +256,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, o, log_total = context.saved_tensors
         tiles, scale, softcap = context.settings
         queries, keys, values = (Rows.of(x, k.shape[1]) for x in (q, k, v))
