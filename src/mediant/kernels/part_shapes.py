@@ -276,8 +276,8 @@ def cluster_bits(count: int) -> int:
 def _sparse_parts(info: TensorInfo, plan: TensorPlan, form: SparseForm | None) -> Parts:
     positions = positions_of(info, plan) if form is None else form.positions
     parts: Parts = {"positions": ("uint8", (positions.nbytes,))}
-    if plan.basis:
-        raise PlanError(f"The tensor {info.name!r} is sparse, so it cannot have another basis.")
+    if plan.basis or plan.outliers or plan.storage != "rows":
+        raise PlanError(f"The tensor {info.name!r} is sparse, so it has no other basis, outliers or storage than rows.")
     if plan.grid:
         return parts | part_shapes(compact_info(info, positions), inner_plan(plan), None if form is None else form.grid)
     if plan.dtype not in CAST_DTYPES:

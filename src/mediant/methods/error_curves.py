@@ -13,6 +13,7 @@ import numpy as np
 
 from mediant.methods.layer import Layer
 from mediant.methods.quantize import quantize
+from mediant.methods.sparse import sparse_at_depths
 from mediant.values import Run, TensorPlan
 
 # Enough weights that the estimated error is good to about one percent.
@@ -26,7 +27,9 @@ def error_curve(layer: Layer, plan: TensorPlan, depths: Sequence[int]) -> dict[i
     count = min(rows, max(FEWEST_ROWS, SAMPLE // columns))
     sample = layer.rows(np.unique(np.linspace(0, rows - 1, count).round().astype(int)))
     taken = len(sample.matrix)
-    return {
-        bits: sample.loss(quantize(sample, dataclasses.replace(plan, runs=(Run(taken, bits),))).matrix) * rows / taken
-        for bits in depths
-    }
+    planned = {bits: dataclasses.replace(plan, runs=(Run(taken, bits),)) for bits in depths}
+    if plan.method == "sparse":
+        found = sparse_at_depths(sample, planned)
+    else:
+        found = {bits: quantize(sample, given).matrix for bits, given in planned.items()}
+    return {bits: sample.loss(matrix) * rows / taken for bits, matrix in found.items()}

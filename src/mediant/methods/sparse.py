@@ -7,6 +7,7 @@ weights that are kept. Minimises the layer's loss (methods/layer.py).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -49,6 +50,17 @@ def sparsify(layer: Layer, plan: TensorPlan, info: TensorInfo) -> Quantized:
         found.relative_error, found.weighted_error, values.certificate.bound, values.certificate.clipped
     )
     return Quantized({"positions": positions.encode(mask), **values.parts}, decoded, certificate)
+
+
+def sparse_at_depths(layer: Layer, plans: Mapping[int, TensorPlan]) -> dict[int, Array]:
+    """What a layer's matrix decodes to by plans that differ in nothing but their runs: it is pruned once for all."""
+    rows, columns = layer.matrix.shape
+    info = TensorInfo("a matrix", (rows, columns), "float32", "linear", "out_in")
+    plan = next(iter(plans.values()))
+    compact = compact_info(info, positions_of(info, plan))
+    score = discovery.make("pruning.scores", plan.score)
+    mask, weights = score.prune(layer, discovery.make("pruning.patterns", plan.pattern))
+    return {key: _quantized(layer, given, compact, mask, weights)[1] for key, given in plans.items()}
 
 
 def _cast(dtype: str, mask: Array, weights: Array) -> tuple[Quantized, Array]:

@@ -20,6 +20,7 @@ from mediant.methods.companded import Demand
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
 from mediant.methods.sparse import sparsify
+from mediant.methods.structure import edit_from
 from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
 from mediant.pipeline.workspace import Workspace
@@ -105,8 +106,14 @@ def check_methods(recipe: Recipe) -> None:
     if recipe.method == "compand" or not recipe.quantizes:
         return
     runs = tuple(Run(1, bits) for bits in recipe.depths)
-    any_matrix = TensorInfo("any matrix", (len(runs), recipe.group), "float32", "linear", "out_in")
-    check_tensor(any_matrix, recipe.tensor_plan(runs))
+    any_matrix = TensorInfo("any matrix", (len(runs), recipe.group), "float32", "embedding", "out_in")
+    check_tensor(any_matrix, recipe.tensor_plan(runs, "embedding"))
+    if recipe.pattern:
+        discovery.make("pruning.patterns", recipe.pattern)
+        discovery.make("pruning.scores", recipe.score)
+    for name, given in recipe.structure:
+        if name != "prune":
+            edit_from({"edit": name, **given})
 
 
 def approximate(

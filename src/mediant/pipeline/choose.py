@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mediant.kernels.part_shapes import ITEM_BYTES, grid_form, payload_bytes
+from mediant.kernels.part_shapes import ITEM_BYTES, grid_form, inner_plan, payload_bytes, positions_of
 from mediant.kernels.tiles import BLOCK, OCTET, STORAGES, blocks
 from mediant.methods.error_curves import error_curve
 from mediant.methods.layer import Layer, neutral, prepare
@@ -45,9 +45,9 @@ def measure(
 ) -> list[Unit]:
     """Units of all quantizable tensors with bytes and predicted loss at each depth of the recipe."""
     targets = quantizable(model)
-    plan = recipe.tensor_plan(())
 
     def curves(matrix: Matrix) -> tuple[str, list[Unit]]:
+        plan = recipe.tensor_plan((), matrix.info.role)
         hessian = None if hessians is None else hessians.of(matrix.info.name)
         layer = prepare(matrix.values, plan, matrix.statistics, hessian)
         return matrix.info.name, [_unit(matrix.info, layer.rows(rows), recipe) for rows in _row_runs(matrix.info)]
@@ -94,8 +94,9 @@ def outline(model: Model, recipe: Recipe) -> list[Unit]:
         for rows in _row_runs(info):
             sizes = _sizes(info, rows.stop - rows.start, columns, recipe)
             losses = dict.fromkeys(recipe.depths, 0.0)
-            wide, together = _together(columns, recipe)
-            units.append(Unit(info.name, rows.stop - rows.start, wide, sizes, losses, together))
+            count = rows.stop - rows.start
+            wide, together = _together(_part(info, count, columns), recipe.tensor_plan((), info.role))
+            units.append(Unit(info.name, count, wide, sizes, losses, together))
     return units
 
 
@@ -109,14 +110,23 @@ def _row_runs(info: TensorInfo) -> list[slice]:
 
 def _unit(info: TensorInfo, layer: Layer, recipe: Recipe) -> Unit:
     rows, columns = layer.matrix.shape
-    losses = error_curve(layer, recipe.tensor_plan(()), recipe.depths)
-    wide, together = _together(columns, recipe)
+    plan = recipe.tensor_plan((), info.role)
+    losses = error_curve(layer, plan, recipe.depths)
+    wide, together = _together(_part(info, rows, columns), plan)
     return Unit(info.name, rows, wide, _sizes(info, rows, columns, recipe), losses, together)
 
 
-def _together(columns: int, recipe: Recipe) -> tuple[int, int]:
+def _part(info: TensorInfo, rows: int, columns: int) -> TensorInfo:
+    """Some rows of a matrix as a tensor of their own."""
+    return TensorInfo(info.name, (rows, columns), "float32", info.role, "out_in")
+
+
+def _together(info: TensorInfo, plan: TensorPlan) -> tuple[int, int]:
     """Columns of a row as it is stored, and rows that are stored together."""
-    return (blocks(columns) * BLOCK, OCTET) if recipe.storage in STORAGES else (columns, 1)
+    columns = info.matrix_shape[1]
+    if plan.method == "sparse":
+        return positions_of(info, plan).row, 1
+    return (blocks(columns) * BLOCK, OCTET) if plan.storage in STORAGES else (columns, 1)
 
 
 def _sizes(info: TensorInfo, rows: int, columns: int, recipe: Recipe) -> dict[int, int]:
@@ -124,8 +134,8 @@ def _sizes(info: TensorInfo, rows: int, columns: int, recipe: Recipe) -> dict[in
     alone = TensorInfo(info.name, (rows, columns), "float32", info.role, "out_in")
     sizes = {}
     for bits in recipe.depths:
-        plan = recipe.tensor_plan((Run(rows, bits),))
-        table = ITEM_BYTES["float32"] * grid_form(plan).counts.get(bits, 0)
+        plan = recipe.tensor_plan((Run(rows, bits),), info.role)
+        table = ITEM_BYTES["float32"] * grid_form(inner_plan(plan)).counts.get(bits, 0)
         sizes[bits] = payload_bytes(alone, plan) - table + -(-table // len(_row_runs(info)))
     return sizes
 

@@ -34,6 +34,7 @@ from mediant.pipeline.companding import (
 )
 from mediant.pipeline.one_denominator import OneDenominator, curves_from_json, curves_to_json, denominator_plan
 from mediant.pipeline.one_denominator import measure as measure_rates
+from mediant.pipeline.pruning import Pruner
 from mediant.pipeline.ranks import RankSizing, choices_from_json, choices_to_json, measure_ranks, outline_ranks
 from mediant.pipeline.request import Request
 from mediant.pipeline.sizing import Sizing
@@ -100,7 +101,7 @@ def _refusals(run: Compression) -> Iterator[None]:
     try:
         yield
     except Exception:
-        if run.edits:
+        if run.changes_structure:
             run.workspace.close()
         raise
 
@@ -120,9 +121,42 @@ class Compression:
     kept: Path | None = None
 
     @property
+    def changes_structure(self) -> bool:
+        """Whether there are structural edits, without finding out which."""
+        return bool(self.recipe.structure if self.given is None else self.given.structure)
+
+    @cached_property
     def edits(self) -> tuple[Mapping[str, Any], ...]:
-        """Structural edits, in order."""
-        return () if self.given is None else self.given.structure
+        """Structural edits, in order: those of the plan, or those that the stages of the recipe lead to."""
+        if self.given is not None:
+            return self.given.structure
+        if not self.recipe.structure:
+            return ()
+
+        def compute() -> bytes:
+            return json.dumps([edit for stage in self.recipe.structure for edit in self._edits(*stage)]).encode()
+
+        found: list[dict[str, Any]] = json.loads(self.workspace.step("edits", compute))
+        return tuple(found)
+
+    def _edits(self, name: str, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The edits of one stage; `prune` chooses parts of the original."""
+        if name != "prune":
+            return [{"edit": name, **fields}]
+        score = fields.get("score", "influence")
+        pruner = Pruner(
+            self.original, lambda: self.original_statistics, lambda: self.text.windows, score, self.seed, self.progress
+        )
+        return pruner.edits({part: wanted for part, wanted in fields.items() if part != "score"})
+
+    @property
+    def original_statistics(self) -> Statistics:
+        """Sensitivities of the model as it was given."""
+
+        def compute() -> bytes:
+            return storage.to_bytes(collect(self.original, self.text, self.progress))
+
+        return storage.from_bytes(self.workspace.step("original-statistics", compute))
 
     @cached_property
     def model(self) -> Model:
@@ -154,7 +188,7 @@ class Compression:
         """Where finished steps are kept; other sizes, plans and recipes share what does not depend on them."""
         key = {
             "model": self.original.fingerprint,
-            "structure": self.edits,
+            "structure": self.recipe.structure if self.given is None else self.given.structure,
             "text": [self.described.source, self.described.fingerprint],
             "hessian": self.needs_hessian,
         }
@@ -347,7 +381,8 @@ class Compression:
 
             chosen = smallest_within(self, float(self.request.max_kl or 0))
         minutes = self.request.tune
-        return dataclasses.replace(chosen, tune_steps=steps_within(self, chosen, minutes)) if minutes else chosen
+        steps = steps_within(self, chosen, minutes) if minutes else self.recipe.tune_steps
+        return dataclasses.replace(chosen, tune_steps=steps)
 
     def plan_for(self, target: int) -> Plan:
         """The plan of least predicted loss for a target in bytes."""

@@ -129,7 +129,7 @@ class Sizing:
     def _plan(self, runs: Runs, target: int) -> Plan:
         cast = TensorPlan("cast", dtype=self.recipe.keep)
         corrected = dataclasses.replace(cast, bias_correction=True) if self.recipe.bias_correction else cast
-        quantized = {name: self.recipe.tensor_plan(given) for name, given in runs.items()}
+        quantized = {n: self.recipe.tensor_plan(given, self.model.tensor(n).role) for n, given in runs.items()}
         modules = {self.model.tensor(name).module for name in quantized}
         return Plan(
             model_fingerprint=self.model.unedited.fingerprint,

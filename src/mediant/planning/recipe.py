@@ -13,12 +13,15 @@ from typing import Any, Literal
 import yaml
 
 from mediant.errors import PlanError
-from mediant.values import Run, Storage, TensorPlan, checked_fields
+from mediant.planning import stages
+from mediant.values import MOST_STEPS, Role, Run, Storage, TensorPlan, checked_fields
 
 # Planning does not import methods, so it has to know which of them need the Hessian.
 HESSIAN_ROUNDINGS = ("babai", "gptq", "k_best")
 HESSIAN_LOW_RANK = ("whitened_svd", "residual")
+HESSIAN_SCORES = ("sparsegpt",)
 ROTATION_SEED = 0
+SPARSE_ROLES: tuple[Role, ...] = ("linear", "expert")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Recipe:
     """One way to compress. Specs name files under `methods`; `depths` are the bits per weight on offer.
 
     `balance` says how columns are scaled before rounding, `outliers` how many are not rounded at all; without `rotate`.
+    `structure` are stages before it that change the model, [name, fields] each (planning/stages.py). A `pattern` with
+    its `score` makes linear layers sparse first; `tune_steps` follow rounding.
     The method `compand` has only `cluster`, `sequences` and `renewal` (methods/companded.py).
     With `low_rank`, matrices become products of two thin ones (pipeline/ranks.py): `factors` says whether these are
     cast to `keep`, quantized, or cast beside a quantized matrix whose error they make good; `whole`, whether a matrix
@@ -58,6 +63,10 @@ class Recipe:
     low_rank: Mapping[str, Any] = field(default_factory=dict)
     factors: Literal["cast", "quantize", "residual"] = "cast"
     whole: bool = True
+    structure: tuple[Any, ...] = ()
+    pattern: Mapping[str, Any] = field(default_factory=dict)
+    score: Mapping[str, Any] = field(default_factory=dict)
+    tune_steps: int = 0
 
     @property
     def quantizes(self) -> bool:
@@ -67,10 +76,17 @@ class Recipe:
     @property
     def needs_hessian(self) -> bool:
         """Whether calibration has to measure Hessians for it."""
-        return needs_hessian(self.rounding) or self.low_rank.get("name") in HESSIAN_LOW_RANK
+        by_part = self.low_rank.get("name") in HESSIAN_LOW_RANK or self.score.get("name") in HESSIAN_SCORES
+        return by_part or needs_hessian(self.rounding)
 
-    def tensor_plan(self, runs: tuple[Run, ...]) -> TensorPlan:
-        """The plan of one quantized tensor."""
+    def tensor_plan(self, runs: tuple[Run, ...], role: Role = "linear") -> TensorPlan:
+        """The plan of one quantized tensor; embeddings and heads are never sparse."""
+        sparse = bool(self.pattern) and role in SPARSE_ROLES
+        if sparse:
+            return dataclasses.replace(self._quantized(runs), method="sparse", pattern=self.pattern, score=self.score)
+        return self._quantized(runs)
+
+    def _quantized(self, runs: tuple[Run, ...]) -> TensorPlan:
         return TensorPlan(
             method="quantize",
             grid=self.grid,
@@ -100,7 +116,7 @@ def needs_hessian(rounding: Mapping[str, Any]) -> bool:
 def plan_needs_hessian(plan: TensorPlan) -> bool:
     """Whether what a plan does with a tensor goes by its Hessian."""
     parts = (plan, *plan.factors.values())
-    by_factors = plan.low_rank.get("name") in HESSIAN_LOW_RANK
+    by_factors = plan.low_rank.get("name") in HESSIAN_LOW_RANK or plan.score.get("name") in HESSIAN_SCORES
     return plan.method == "lattice" or by_factors or any(needs_hessian(part.rounding) for part in parts)
 
 
@@ -123,14 +139,38 @@ def load_recipe(name_or_file: str) -> Recipe:
     elif not file.is_file():
         raise PlanError(f"There is no recipe or file {name_or_file!r}; the recipes are: {', '.join(recipe_names())}.")
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = _data(file)
         fields = {"name": Path(name_or_file).stem, **data} if isinstance(data, dict) else data
         return _checked(Recipe(**checked_fields(Recipe, fields)))
     except (yaml.YAMLError, OSError, ValueError) as problem:
         raise PlanError(f"The recipe {name_or_file} is not usable: {' '.join(str(problem).split())}.") from None
 
 
+def _data(file: Path | Traversable) -> Any:
+    """What a recipe file says, with the fields of its stages in their place."""
+    data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or "stages" not in data:
+        return data
+    own = {name: value for name, value in data.items() if name != "stages"}
+    return {**stages.fields(data["stages"], _named), **own}
+
+
+def _named(name: str) -> dict[str, Any]:
+    """The fields of a recipe that comes with Mediant, but for those that only describe it."""
+    if name not in recipe_names():
+        raise ValueError(f"there is no recipe {name!r} to quantize by")
+    data = yaml.safe_load((resources("mediant.recipes") / f"{name}.yaml").read_text(encoding="utf-8"))
+    if "stages" in data:
+        raise ValueError(f"the recipe {name!r} has stages itself")
+    return {key: value for key, value in data.items() if key not in ("description", "paper", "evidence")}
+
+
 def _checked(recipe: Recipe) -> Recipe:
+    if not 0 <= recipe.tune_steps <= MOST_STEPS:
+        raise ValueError(f"the steps of tuning are outside 0 to {MOST_STEPS}")
+    apart = recipe.rotate or bool(recipe.balance or recipe.low_rank) or recipe.outliers > 0 or recipe.storage != "rows"
+    if bool(recipe.pattern) != bool(recipe.score) or (recipe.pattern and apart):
+        raise ValueError("a pattern goes with a score and storage rows, and not with rotate, balance or outliers")
     if recipe.method == "compand":
         return _checked_compand(recipe)
     if recipe.low_rank and "name" not in recipe.low_rank:

@@ -1,0 +1,119 @@
+"""prune: a smaller or sparser model without quantization.
+
+Parts that are taken away leave an ordinary model, written as such; zeros in its matrices are worth nothing there, so a
+sparse model becomes a checkpoint that stores them as such.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mediant import discovery, files
+from mediant.checkpoint.writer import check_replaceable
+from mediant.errors import PlanError, UsageError
+from mediant.models.companions import tokenizer_files
+from mediant.models.dense_folder import check_free, write_folder
+from mediant.models.opening import open_model
+from mediant.models.weights import WeightReader
+from mediant.pipeline.compress import Compression
+from mediant.pipeline.request import Request
+from mediant.planning.recipe import SPARSE_ROLES, load_recipe
+from mediant.progress import SILENT, Progress
+from mediant.values import Model, Plan, TensorPlan
+
+RECIPE = "prune"
+EDITS = "mediant-edits.json"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person wants pruned: `parts` of the model (pipeline/pruning.py), a `pattern` of zeros with its score."""
+
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    pattern: Mapping[str, Any] = field(default_factory=dict)
+    score: str | None = None
+    dtype: str = "float16"
+
+    def check(self) -> None:
+        """Refuses what is nothing, or names what is not there.
+
+        Raises:
+            UsageError, PlanError: with the first fault.
+        """
+        if not self.parts and not self.pattern:
+            raise UsageError("Say what to prune: --layers, --neurons, --heads, --hidden, --sparsity or --pattern.")
+        if self.pattern:
+            discovery.make("pruning.patterns", self.pattern)
+            discovery.make("pruning.scores", self.weight_score)
+
+    @property
+    def weight_score(self) -> dict[str, str]:
+        """The score of single weights."""
+        return {"name": self.score or "sparsegpt"}
+
+
+def prune(request: Request, wish: Wish, progress: Progress = SILENT) -> Path:
+    """Writes the pruned model to `request.out`; a stopped run goes on where it was.
+
+    Raises:
+        MediantError: one sentence about what cannot be done; what was in `out` before is untouched.
+    """
+    wish.check()
+    (check_replaceable if wish.pattern else check_free)(request.out)
+    stages = [["prune", {**wish.parts, "score": _part_score(wish)}]] if wish.parts else []
+    recipe = dataclasses.replace(
+        load_recipe("nearest"),
+        name=RECIPE,
+        structure=tuple(stages),
+        pattern=wish.pattern,
+        score=wish.weight_score if wish.pattern else {},
+    )
+    run = Compression(request, open_model(request.model, progress), recipe, None, progress)
+    with _closing(run):
+        if wish.pattern:
+            run.pack(_plan(run.model, wish, request.seed))
+        else:
+            _write(run.model, request.out, progress)
+    return request.out
+
+
+def _part_score(wish: Wish) -> str:
+    return wish.score if wish.score in ("wanda", "magnitude", "random") else "influence"
+
+
+@contextlib.contextmanager
+def _closing(run: Compression) -> Iterator[None]:
+    """The work folder goes at the end and after an error, but not when the run is stopped."""
+    try:
+        yield
+    except Exception:
+        run.workspace.close()
+        raise
+    run.workspace.close()
+
+
+def _plan(model: Model, wish: Wish, seed: int) -> Plan:
+    cast = TensorPlan("cast", dtype=wish.dtype)
+    sparse = TensorPlan("sparse", dtype=wish.dtype, pattern=wish.pattern, score=wish.weight_score)
+    chosen = {t.name: sparse if t.role in SPARSE_ROLES and t.layout != "none" else cast for t in model.tensors}
+    if sparse not in chosen.values():
+        raise PlanError(f"{model.name} has no linear layers that could be made sparse.")
+    return Plan(model.unedited.fingerprint, RECIPE, seed, chosen, structure=model.edits)
+
+
+def _write(model: Model, out: Path, progress: Progress) -> None:
+    """The edited model as an ordinary folder, with what was done to it beside."""
+    record = {"original": model.unedited.name, "fingerprint": model.unedited.fingerprint, "structure": model.edits}
+    beside: dict[str, bytes | Path] = {file.name: file for file in tokenizer_files(model.path)}
+    beside[EDITS] = (json.dumps(record, indent=1) + "\n").encode()
+    with WeightReader(model) as weights:
+        write_folder(out, model.config, weights.lazy(), beside, progress)
+    progress.say(
+        f"{model.weights:,} of {model.unedited.weights:,} weights are left, {files.folder_bytes(out):,} bytes."
+    )

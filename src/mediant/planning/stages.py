@@ -1,0 +1,75 @@
+"""Recipes in stages: what becomes of the model, one after another, under one size.
+
+    stages:
+      - prune: {layers: 2, neurons: 25%}        # whole parts; structural edits are chosen by calibration
+      - drop_layers: {layers: [3]}              # any structural edit by its name, as it is
+      - sparsify: {pattern: {name: n_of_m, n: 2, m: 4}, score: {name: sparsegpt}}
+      - factor: {low_rank: {name: whitened_svd}}  # matrices may become products; not with sparsify
+      - quantize: {recipe: default}             # a recipe by name, and whatever should differ
+      - tune: {steps: 40}
+
+Structure comes first, then sparsity or factors, then quantization, then tuning: each stage needs what the ones before
+have left, and none undoes one before. Every stage may be left out but `quantize`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+ORDER = ("sparsify", "factor", "quantize", "tune")
+FACTORS = ("low_rank", "factors", "whole")
+PARTS = ("layers", "neurons", "heads", "hidden", "score")
+
+
+def fields(stages: object, recipe: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of a recipe that stages say.
+
+    Args:
+        stages: as YAML gave them.
+        recipe: the fields of the recipe of some name.
+
+    Raises:
+        ValueError: naming the first fault.
+    """
+    pairs = _pairs(stages)
+    names = [name for name, _ in pairs]
+    late = [name for name in names if name in ORDER]
+    if late != sorted(set(late), key=ORDER.index) or names != [n for n in names if n not in ORDER] + late:
+        raise ValueError(
+            "the stages do not come in the order structure, sparsify, factor, quantize, tune, each of these once"
+        )
+    found: dict[str, Any] = {"structure": [[name, dict(given)] for name, given in pairs if name not in ORDER]}
+    for name, given in pairs:
+        if name == "prune" and (unknown := set(given) - set(PARTS)):
+            raise ValueError(f"the stage prune has no {min(unknown)!r}; it has: {', '.join(PARTS)}")
+        if name == "sparsify":
+            found |= _only(given, name, ("pattern", "score"))
+        if name == "factor":
+            found |= {"factors": "quantize"} | _only(given, name, tuple(k for k in FACTORS if k in given))
+        if name == "quantize":
+            found |= {
+                **recipe(str(given.get("recipe", "default"))),
+                **{k: v for k, v in given.items() if k != "recipe"},
+            }
+        if name == "tune":
+            found["tune_steps"] = _only(given, name, ("steps",))["steps"]
+    if "quantize" not in names:
+        raise ValueError("no stage quantizes")
+    return found
+
+
+def _pairs(stages: object) -> Sequence[tuple[str, Mapping[str, Any]]]:
+    if not isinstance(stages, list) or not all(isinstance(s, dict) and len(s) == 1 for s in stages):
+        raise ValueError("the stages are not a list in which each has one name with its fields")
+    pairs = [(str(name), given or {}) for stage in stages for name, given in stage.items()]
+    for name, given in pairs:
+        if not isinstance(given, dict):
+            raise ValueError(f"the stage {name} is not a mapping of names to values")
+    return pairs
+
+
+def _only(given: Mapping[str, Any], stage: str, names: Sequence[str]) -> dict[str, Any]:
+    if set(given) != set(names):
+        raise ValueError(f"the stage {stage} needs just: {', '.join(names)}")
+    return dict(given)
