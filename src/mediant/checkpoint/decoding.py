@@ -47,15 +47,17 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-def decode(encoding: Encoding, form: Form | None = None) -> Floats:
+def decode(encoding: Encoding, form: Form | None = None, planes: int | None = None) -> Floats:
     """The weights of an encoding in the tensor's own shape, float32.
 
     Args:
         encoding: a sound one (`check`).
         form: its grid as a manifest states it; by default that of the grid the plan names.
+        planes: read only so many leading bits of every code, and all of those that have no more. What is not in codes
+            of a fixed length is read whole.
 
     Raises:
-        ValueError: a code has no level, or coded numbers are not sound.
+        ValueError: a code has no level, coded numbers are not sound, or leading bits have no levels of their own.
         PlanError: there is no such grid.
     """
     if encoding.plan.method == "cast":
@@ -76,18 +78,25 @@ def decode(encoding: Encoding, form: Form | None = None) -> Floats:
     matrix = np.empty((rows, columns), np.float32)
     row = 0
     for run, codes in zip(encoding.plan.runs, run_codes(encoding), strict=True):
-        here = slice(row, row + run.rows)
+        here, used = slice(row, row + run.rows), min(run.bits, planes or run.bits)
+        if used < run.bits:
+            _check_leading(encoding, form, used)
         dequantize(
-            codes,
+            codes >> np.uint8(run.bits - used),
             scale[here],
             None if zero is None else zero[here],
-            levels(encoding, form, run.bits),
+            levels(encoding, form, used),
             encoding.plan.group,
             out=matrix[here],
         )
         row += run.rows
     matrix = _in_own_basis(_with_outliers(matrix, encoding), encoding)
     return np.asarray(from_matrix(matrix, encoding.info))
+
+
+def _check_leading(encoding: Encoding, form: GridForm, bits: int) -> None:
+    if bits not in form.counts:
+        raise ValueError(f"the {bits} leading bits of the codes of {encoding.info.name!r} have no levels of their own")
 
 
 def _with_outliers(matrix: Floats, encoding: Encoding) -> Floats:

@@ -243,7 +243,9 @@ def _grid_form(value: dict[str, Any], plan: TensorPlan, parts: Mapping[str, Part
     if value == {"kind": "zero_point"}:
         return GridForm(zero_point=True)
     if value == {"kind": "table"}:
-        return GridForm(counts={bits: _count(parts.get(f"levels.{bits}"), bits, where) for bits in depths.values()})
+        leading = {bits for bits in range(1, max(depths.values())) if f"levels.{bits}" in parts}
+        counted = sorted({*depths.values(), *leading})
+        return GridForm(counts={bits: _count(parts.get(f"levels.{bits}"), bits, where) for bits in counted})
     first = value.get("first")
     if value != {"kind": "affine", "first": first} or not isinstance(first, dict) or first.keys() != depths.keys():
         raise CheckpointError(

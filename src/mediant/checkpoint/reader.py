@@ -80,18 +80,26 @@ class Checkpoint:
             check(encoding, entry.form)
         return encoding
 
-    def weight(self, name: str) -> NDArray[np.float32]:
-        """One tensor's weights in its own shape, float32; errors as for `encoding`."""
-        return decode(self.encoding(name), self.tensors[name].form)
+    def weight(self, name: str, planes: int | None = None) -> NDArray[np.float32]:
+        """One tensor's weights in its own shape, float32, of all bits of its codes or of so many leading ones.
 
-    def state(self, aliases: bool = False) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        Raises:
+            CheckpointError: as for `encoding`, or leading bits have no levels of their own.
+        """
+        encoding = self.encoding(name)
+        try:
+            return decode(encoding, self.tensors[name].form, planes)
+        except ValueError as problem:
+            raise CheckpointError(f"{name!r} in {self.folder} cannot be read so: {problem}.") from None
+
+    def state(self, aliases: bool = False, planes: int | None = None) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Names and weights in model order, one at a time; `aliases` repeats tied tensors under their other names.
 
         Raises:
-            CheckpointError: as for `encoding`.
+            CheckpointError: as for `weight`.
         """
         for name, entry in self.tensors.items():
-            weight = self.weight(name)
+            weight = self.weight(name, planes)
             yield name, weight
             for alias in entry.info.aliases if aliases else ():
                 yield alias, weight

@@ -47,7 +47,8 @@ class GridForm:
     """What a file must say about a grid, by depth in bits.
 
     An *affine* grid has the levels first, first + 1, ... and says only `first`; a *table* grid stores its levels and
-    says here how many there are. A grid with a zero point is affine from 0.
+    says here how many there are, also for the depths at which leading bits of its codes can be read alone. A grid with
+    a zero point is affine from 0.
     """
 
     first: Mapping[int, float] = field(default_factory=dict)
@@ -154,6 +155,8 @@ def grid_form(plan: TensorPlan) -> GridForm:
 @cache
 def _grid_form(spec: str, depths: tuple[int, ...]) -> GridForm:
     grid = discovery.make("grids", json.loads(spec))
+    if hasattr(grid, "leading"):
+        depths = tuple(sorted({*depths, *(leading for bits in depths for leading in grid.leading(bits))}))
     try:
         tables = {bits: np.asarray(grid.levels(bits, _ANY_SAMPLE)) for bits in depths}
     except (ArithmeticError, TypeError, ValueError) as problem:

@@ -141,7 +141,9 @@ def _quantized(layer: Layer, plan: TensorPlan) -> Quantized:
     whole = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     if "scale_codes" in whole:
         whole["scale_codes"] = _packed_scale_codes(whole["scale_codes"], plan)
-    whole |= {f"levels.{bits}": _filled(tables[bits], count) for bits, count in form.counts.items()}
+    # Also those at which leading bits can be read alone.
+    stored_tables = {bits: tables[bits] if bits in tables else levels(layer, plan, bits) for bits in form.counts}
+    whole |= {f"levels.{bits}": _filled(stored_tables[bits], count) for bits, count in form.counts.items()}
     return Quantized(whole, decoded, error.certificate(decoded, tables))
 
 

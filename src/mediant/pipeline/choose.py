@@ -135,7 +135,7 @@ def _sizes(info: TensorInfo, rows: int, columns: int, recipe: Recipe) -> dict[in
     sizes = {}
     for bits in recipe.depths:
         plan = recipe.tensor_plan((Run(rows, bits),), info.role)
-        table = ITEM_BYTES["float32"] * grid_form(inner_plan(plan)).counts.get(bits, 0)
+        table = ITEM_BYTES["float32"] * sum(grid_form(inner_plan(plan)).counts.values())
         sizes[bits] = payload_bytes(alone, plan) - table + -(-table // len(_row_runs(info)))
     return sizes
 

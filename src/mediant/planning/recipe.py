@@ -17,7 +17,7 @@ from mediant.planning import stages
 from mediant.values import MOST_STEPS, Role, Run, Storage, TensorPlan, checked_fields
 
 # Planning does not import methods, so it has to know which of them need the Hessian.
-HESSIAN_ROUNDINGS = ("babai", "gptq", "k_best")
+HESSIAN_ROUNDINGS = ("babai", "gptq", "k_best", "nested")
 HESSIAN_LOW_RANK = ("whitened_svd", "residual")
 HESSIAN_SCORES = ("sparsegpt",)
 ROTATION_SEED = 0

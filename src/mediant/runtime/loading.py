@@ -17,20 +17,22 @@ from mediant.models import architecture
 GENERATION_FILE = "generation_config.json"
 
 
-def load(folder: str | Path) -> PreTrainedModel:
+def load(folder: str | Path, planes: int | None = None) -> PreTrainedModel:
     """The network in the checkpoint at `folder`, in float32 and evaluation mode.
 
-    It is a plain network: `save_pretrained` writes it dense, without compression.
+    It is a plain network: `save_pretrained` writes it dense, without compression. With `planes`, only so many leading
+    bits of every code are read, from a checkpoint that was made for it (recipe `nested`).
 
     Raises:
-        CheckpointError: there is no checkpoint, it is damaged, or its tensors are not those of its network.
+        CheckpointError: there is no checkpoint, it is damaged, its tensors are not those of its network, or its codes
+            cannot be read by their leading bits.
         ModelError: transformers does not know its architecture.
     """
     checkpoint = open_checkpoint(Path(folder))
     config = architecture.load_config(checkpoint.folder)
     network_class = architecture.network_class(config)
     settings = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    network, report = build(network_class, checkpoint, config, settings)
+    network, report = build(network_class, checkpoint, config, settings, planes=planes)
     strange = [*report["missing_keys"], *report["unexpected_keys"], *(key[0] for key in report["mismatched_keys"])]
     if strange:
         raise CheckpointError(
@@ -47,6 +49,7 @@ def build(
     config: PretrainedConfig,
     settings: Mapping[str, Any],
     arguments: Sequence[Any] = (),
+    planes: int | None = None,
 ) -> Any:
     """What `network_class.from_pretrained(folder, *arguments, **settings)` should give for the decoded weights.
 
@@ -62,7 +65,7 @@ def build(
         *arguments,
         config=_dense(config),
         # Copies, because torch aligns memory more than NumPy does, and the order of its sums depends on that.
-        state_dict={name: torch.from_numpy(weights).clone() for name, weights in checkpoint.state()},
+        state_dict={name: torch.from_numpy(weights).clone() for name, weights in checkpoint.state(planes=planes)},
         **{"dtype": torch.float32, **asked},
     )
     network = result[0] if settings.get("output_loading_info") else result

@@ -1,0 +1,109 @@
+"""Nested codes: their tables, what their leading bits decode to, and that each depth is nearly as good as alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mediant.checkpoint.decoding import decode
+from mediant.errors import PlanError
+from mediant.kernels.rotation import rotate
+from mediant.methods.grids.nested import ALONE, Nested, readings
+from mediant.methods.layer import prepare
+from mediant.methods.quantize import quantize
+from mediant.values import Encoding, Run, TensorInfo, TensorPlan
+
+ROWS, COLUMNS = 64, 96
+INFO = TensorInfo("w", (ROWS, COLUMNS), "float32", "linear", "out_in")
+
+
+def plan(name, bits):
+    return TensorPlan(
+        "quantize",
+        grid={"name": "nested" if name == "nested" else "normal"},
+        scale={"name": "exact"},
+        rounding={"name": name},
+        runs=(Run(ROWS, bits),),
+        group=32,
+        scale_bits=3,
+        scale_signed=False,
+        scale_steps=4,
+        basis={"name": "rotation", "seed": 0},
+    )
+
+
+def layer(chosen):
+    g = np.random.default_rng(0)
+    mixed = (np.eye(COLUMNS) + g.normal(size=(COLUMNS, COLUMNS)) / 10) @ g.normal(size=(COLUMNS, 4 * COLUMNS))
+    return prepare(g.normal(size=(ROWS, COLUMNS)).astype(np.float32), chosen, None, mixed @ mixed.T / (4 * COLUMNS))
+
+
+def losses(chosen, planes):
+    """The predicted loss of the same codes at every number of planes."""
+    there = layer(chosen)
+    found = quantize(there, chosen)
+    encoding = Encoding(INFO, chosen, found.parts, found.certificate)
+    return [there.loss(rotate(decode(encoding, planes=p), 0)) for p in planes]
+
+
+def test_every_depth_is_worth_its_bits():
+    """None is as good as codes made for it alone, but each is better than those of one bit less."""
+    together = losses(plan("nested", 4), (4, 3, 2))
+    alone = {bits: losses(plan("babai", bits), (bits,))[0] for bits in (4, 3, 2)}
+    for bits, ours in zip((4, 3, 2), together, strict=True):
+        assert alone[bits] < ours
+    assert together[0] < alone[3]
+    assert together[1] < alone[2]
+
+
+def test_leading_bits_of_plain_codes_are_refused_and_would_be_far_worse():
+    chosen = plan("babai", 4)
+    found = quantize(layer(chosen), chosen)
+    encoding = Encoding(INFO, chosen, found.parts, found.certificate)
+    with pytest.raises(ValueError, match="levels of their own"):
+        decode(encoding, planes=2)
+    # The same tables, rounded for the deepest reading alone.
+    other = dataclasses.replace(chosen, grid={"name": "nested"})
+    assert losses(other, (2,))[0] > 1.2 * losses(plan("nested", 4), (2,))[0]
+
+
+def test_all_planes_are_the_whole_code_and_shorter_runs_are_read_whole():
+    chosen = dataclasses.replace(plan("nested", 4), runs=(Run(24, 2), Run(40, 4)), basis={})
+    found = quantize(layer(chosen), chosen)
+    encoding = Encoding(INFO, chosen, found.parts, found.certificate)
+    whole, three, two = (decode(encoding, planes=p) for p in (4, 3, 2))
+    np.testing.assert_array_equal(whole, decode(encoding))
+    np.testing.assert_array_equal(whole, found.matrix)
+    np.testing.assert_array_equal(whole[:24], two[:24])
+    assert not np.array_equal(whole[24:], three[24:])
+    assert not np.array_equal(three[24:], two[24:])
+
+
+def test_tables_together_err_as_the_page_says():
+    x = np.linspace(-6, 6, 24001)
+    density = np.exp(-x * x / 2) / np.exp(-x * x / 2).sum()
+    table, weights = readings(4)
+    step = 1 / 11.85
+    costs = sum(a * np.square(x[:, None] - step * t) for a, t in zip(weights, table, strict=True))
+    codes = costs.argmin(axis=1)
+    decibels = [
+        10 * np.log10(density @ np.square(x - step * t[codes]) / ALONE[bits])
+        for t, bits in zip(table, (4, 3, 2), strict=True)
+    ]
+    np.testing.assert_allclose(decibels, [0.075, 0.05, 0.03], atol=0.01)
+
+
+def test_steps_are_whole_for_kernels():
+    for bits in (2, 3, 4):
+        gaps = np.diff(Nested().levels(bits))
+        units = gaps / (gaps.min() / np.rint(gaps.min() / np.gcd.reduce((gaps * 64).astype(np.int64)) * 64))
+        assert (units == np.rint(units)).all()
+        assert units.sum() <= (63 if bits == 4 else 31)
+
+
+def test_other_grids_are_refused():
+    chosen = dataclasses.replace(plan("nested", 4), grid={"name": "normal"})
+    with pytest.raises((PlanError, ValueError), match="grid nested"):
+        quantize(layer(chosen), chosen)
