@@ -16,8 +16,9 @@ def packed_matrix(encoding: Encoding, form: Form | None = None, bits: int | None
     Args:
         encoding: a sound one (`decoding.check`); its parts stay in use.
         form: its grid as the manifest states it; by default that of the grid the plan names.
-        bits: leading bits of the codes to use, where they are stored as `nested`; all by default. A level of leading
-            bits is the mean of those that they lead to, rounded to the whole steps that kernels take.
+        bits: leading bits of the codes to use, where they are stored as `nested`; all by default. Where they have no
+            levels of their own (the grid `nested` does), a level of leading bits is the mean of those that they lead
+            to, rounded to the whole steps that kernels take.
 
     Raises:
         CheckpointError: it is stored in another way than kernels take, or has no digit that ends there.
@@ -34,10 +35,16 @@ def packed_matrix(encoding: Encoding, form: Form | None = None, bits: int | None
         for run, begin in zip(plan.runs, begins[:-1], strict=True):
             used = min(run.bits, bits or run.bits)
             widths = widths_of(plan.storage, run.bits, used)
-            whole = WholeLevels.of(levels(encoding, grid, run.bits), run.bits).leading(used)
+            whole = _leading_levels(encoding, grid, run.bits, used)
             runs.append(PackedRun(run.rows, widths, encoding.parts["tiles"][begin:], whole))
     except ValueError as problem:
         raise CheckpointError(f"The tensor {info.name!r} does not suit kernels: {problem}.") from None
     seed = plan.basis["seed"] if plan.basis else None
     scales, codes = encoding.parts["row_scales"], encoding.parts["scale_codes"]
     return PackedMatrix(info.matrix_shape, tuple(runs), scales, codes, ScaleForm.of(plan), plan.group, seed)
+
+
+def _leading_levels(encoding: Encoding, grid: GridForm, bits: int, used: int) -> WholeLevels:
+    if used in grid.counts:
+        return WholeLevels.of(levels(encoding, grid, used), used)
+    return WholeLevels.of(levels(encoding, grid, bits), bits).leading(used)

@@ -67,7 +67,7 @@ class WholeLevels:
             ValueError: levels are not whole steps apart, or too many steps for a kernel of that depth.
         """
         gaps = np.diff(levels.astype(np.float64))
-        unit = float(gaps.min()) if bits > 5 and len(gaps) else 1.0
+        unit = float(gaps.min()) if bits > 5 and len(gaps) else common_step(gaps)
         numbers = (levels - levels[0]).astype(np.float64) / unit
         most = LARGEST.get(bits, (1 << bits) - 1)
         if np.any(numbers != np.rint(numbers)) or numbers.max() > most:
@@ -91,6 +91,18 @@ class WholeLevels:
         step = (means[-1] - means[0]) / LARGEST.get(kept, (1 << kept) - 1)
         numbers = np.rint((means - means[0]) / step).astype(np.uint8)
         return WholeLevels(numbers, (self.zero - float(means[0])) / step, self.unit * step)
+
+
+def common_step(gaps: NDArray[np.float64]) -> float:
+    """1 where all gaps are whole; else the largest step of which all are multiples, in whole 1/256, or 1 without one.
+
+    >>> common_step(np.array([3.0, 4.0])), common_step(np.array([4.5, 7.5])), common_step(np.array([0.3]))
+    (1.0, 1.5, 1.0)
+    """
+    fine = gaps * 256
+    if not len(gaps) or np.all(gaps == np.rint(gaps)) or np.any(fine != np.rint(fine)):
+        return 1.0
+    return float(np.gcd.reduce(fine.astype(np.int64))) / 256
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mediant.checkpoint.decoding import decode
+from mediant.checkpoint.packing import packed_matrix
 from mediant.errors import PlanError
 from mediant.kernels.rotation import rotate
 from mediant.methods.grids.nested import ALONE, Nested, readings
@@ -107,3 +108,18 @@ def test_other_grids_are_refused():
     chosen = dataclasses.replace(plan("nested", 4), grid={"name": "normal"})
     with pytest.raises((PlanError, ValueError), match="grid nested"):
         quantize(layer(chosen), chosen)
+
+
+@pytest.mark.parametrize("planes", [4, 3, 2])
+def test_kernels_read_the_same_leading_bits(planes):
+    chosen = dataclasses.replace(plan("nested", 4), storage="nested")
+    found = quantize(layer(chosen), chosen)
+    encoding = Encoding(INFO, chosen, found.parts, found.certificate)
+    x = np.random.default_rng(1).normal(size=(3, COLUMNS)).astype(np.float32)
+    product = packed_matrix(encoding, bits=planes).multiply(x, precise=True)
+    exact = x.astype(np.float64) @ decode(encoding, planes=planes).T.astype(np.float64)
+    # Activations have 15 bits beside their sign, relative to the largest of 32.
+    size = np.abs(x).max() * np.abs(decode(encoding, planes=planes)).sum(axis=1).max()
+    assert np.abs(product - exact).max() < 4 * size * 2.0**-15
+    other = x.astype(np.float64) @ decode(encoding, planes=6 - planes if planes != 3 else 4).T.astype(np.float64)
+    assert np.abs(product - other).max() > 4 * size * 2.0**-15
