@@ -3,10 +3,10 @@
 // with MEDIANT_TILES. So everything here has internal linkage and no instruction leaks into another file; for the same
 // reason nothing of the standard library is used.
 //
-// Lanes has: Bytes, Ints, Floats; load, broadcast4, table (16 bytes twice); both, either, right<n>, left<n> (16-bit
-// lanes), lookup, choose (by the top bit); dots<M> (sum of products of 8 quads, M of which fit a 16-bit sum); shift_add;
-// to_float, set, load_floats, store_floats, times, plus, minus, fused (a b + c), fused_minus (a b - c), factors3,
-// hadamard8; ahead (a hint that memory of so many bytes will be read further on).
+// Lanes has: Bytes, Ints, Floats; load, table (16 bytes twice), fill, both, either, right<n>, left<n> (of 8 or 16 bits),
+// lookup (sees bits 0 to 3), choose (by the top bit); ahead (a hint that bytes further on will be read); dots<M> (sums of
+// products of 8 quads, M of which fit a 16-bit sum); shift_add; to_float, set, load_floats, store_floats, times, fused
+// (a b + c), fused_minus (a b - c), factors3, hadamard8.
 
 using mediant::ActivationView;
 using mediant::kBlock;
