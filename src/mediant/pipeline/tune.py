@@ -26,6 +26,7 @@ from mediant.models.opening import positions
 from mediant.models.reference import load_reference
 from mediant.models.weights import WeightReader
 from mediant.pipeline.approximate import cast
+from mediant.progress import Progress
 from mediant.statistics.calibration import calibration_tokens, sampled_windows
 from mediant.statistics.hessian import Hessians
 from mediant.values import MOST_STEPS, Array, Encoding, Model, Plan, Statistics
@@ -91,11 +92,20 @@ def _learned(tuner: Tuner, run: Compression, plan: Plan) -> Tuned:
 
 
 def tuning_windows(run: Compression) -> torch.Tensor:
-    """Text to learn from: all of the calibration file, or more of the model's own."""
-    file, length = run.request.calibration, min(WINDOW, positions(run.original) or WINDOW)
+    """Text that a run learns from."""
+    return text_to_learn(run.original, run.request.calibration, run.seed, run.progress)
+
+
+def text_to_learn(model: Model, file: Path | None, seed: int, progress: Progress) -> torch.Tensor:
+    """Text to learn from: all of the calibration file, or more of the model's own.
+
+    Raises:
+        TextError: the file is too short to hold any of it out.
+    """
+    length = min(WINDOW, positions(model) or WINDOW)
     if file is None:
-        return sampled_windows(run.original, WRITTEN, length, run.seed, "tuning", run.progress)
-    windows = calibration_tokens(run.original, file, run.seed, run.progress, MOST_WINDOWS, length).windows
+        return sampled_windows(model, WRITTEN, length, seed, "tuning", progress)
+    windows = calibration_tokens(model, file, seed, progress, MOST_WINDOWS, length).windows
     if len(windows) < 2:
         raise TextError(f"The text {Path(file)} has {len(windows)} window of {length} tokens; tuning needs at least 2.")
     return windows
