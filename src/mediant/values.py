@@ -117,6 +117,8 @@ class LayerStatistics:
     model (Fisher, not the empirical gradient). Weight ij then has the sensitivity output_fisher[i] * input_square[j].
     For an embedding, rows are tokens: `output_fisher[i]` is the frequency of token i and `input_square[j]` the Fisher
     of component j of its output; a tied head adds a second term, in `head_square` and `head_fisher`.
+    For a stack of experts, inputs are by expert, [experts, n], over the tokens that it saw, and rows, of all experts
+    under one another, count how often the expert is used; `expert_tokens` [experts] are the tokens that each saw.
     """
 
     input_square: Array
@@ -125,6 +127,19 @@ class LayerStatistics:
     tokens: int
     head_square: Array | None = None
     head_fisher: Array | None = None
+    expert_tokens: Array | None = None
+
+    def expert(self, number: int) -> LayerStatistics:
+        """Of a stack of experts, the statistics of one expert's matrix."""
+        size = len(self.output_fisher) // len(self.input_square)
+        return dataclasses.replace(
+            self,
+            input_square=self.input_square[number],
+            input_mean=self.input_mean[number],
+            output_fisher=self.output_fisher[number * size : (number + 1) * size],
+            tokens=self.tokens if self.expert_tokens is None else int(self.expert_tokens[number]),
+            expert_tokens=None,
+        )
 
 
 @dataclass(frozen=True)

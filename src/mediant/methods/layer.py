@@ -110,6 +110,10 @@ class Layer:
     def _diagonal(self) -> bool:
         return all(t.columns.ndim == 1 for t in self.terms)
 
+    def cuts(self) -> list[int]:
+        """Rows at which another metric begins: none, but in a stack of experts (methods/stack.py)."""
+        return []
+
     def lattice(self, damping: float, order: str = NATURAL, group: int = 1) -> Lattice:
         """The lattice of all terms together, weighted by their rows; its columns in an order that keeps groups."""
         if self.shared is not None:

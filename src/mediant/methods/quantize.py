@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -122,7 +123,7 @@ def _quantized(layer: Layer, plan: TensorPlan) -> Quantized:
         table = tables[run.bits]
         codes = np.empty((run.rows, columns), np.uint8)
         zeros = []
-        for begin, end in _chunks(run.rows, columns):
+        for begin, end in _chunks(layer, start, run.rows):
             where = slice(start + begin, start + end)
             piece = _chunk(layer.rows(where), plan, table)
             codes[begin:end] = piece.codes
@@ -193,9 +194,12 @@ def to_groups(matrix: Floats, group: int) -> Floats:
     return padded.reshape(rows * ((columns + padding) // group), group)
 
 
-def _chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    step = max(1, CHUNK // columns)
-    yield from ((begin, min(rows, begin + step)) for begin in range(0, rows, step))
+def _chunks(layer: Layer, start: int, rows: int) -> Iterator[tuple[int, int]]:
+    """Rows to be done at once, counted from `start`, none across a cut between metrics."""
+    step = max(1, CHUNK // layer.matrix.shape[1])
+    cuts = [cut - start for cut in layer.cuts() if 0 < cut - start < rows]
+    for first, last in pairwise([0, *cuts, rows]):
+        yield from ((begin, min(last, begin + step)) for begin in range(first, last, step))
 
 
 def _chunk(layer: Layer, plan: TensorPlan, table: NDArray[np.float64]) -> _Piece:

@@ -17,9 +17,9 @@ from mediant.kernels.bfloat16 import from_float32
 from mediant.kernels.part_shapes import part_shapes, scales_columns
 from mediant.methods import companded, denominator, factors
 from mediant.methods.companded import Demand
-from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
 from mediant.methods.sparse import sparsify
+from mediant.methods.stack import Hessian, prepare_any
 from mediant.methods.structure import edit_from
 from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
@@ -172,10 +172,10 @@ def _quantized(
     values: Array,
     plan: TensorPlan,
     local: LayerStatistics | None,
-    hessian: Array | None,
+    hessian: Hessian | None,
     demand: Demand | None,
 ) -> Encoding:
-    layer = prepare(to_matrix(values, info), plan, local, hessian)
+    layer = prepare_any(to_matrix(values, info), plan, local, hessian)
     if plan.method == "compand":
         if demand is None:
             raise PlanError(f"The tensor {info.name!r} is to be companded, but its demand was not measured.")

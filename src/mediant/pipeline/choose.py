@@ -13,7 +13,8 @@ import numpy as np
 from mediant.kernels.part_shapes import ITEM_BYTES, grid_form, inner_plan, payload_bytes, positions_of
 from mediant.kernels.tiles import BLOCK, OCTET, STORAGES, blocks
 from mediant.methods.error_curves import error_curve
-from mediant.methods.layer import Layer, neutral, prepare
+from mediant.methods.layer import Layer, neutral
+from mediant.methods.stack import prepare_any
 from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
 from mediant.planning.rate_distortion import Unit
@@ -27,6 +28,8 @@ from mediant.workers import ordered
 QUANTIZED_ROLES = ("linear", "embedding", "head", "expert")
 # An embedding is cut into runs of rows that may differ in depth; rare tokens stand late in most vocabularies.
 EMBEDDING_RUNS = 16
+# A stack of experts may have so many depths; more experts than that share them with their neighbours.
+EXPERT_RUNS = 16
 # Below this many weights a matrix is not worth its own scales and table entries.
 SMALLEST_MATRIX = 1024
 
@@ -49,7 +52,7 @@ def measure(
     def curves(matrix: Matrix) -> tuple[str, list[Unit]]:
         plan = recipe.tensor_plan((), matrix.info.role)
         hessian = None if hessians is None else hessians.of(matrix.info.name)
-        layer = prepare(matrix.values, plan, matrix.statistics, hessian)
+        layer = prepare_any(matrix.values, plan, matrix.statistics, hessian)
         return matrix.info.name, [_unit(matrix.info, layer.rows(rows), recipe) for rows in _row_runs(matrix.info)]
 
     with WeightReader(model) as weights:
@@ -79,7 +82,7 @@ def matrices(model: Model, statistics: Statistics | None, weights: WeightReader)
     for info in sorted(quantizable(model), key=lambda info: info.name not in seen):
         values = to_matrix(weights.read(info.name), info)
         if info.name in seen:
-            losses.append(prepare(values, TensorPlan("quantize"), seen[info.name]).loss(np.zeros_like(values)))
+            losses.append(prepare_any(values, TensorPlan("quantize"), seen[info.name]).loss(np.zeros_like(values)))
             yield Matrix(info, values, seen[info.name])
         else:
             zeroing = float(np.median(losses)) if losses else 1.0
@@ -102,8 +105,12 @@ def outline(model: Model, recipe: Recipe) -> list[Unit]:
 
 def _row_runs(info: TensorInfo) -> list[slice]:
     rows = info.matrix_shape[0]
-    count = min(EMBEDDING_RUNS, rows) if info.role in ("embedding", "head") else 1
-    inner = np.unique(np.linspace(0, rows, count + 1)[1:-1].astype(int) // OCTET * OCTET)
+    if info.role == "expert":
+        experts = info.shape[0]
+        inner = np.linspace(0, experts, min(EXPERT_RUNS, experts) + 1)[1:-1].astype(int) * (rows // experts)
+    else:
+        count = min(EMBEDDING_RUNS, rows) if info.role in ("embedding", "head") else 1
+        inner = np.unique(np.linspace(0, rows, count + 1)[1:-1].astype(int) // OCTET * OCTET)
     edges = [0, *inner[inner > 0].tolist(), rows]
     return [slice(a, b) for a, b in pairwise(edges)]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mediant.methods.denominator import rate, spread
-from mediant.methods.layer import prepare
+from mediant.methods.stack import prepare_any
 from mediant.models.weights import WeightReader
 from mediant.pipeline.choose import Matrix, matrices, quantizable
 from mediant.planning.size import check_range
@@ -79,7 +79,7 @@ def measure(model: Model, statistics: Statistics, hessians: Hessians, progress: 
 
 def _curve(matrix: Matrix, hessians: Hessians) -> Curve:
     plan = TensorPlan("lattice", step=1.0)
-    layer = prepare(matrix.values, plan, matrix.statistics, hessians.of(matrix.info.name))
+    layer = prepare_any(matrix.values, plan, matrix.statistics, hessians.of(matrix.info.name))
     rows, columns = layer.matrix.shape
     sample = layer.rows(np.unique(np.linspace(0, rows - 1, min(rows, SAMPLED_ROWS)).round().astype(int)))
     center, share = math.log2(max(spread(sample, plan), 1e-30)), rows / len(sample.matrix)

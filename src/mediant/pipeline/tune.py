@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from mediant.checkpoint.decoding import decode, factor_encodings
 from mediant.errors import TextError
 from mediant.kernels.bfloat16 import from_float32, to_float32
-from mediant.methods.layer import prepare
+from mediant.methods.stack import prepare_any
 from mediant.methods.training.scale_tuning import Tuned, Tuner
 from mediant.models.matrix_form import to_matrix
 from mediant.models.opening import positions
@@ -154,7 +154,7 @@ def _certified(encoding: Encoding, original: Array, statistics: Statistics, hess
     info, plain = encoding.info, dataclasses.replace(encoding.plan, basis={})
     matrix = to_matrix(original, info)
     hessian = None if hessians is None else hessians.of(info.name)
-    layer = prepare(matrix, plain, statistics.layers.get(info.name), hessian)
+    layer = prepare_any(matrix, plain, statistics.layers.get(info.name), hessian)
     decoded = to_matrix(decode(encoding), info)
     energy = float(np.square(matrix, dtype=np.float64).sum())
     zeroing = layer.loss(np.zeros_like(matrix))

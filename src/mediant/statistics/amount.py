@@ -30,7 +30,8 @@ class Amount:
 def amounts(model: Model, tokens: int, hessians: Hessians) -> list[Amount]:
     """The amount for every width of input that has a Hessian, ascending."""
     shares: dict[int, list[float]] = {}
-    for name in hessians.inputs:
+    # What follows # is the number of an expert, of which `collect` speaks.
+    for name in (name for name in hessians.inputs if "#" not in name):
         shares.setdefault(model.tensor(name).matrix_shape[1], []).append(hessians.shrinkage(name) or 0.0)
     return [Amount(n, len(s), tokens / n, WANTED, max(s)) for n, s in sorted(shares.items())]
 

@@ -16,9 +16,10 @@ tokens, since the tokens of a window are alike. A single window says nothing abo
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from mediant import files
 
 # Columns whose products are computed at once.
 BLOCK = 256
+# Tokens per input that an expert is taken to have seen beside its own.
+BORROWED = 1 / 4
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,17 @@ class Hessians:
     folder: Path
     inputs: Mapping[str, str] = field(default_factory=dict)
 
-    def of(self, tensor: str) -> NDArray[np.float64] | None:
-        """E[x x^T] [columns, columns] of the inputs of a tensor, or None if calibration did not see it."""
-        if tensor not in self.inputs:
-            return None
+    def of(self, tensor: str) -> NDArray[np.float64] | Sequence[NDArray[np.float64]] | None:
+        """E[x x^T] [columns, columns] of the inputs of a tensor, or None if calibration did not see it.
+
+        Of a stack of experts, one for each expert, read when it is asked for.
+        """
+        if expert_key(tensor, 0) in self.inputs:
+            return ByExpert(self, tensor)
+        return self.read(tensor) if tensor in self.inputs else None
+
+    def read(self, tensor: str) -> NDArray[np.float64]:
+        """The Hessian of an input that calibration saw."""
         stored = load_file(self.folder / file_name(self.inputs[tensor]))
         hessian: NDArray[np.float64] = stored["hessian"].double().numpy()
         return hessian
@@ -55,6 +65,25 @@ class Hessians:
             return float(stored.get_tensor("shrinkage"))
 
 
+@dataclass(frozen=True)
+class ByExpert(Sequence[NDArray[np.float64]]):
+    """The Hessians of a stack's experts, in their order."""
+
+    hessians: Hessians
+    tensor: str
+
+    def __len__(self) -> int:
+        return sum(name.startswith(f"{self.tensor}#") for name in self.hessians.inputs)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.hessians.read(expert_key(self.tensor, number))
+
+
+def expert_key(tensor: str, number: int) -> str:
+    """What a stack's expert is called among inputs."""
+    return f"{tensor}#{number}"
+
+
 class Accumulator:
     """Adds up x x^T of every input over the windows of a text."""
 
@@ -62,6 +91,8 @@ class Accumulator:
         self.inputs: dict[str, str] = {}
         self._sums: dict[str, torch.Tensor] = {}
         self._squares: dict[str, float] = {}
+        self._tokens: dict[str, int] = {}
+        self._alike: set[str] = set()
         self._added: dict[str, set[int]] = {}
         self._finished: set[int] = set()
         self._failed = False
@@ -88,8 +119,19 @@ class Accumulator:
                 raise RuntimeError("another window failed")
             self._sums[key] = self._sums[key].add_(product) if key in self._sums else product.double()
             self._squares[key] = self._squares.get(key, 0.0) + square
+            self._tokens[key] = self._tokens.get(key, 0) + len(x)
             self._added.setdefault(key, set()).add(window)
             self._turn.notify_all()
+
+    def add_experts(self, tensor: str, window: int, parts: Sequence[torch.Tensor], alike: bool) -> None:
+        """Adds the tokens [tokens, columns] of each expert of a stack.
+
+        `alike` says that the columns mean the same for all experts, as those of the hidden state do.
+        """
+        if alike:
+            self._alike.add(tensor)
+        for number, x in enumerate(parts):
+            self.add(expert_key(tensor, number), window, x, x)
 
     def finish(self, window: int, failed: bool = False) -> None:
         """Says that a window adds nothing more."""
@@ -104,13 +146,40 @@ class Accumulator:
         return all(earlier in added or earlier in self._finished for earlier in range(window))
 
     def store(self, folder: Path, tokens: int) -> Hessians:
-        """Writes the means over `tokens` tokens, shrunk, float32, one file each."""
+        """Writes the means over `tokens` tokens, or over those that an expert saw, shrunk, float32, one file each."""
+        usual: dict[str, torch.Tensor] = {}
         for key, total in self._sums.items():
-            mean, windows = (total + total.triu(1).T) / tokens, len(self._added[key])
+            if "#" in key:
+                mean = self._of_expert(key, usual).float()
+                files.write(folder / file_name(key), save({"hessian": mean, "shrinkage": torch.tensor(0.0)}))
+                continue
+            mean, windows = _whole(total) / tokens, len(self._added[key])
             share = shrinkage(mean, self._squares[key] * windows / tokens**2, windows)
             shrunk = torch.diag(mean.diagonal() * share).add_(mean, alpha=1 - share).float()
             files.write(folder / file_name(key), save({"hessian": shrunk, "shrinkage": torch.tensor(share)}))
         return Hessians(folder, dict(self.inputs))
+
+    def _of_expert(self, key: str, usual: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The mean of one expert, as if it had seen some more tokens like the mean of all experts."""
+        tensor = key.partition("#")[0]
+        if tensor not in usual:
+            usual[tensor] = self._usual(tensor)
+        more = BORROWED * len(usual[tensor])
+        return (_whole(self._sums[key]) + more * usual[tensor]) / (self._tokens[key] + more)
+
+    def _usual(self, tensor: str) -> torch.Tensor:
+        """The mean over the tokens of all experts of a stack, or of its diagonal where columns are not alike."""
+        keys = [key for key in self._sums if key.startswith(f"{tensor}#")]
+        seen = max(1, sum(self._tokens[key] for key in keys))
+        if tensor in self._alike:
+            return _whole(torch.stack([self._sums[key] for key in keys]).sum(0)) / seen
+        energy = sum(float(self._sums[key].diagonal().mean()) for key in keys) / seen
+        return energy * torch.eye(len(self._sums[keys[0]]), dtype=torch.float64)
+
+
+def _whole(upper: torch.Tensor) -> torch.Tensor:
+    """The symmetric matrix of an upper triangle."""
+    return upper + upper.triu(1).T
 
 
 def gram(x: torch.Tensor) -> torch.Tensor:

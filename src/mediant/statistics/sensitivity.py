@@ -26,6 +26,7 @@ import torch
 from mediant.errors import ModelError
 from mediant.models.reference import load_reference
 from mediant.progress import SILENT, Progress
+from mediant.statistics import experts
 from mediant.statistics.calibration import CalibrationText, compute_alone
 from mediant.statistics.hessian import Accumulator
 from mediant.values import Array, LayerStatistics, Model, Statistics, TensorInfo
@@ -63,6 +64,8 @@ def collect(
     length = text.windows.shape[1]
     tokens, backward = len(windows) * length, len(windows[:: recorder.stride]) * length
     layers = {t.name: s for t in model.tensors if (s := _layer(t, totals, tokens, backward)) is not None}
+    if (few := experts.warning(layers)) is not None:
+        progress.say(few)
     return Statistics(layers, model.fingerprint, text.fingerprint, tokens, text.source)
 
 
@@ -75,6 +78,7 @@ class _Recorder:
         self.local = threading.local()
         self.backward = Turns()
         modules = dict(network.named_modules())
+        experts.watch(network, model, tempered, self._add, self._add_inputs)
         for info in model.tensors:
             for name in (info.name, *info.aliases):
                 module = modules.get(name.rpartition(".")[0])
@@ -121,6 +125,11 @@ class _Recorder:
 
     def _add(self, name: str, part: str, value: torch.Tensor) -> None:
         self.local.sums[name, part] += value.detach().double().numpy()
+
+    def _add_inputs(self, name: str, parts: list[torch.Tensor], alike: bool) -> None:
+        self.local.sums[name, "alike"] = float(alike)
+        if self.hessians is not None:
+            self.hessians.add_experts(name, self.local.window, parts, alike)
 
     def _embedding_hook(self, name: str) -> Callable[..., None]:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -173,11 +182,11 @@ def tempered(x: torch.Tensor) -> torch.Tensor:
 
 def _layer(info: TensorInfo, totals: Sums, tokens: int, backward: int) -> LayerStatistics | None:
     """Means over the tokens that went forward, and over those that went backward too."""
-    part: dict[str, Array] = {
-        k: v / (backward if k in ("fisher", "columns") else tokens)
-        for (name, k), v in totals.items()
-        if name == info.name
-    }
+    raw: dict[str, Array] = {k: v for (name, k), v in totals.items() if name == info.name}
+    part: dict[str, Array] = {k: v / (backward if k in ("fisher", "columns") else tokens) for k, v in raw.items()}
+    if info.role == "expert":
+        alike = bool(totals.get((info.name, "alike"), 0))
+        return experts.by_expert(raw, alike, tokens) if "fisher" in part else None
     # The Fisher of a logit is known without sampling.
     fisher = part.get("variance", part.get("fisher"))
     if "columns" in part:

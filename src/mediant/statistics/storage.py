@@ -9,7 +9,7 @@ from safetensors.numpy import load, save
 
 from mediant.values import LayerStatistics, Statistics
 
-ARRAYS = ("input_square", "input_mean", "output_fisher", "head_square", "head_fisher")
+ARRAYS = ("input_square", "input_mean", "output_fisher", "head_square", "head_fisher", "expert_tokens")
 
 
 def to_bytes(statistics: Statistics) -> bytes:

@@ -96,6 +96,9 @@ def nominal_loss(matrix: Array, info: TensorInfo, layer: LayerStatistics | None 
     With statistics of a causal model that is the expected KL in nats per token; of an encoder, half the
     squared error of its output.
     """
+    if layer is not None and layer.input_square.ndim == 2:
+        parts = np.split(matrix, len(layer.input_square))
+        return sum(nominal_loss(part, info, layer.expert(e)) for e, part in enumerate(parts))
     if layer is None:
         m, n = matrix.shape
         rows = 1 / m if info.role == "embedding" and not info.aliases else 1.0
