@@ -28,6 +28,9 @@ SENSITIVITY_LEGEND = (
     "\ngradient: mean E[(∂ℓ/∂y)²]; Hessian: mean E[x²]; Fisher: of one weight, the mean of their products"
 )
 TARGETS_LEGEND = "(share of the model), (predicted loss per byte saved from 16 to 4 bits, against the median)"
+EXPERTS_LEGEND = (
+    "used: share of all choices of the router; starved: experts that saw fewer tokens than they have inputs"
+)
 FAMILY_NAMES = {
     "gaussian": "Gaussian",
     "laplace": "Laplace",
@@ -48,6 +51,9 @@ def show(console: Console, model: Model, analysis: Analysis, statistics: Statist
     if matrices:
         legend = SPECTRUM_LEGEND + (SENSITIVITY_LEGEND if statistics else "")
         tables.append((matrices_table(matrices, statistics is not None), legend))
+    routed = [t for t in analysis.tensors if t.expert_tokens]
+    if routed:
+        tables.append((experts_table(routed), EXPERTS_LEGEND))
     tables.append((targets_table(analysis, statistics), TARGETS_LEGEND))
     for table, legend in tables:
         console.print()
@@ -84,6 +90,19 @@ def matrices_table(tensors: Iterable[TensorAnalysis], calibrated: bool) -> Table
     for t in tensors:
         cells = (*_spectral_cells(t), *(_sensitivity_cells(t) if calibrated else ()))
         table.add_row(short_name(t.info.name), *cells)
+    return table
+
+
+def experts_table(tensors: Iterable[TensorAnalysis]) -> Table:
+    """How the tokens of the text spread over the experts of every stack."""
+    columns = ("experts", "least used", "most used", "least tokens", "inputs", "starved")
+    table = _table("Experts", ("tensor",), columns)
+    for t in tensors:
+        counts, inputs = t.expert_tokens or (), t.info.matrix_shape[1]
+        total = max(1, sum(counts))
+        shares = (human_share(min(counts) / total), human_share(max(counts) / total))
+        starved = sum(count < inputs for count in counts)
+        table.add_row(short_name(t.info.name), str(len(counts)), *shares, f"{min(counts):,}", str(inputs), str(starved))
     return table
 
 

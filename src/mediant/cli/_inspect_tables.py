@@ -24,6 +24,8 @@ def show(console: Console, figures: Figures, tensors: bool) -> None:
     console.print(_roles_table(figures["roles"]))
     if tensors:
         console.print(_tensors_table(figures["tensors"]))
+    if stacks := [entry for entry in figures["tensors"] if entry.get("expert_bits")]:
+        console.print(_experts_table(stacks))
     _ledger(console, figures)
 
 
@@ -73,6 +75,16 @@ def _tensors_table(entries: Iterable[Figures]) -> Table:
         cells = (shape, _depth(entry), f"{entry['bytes']:,}", *_errors(entry["certificate"]))
         name = entry["name"].removesuffix(".weight")
         table.add_row(escape(name), entry["role"], escape(_method(entry)), *cells)
+    return table
+
+
+def _experts_table(entries: Iterable[Figures]) -> Table:
+    """The depths of the experts of every stack, those with the fewest bits first."""
+    table = _table("Experts", ("tensor", "experts of each depth"), ("experts",))
+    for entry in entries:
+        bits = Counter(f"{depth:.3g}" for depth in sorted(entry["expert_bits"]))
+        depths = ", ".join(f"{count} of {depth} bits" for depth, count in bits.items())
+        table.add_row(escape(entry["name"]), depths, str(len(entry["expert_bits"])))
     return table
 
 

@@ -130,6 +130,7 @@ def _tensor_report(tensor: TensorAnalysis) -> dict[str, Any]:
         "spectrum": dataclasses.asdict(tensor.spectrum) if tensor.spectrum else None,
         "sensitivity": dataclasses.asdict(tensor.sensitivity) if tensor.sensitivity else None,
         "loss": tensor.loss,
+        "expert_tokens": tensor.expert_tokens,
     }
 
 

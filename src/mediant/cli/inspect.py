@@ -16,7 +16,7 @@ from mediant.errors import CheckpointError
 if TYPE_CHECKING:
     from mediant.checkpoint.manifest import Entry
     from mediant.checkpoint.reader import Checkpoint
-    from mediant.values import TensorPlan
+    from mediant.values import Run, TensorPlan
 
 
 def command(
@@ -95,6 +95,8 @@ def _tensor(entry: Entry, tokens: int | None) -> dict[str, Any]:
     }
     if plan.method != "cast":
         common |= {"tokens_per_input": None if tokens is None else tokens / max(1, info.matrix_shape[1])}
+    if info.role == "expert" and plan.runs:
+        common |= {"expert_bits": _expert_bits(info.shape[0], plan.runs)}
     return common | _stored(plan)
 
 
@@ -120,6 +122,15 @@ def _stored(plan: TensorPlan) -> dict[str, Any]:
         "scale_bits": plan.scale_bits,
         "runs": [[run.rows, run.bits] for run in plan.runs],
     }
+
+
+def _expert_bits(experts: int, runs: Iterable[Run]) -> list[float]:
+    """The mean depth of each expert's rows."""
+    import numpy as np
+
+    depths = np.repeat([run.bits for run in runs], [run.rows for run in runs])
+    found: list[float] = depths.reshape(experts, -1).mean(axis=1).tolist()
+    return found
 
 
 def _part_bytes(checkpoint: Checkpoint) -> dict[str, int]:

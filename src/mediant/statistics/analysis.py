@@ -25,7 +25,7 @@ class TensorAnalysis:
 
     `outliers` counts weights beyond six standard deviations. `spectrum` is None without a matrix form or
     when not asked for, `sensitivity` without calibration, `loss` (see `targets`) without a matrix form or
-    where calibration never came.
+    where calibration never came. `expert_tokens` are the tokens that each expert of a stack saw in calibration.
     """
 
     info: TensorInfo
@@ -35,6 +35,7 @@ class TensorAnalysis:
     spectrum: Spectrum | None
     sensitivity: Sensitivity | None
     loss: float | None
+    expert_tokens: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,13 @@ def analyze_tensor(
         spectrum=spectrum(matrix) if spectra and matrix is not None else None,
         sensitivity=sensitivity(layer) if layer else None,
         loss=nominal_loss(matrix, info, layer) if matrix is not None and (layer or not calibrated) else None,
+        expert_tokens=_tokens(layer),
     )
+
+
+def _tokens(layer: LayerStatistics | None) -> tuple[int, ...] | None:
+    counts = None if layer is None else layer.expert_tokens
+    return None if counts is None else tuple(int(count) for count in counts)
 
 
 def by_kind(tensors: Sequence[TensorAnalysis]) -> tuple[KindAnalysis, ...]:
