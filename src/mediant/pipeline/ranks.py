@@ -21,8 +21,9 @@ from mediant.kernels.part_shapes import payload_bytes
 from mediant.kernels.rotation import rotate_back
 from mediant.methods.error_curves import error_curve
 from mediant.methods.factors import encode, nested_losses
-from mediant.methods.layer import Layer, in_basis, prepare
+from mediant.methods.layer import Layer, in_basis
 from mediant.methods.quantize import quantize
+from mediant.methods.stack import prepare_any
 from mediant.models.weights import WeightReader
 from mediant.pipeline.choose import Matrix, matrices, quantizable
 from mediant.planning.rate_distortion import Unit, choose_whole
@@ -81,7 +82,7 @@ def measure_ranks(
 
     def choice(matrix: Matrix) -> Choice:
         hessian = None if hessians is None else hessians.of(matrix.info.name)
-        layer = prepare(matrix.values, TensorPlan("factors"), matrix.statistics, hessian)
+        layer = prepare_any(matrix.values, TensorPlan("factors"), matrix.statistics, hessian)
         losses = _Losses(layer, recipe)
         return _choice(matrix.info, ((plan, losses.of(plan)) for plan in plans(matrix.info, recipe)))
 
