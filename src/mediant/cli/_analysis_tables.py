@@ -96,7 +96,7 @@ def matrices_table(tensors: Iterable[TensorAnalysis], calibrated: bool) -> Table
 def experts_table(tensors: Iterable[TensorAnalysis]) -> Table:
     """How the tokens of the text spread over the experts of every stack."""
     columns = ("experts", "least used", "most used", "least tokens", "inputs", "starved")
-    table = _table("Experts", ("tensor",), columns)
+    table = table_of("Experts", ("tensor",), columns)
     for t in tensors:
         counts, inputs = t.expert_tokens or (), t.info.matrix_shape[1]
         total = max(1, sum(counts))
