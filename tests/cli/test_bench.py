@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +48,13 @@ def test_figures_are_by_thread_count(run: Run, tiny_folder: Folder, capsys: pyte
     assert [row["kl"] for row in found["precision"]] == [0]
     assert "decode_ratio" not in found
     assert "peak memory" in capsys.readouterr().out
+
+
+def test_memory_is_that_of_the_program_alone() -> None:
+    held = b"x" * (1 << 28)
+    code = "from mediant.runtime.speed import peak_bytes; print(peak_bytes())"
+    peak = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 0 < peak < len(held)
 
 
 def test_llama_cpp_takes_turns(run: Run, tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ its own, where nothing else counts.
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -138,7 +139,15 @@ def alone(module: str, *arguments: str) -> dict[str, float]:
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Largest resident memory of this program so far.
+
+    On Linux `ru_maxrss` would not do: a new program inherits that of the process that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)
+        if found:
+            return 1024 * int(found[1])
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
