@@ -108,7 +108,7 @@ def backward(
 def merge(o: Tensor, l: Tensor, o_more: Tensor, l_more: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
     """O and l of queries over the keys of two tiles together."""
     both = torch.logaddexp(l, l_more)
-    return o * (l - both).exp_() + o_more * (l_more - both).exp_(), both
+    return o.lerp(o_more, (l_more - both).exp_()), both
 
 
 def dense(

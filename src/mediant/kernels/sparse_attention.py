@@ -32,8 +32,18 @@ class Batch(Protocol):
     def edges(self) -> Sequence[Edge]:
         """Where not every pair is allowed."""
 
+    @property
+    def also(self) -> int:
+        """Number of first keys of the text that every query of the tiles sees besides."""
+
     def queries(self, x: Rows) -> Tensor:
         """[tiles, rows, size]."""
+
+    def first_keys(self, x: Rows) -> Tensor:
+        """[tiles, also, size]."""
+
+    def add_first_keys(self, x: Rows, tiles: Tensor) -> None:
+        """Adds to what `first_keys` reads."""
 
     def keys(self, x: Rows) -> Tensor:
         """[tiles, columns, size]."""
@@ -63,10 +73,16 @@ class Rows:
         heads, tokens = x.shape[0] * key_heads, x.shape[2]
         return cls(x.contiguous().view(-1, x.shape[3]), heads, x.shape[0] * x.shape[1] // heads, tokens)
 
-    def like(self, size: int, value: float = 0.0, dtype: torch.dtype | None = None) -> Rows:
-        """An array of as many rows and a spare one, all of `value`."""
-        flat = self.flat.new_full((self.heads * self.group * self.tokens + 1, size), value, dtype=dtype)
-        return Rows(flat, self.heads, self.group, self.tokens)
+    def zeros(self, size: int) -> Rows:
+        """An array of as many rows and a spare one, all zero."""
+        return Rows(self.flat.new_zeros(self._shape(size)), self.heads, self.group, self.tokens)
+
+    def unset(self, size: int) -> Rows:
+        """The same with whatever is in memory."""
+        return Rows(self.flat.new_empty(self._shape(size)), self.heads, self.group, self.tokens)
+
+    def _shape(self, size: int) -> tuple[int, int]:
+        return self.heads * self.group * self.tokens + 1, size
 
     def shaped(self, shape: torch.Size) -> Tensor:
         """The array without the spare row, as [batch, heads, tokens, size]."""
@@ -87,7 +103,7 @@ class Rows:
 class Tiles:
     """`count` tiles of `rows` queries from the query `query` and `columns` keys from the key `key`, then `step` on.
 
-    `again`: these queries have been in other tiles before.
+    `also`: so many first keys of the text besides. `again`: these queries have been in other tiles before.
     """
 
     query: int
@@ -97,13 +113,14 @@ class Tiles:
     count: int = 1
     step: int = 0
     edges: tuple[Edge, ...] = ()
+    also: int = 0
     again: bool = False
 
     def batches(self, queries: Rows) -> Iterator[Batch]:
         """The tiles of all heads, as many at once as `BATCH_PAIRS` allows."""
         if not self.count or not self.rows or not self.columns:
             return
-        most = max(1, BATCH_PAIRS // (queries.group * self.rows * self.columns))
+        most = max(1, BATCH_PAIRS // (queries.group * self.rows * (self.columns + self.also)))
         if self.count == 1:
             for h in range(0, queries.heads, most):
                 yield _Strided(self, range(h, min(queries.heads, h + most)), 0, 1)
@@ -125,6 +142,18 @@ class _Strided:
     @property
     def edges(self) -> Sequence[Edge]:
         return self.tiles.edges
+
+    @property
+    def also(self) -> int:
+        return self.tiles.also
+
+    def first_keys(self, x: Rows) -> Tensor:
+        view = x.windows(self.heads, 0, 0, self.count, self.also)
+        return view.view(view.shape[0] * self.count, self.also, -1)
+
+    def add_first_keys(self, x: Rows, tiles: Tensor) -> None:
+        view = x.windows(self.heads, 0, 0, 1, self.also)
+        view.add_(tiles.view(view.shape[0], self.count, 1, self.also, -1).sum(1, keepdim=True))
 
     def queries(self, x: Rows) -> Tensor:
         view = self._query_view(x)
@@ -184,6 +213,13 @@ class _Gathered:
     rows: Tensor
     columns: Tensor
     edges: Sequence[Edge] = ()
+    also: int = 0
+
+    def first_keys(self, x: Rows) -> Tensor:
+        raise NotImplementedError
+
+    def add_first_keys(self, x: Rows, tiles: Tensor) -> None:
+        raise NotImplementedError
 
     def queries(self, x: Rows) -> Tensor:
         # An input has no spare row; whatever is read in its place is written to the spare row of an output.
@@ -238,12 +274,14 @@ class _Attention(torch.autograd.Function):
         scale: float, softcap: float | None,
     ) -> Tensor:  # fmt: skip
         queries, keys, values = (Rows.of(x, k.shape[1]) for x in (q, k, v))
-        o, log_total = queries.like(v.shape[-1]), queries.like(1)
+        o, log_total = queries.unset(v.shape[-1]), queries.unset(1)
         for part in tiles:
             for batch in part.batches(queries):
-                found = forward(
-                    batch.queries(queries), batch.keys(keys), batch.keys(values), batch.edges, scale, softcap
-                )
+                here = batch.queries(queries)
+                found = forward(here, batch.keys(keys), batch.keys(values), batch.edges, scale, softcap)
+                if batch.also:
+                    first = batch.first_keys(keys), batch.first_keys(values)
+                    found = merge(*found, *forward(here, *first, (), scale, softcap))
                 if part.again:
                     found = merge(batch.queries(o), batch.queries(log_total), *found)
                 batch.set_queries(o, found[0])
@@ -261,17 +299,23 @@ class _Attention(torch.autograd.Function):
         tiles, scale, softcap = context.settings
         queries, keys, values = (Rows.of(x, k.shape[1]) for x in (q, k, v))
         o_gradient = Rows.of(gradient, k.shape[1])
-        logs, delta = queries.like(1), queries.like(1)
+        logs, delta = queries.zeros(1), queries.zeros(1)
         logs.flat.copy_(log_total)
         delta.flat[:-1] = (o_gradient.flat * o[:-1]).sum(-1, keepdim=True)
-        gradients = (queries.like(q.shape[-1]), keys.like(k.shape[-1]), values.like(v.shape[-1]))
+        gradients = (queries.zeros(q.shape[-1]), keys.zeros(k.shape[-1]), values.zeros(v.shape[-1]))
         for part in tiles:
             for batch in part.batches(queries):
+                above = batch.queries(o_gradient), batch.queries(delta), batch.queries(queries)
+                log = batch.queries(logs)
                 of_q, of_k, of_v = backward(
-                    batch.queries(o_gradient), batch.queries(delta),
-                    batch.queries(queries), batch.keys(keys), batch.keys(values),
-                    batch.queries(logs), batch.edges, scale, softcap,
-                )  # fmt: skip
+                    *above, batch.keys(keys), batch.keys(values), log, batch.edges, scale, softcap
+                )
+                if batch.also:
+                    first = batch.first_keys(keys), batch.first_keys(values)
+                    more, of_first_k, of_first_v = backward(*above, *first, log, (), scale, softcap)
+                    of_q.add_(more)
+                    batch.add_first_keys(gradients[1], of_first_k)
+                    batch.add_first_keys(gradients[2], of_first_v)
                 batch.add_queries(gradients[0], of_q)
                 batch.add_keys(gradients[1], of_k)
                 batch.add_keys(gradients[2], of_v)

@@ -59,8 +59,13 @@ def full(begin: int, end: int, offset: int, device: torch.device) -> Iterator[Ti
         yield Tiles(first - offset, rows, 0, first + rows, edges=(triangle(rows, first + rows, device),))
 
 
-def since_block(begin: int, end: int, block: int, before: int, offset: int, device: torch.device) -> Iterator[Tiles]:
-    """Queries that see their own block up to themselves and `before` whole blocks before it; there are as many."""
+def since_block(
+    begin: int, end: int, block: int, before: int, offset: int, device: torch.device, also: int = 0
+) -> Iterator[Tiles]:
+    """Queries that see their own block up to themselves and `before` whole blocks before it; there are as many.
+
+    They see the first `also` tokens besides, which lie before those blocks.
+    """
     for piece in pieces(begin, end, block):
         start = (piece.position // block - before) * block
         for at in range(0, piece.length, ROWS):
@@ -68,5 +73,5 @@ def since_block(begin: int, end: int, block: int, before: int, offset: int, devi
             columns = piece.position + at + rows - start
             yield Tiles(
                 piece.position + at - offset, rows, start, columns, piece.count, piece.step,
-                (triangle(rows, columns, device),),
+                (triangle(rows, columns, device),), also,
             )  # fmt: skip

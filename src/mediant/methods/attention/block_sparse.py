@@ -137,8 +137,7 @@ class BlockSparse:
         # Up to here a token sees all earlier ones.
         first = max(offset, min(keys, (self.near + self.first + 1) * self.block))
         yield from full(offset, first, offset, device)
-        yield from since_block(first, keys, self.block, self.near, offset, device)
-        yield Tiles(first - offset, keys - first, 0, self.first * self.block, again=True)
+        yield from since_block(first, keys, self.block, self.near, offset, device, self.first * self.block)
         if self.stride:
             yield from self._strided(keys, offset)
         if self.top and first < keys:

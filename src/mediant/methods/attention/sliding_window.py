@@ -83,13 +83,12 @@ class SlidingWindow:
         whole = (keys - first) // ROWS
         yield self._band(first - offset, first, ROWS, whole, device)
         yield self._band(first - offset + whole * ROWS, first + whole * ROWS, (keys - first) % ROWS, 1, device)
-        yield Tiles(first - offset, keys - first, 0, self.sinks, again=True)
 
     def _band(self, query: int, position: int, rows: int, count: int, device: torch.device) -> Tiles:
         """Windows of `rows` queries; their first column is no query's, which makes the number of columns even."""
         i, j = torch.arange(rows, device=device)[:, None], torch.arange(rows, device=device)
         edges: tuple[Edge, ...] = (edge(0, j > i), edge(self.window, j <= i))
-        return Tiles(query, rows, position - self.window, self.window + rows, count, rows, edges)
+        return Tiles(query, rows, position - self.window, self.window + rows, count, rows, edges, self.sinks)
 
 
 METHOD = SlidingWindow
