@@ -28,8 +28,9 @@ from mediant.workers import ordered
 
 RECIPE = "denominator"
 # Octaves of Delta above that which makes a number's spread 1.
-OFFSETS = (-9.0, -6.0, -5.0, -4.0, -3.5, -3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.5)
-SAMPLED_ROWS = 48
+OFFSETS = (-9.0, -6.0, -4.5, -3.5, -2.5, -1.75, -1.0, -0.25, 0.5, 1.5, 3.0, 4.5)
+# Curves only say where to begin: the search corrects them by folders that are really coded.
+SAMPLED_ROWS = 24
 # Of a target: what a trial aims at, and from where a folder is not improved any more.
 AIM, CLOSE = 0.9985, 0.997
 TRIALS = 24
