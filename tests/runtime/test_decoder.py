@@ -252,6 +252,7 @@ def test_what_is_not_known_is_said() -> None:
         ({"hidden_size": None}, "hidden_size as None"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "'longrope'"),
         ({"rope_parameters": {"rope_type": "linear"}}, "lacks the entry 'factor'"),
+        ({"mediant_attention_layers": [None, {"name": "local"}]}, "an attention pattern"),
     ):
         with pytest.raises(Unsupported, match=why):
             describe(LLAMA | change)

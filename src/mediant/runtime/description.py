@@ -100,6 +100,9 @@ class Config:
 
     def __init__(self, entries: Mapping[str, Any]):
         self.entries = entries
+        # Sinks, blocks and the like (methods/structure/attention.py); a plain window is in the model's own entries.
+        if any(entries.get("mediant_attention_layers") or ()):
+            raise Unsupported("some of its layers have an attention pattern that only transformers computes so far")
 
     def get(self, name: str, default: Any = None) -> Any:
         """The entry, or the default where it is absent or null."""
