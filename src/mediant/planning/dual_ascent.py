@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 Doubles = NDArray[np.float64]
 
 MOST_BITS = 8
-STEPS = 64
+# Where most groups are at a bound, a step of Newton with the slope of free groups only goes part of the way.
+STEPS = 2048
 CLOSE = 1e-9
 BISECTIONS = 60
 # A group that nothing depends on, or whose weights are all the same.
