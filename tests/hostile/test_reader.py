@@ -205,7 +205,7 @@ MANIFEST_ATTACKS: dict[str, tuple[Callable[[Forgery], None], str]] = {
     "a first level that is true": (put(True, *EMBED, "grid", "first", "3"), "multiple of 1/2"),
     "another first level": (put(0.0, *EMBED, "grid", "first", "3"), "is not what this Mediant calls"),
     "a zero point from nowhere": (put({"kind": "zero_point"}, *EMBED, "grid"), "not those of the plan"),
-    "a table from nowhere": (put({"kind": "table"}, *EMBED, "grid"), "a table grid needs 1 to 2^"),
+    "a table from nowhere": (put({"kind": "table"}, *EMBED, "grid"), "a table grid needs 1 to 2^1 levels"),
     "an empty table": (put([0], *TABLE, "parts", "levels.3", "shape"), "needs 1 to 2^3 levels"),
     "a table too long": (put([9], *TABLE, "parts", "levels.3", "shape"), "needs 1 to 2^3 levels"),
     "a table in rows": (put([2, 3], *TABLE, "parts", "levels.3", "shape"), "needs 1 to 2^3 levels"),

@@ -178,7 +178,7 @@ def test_the_comparison_can_fail():
 
 @pytest.mark.parametrize(
     ("levels", "bits", "what"),
-    [([0, 1, 2.5, 4], 2, "whole steps"), ([0, 1, 2, 40], 2, "at most 31"), ([*range(63), 70], 6, "at most 63")],
+    [([0, 1, 2.3, 4], 2, "whole steps"), ([0, 1, 2, 40], 2, "at most 31"), ([*range(63), 70], 6, "at most 63")],
 )
 def test_levels_that_kernels_do_not_take(levels, bits, what):
     with pytest.raises(ValueError, match=what):

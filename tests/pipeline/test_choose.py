@@ -58,7 +58,7 @@ def test_bytes_are_known_before_losses(recipe, model):
             most = {"embedding": EMBEDDING_RUNS, "head": EMBEDDING_RUNS, "expert": min(EXPERT_RUNS, info.shape[0])}
             assert len(units) == most.get(info.role, 1)
             assert sum(u.rows for u in units) == info.matrix_shape[0]
-            plan = chosen.tensor_plan((Run(info.matrix_shape[0], bits),))
+            plan = chosen.tensor_plan((Run(info.matrix_shape[0], bits),), info.role)
             # Factors of columns, which a matrix has once, are counted for each unit.
             shared = 2 * info.matrix_shape[1] * (len(units) - 1) if scales_columns(plan) else 0
             # Each unit rounds its planes, its scales and its share of the table up to a byte.

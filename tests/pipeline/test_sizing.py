@@ -108,15 +108,14 @@ def test_what_is_refused_names_what_is_not():
 
 
 def test_losses_are_those_of_the_runs_that_were_chosen():
-    spend = sizing("rtn", scale=lambda unit: 1 + hash_of(unit) % 13)
+    spend = sizing(scale=lambda unit: 1 + hash_of(unit) % 13)
     plan = spend.plan(sum(spend.range()) // 2)
     runs = {name: p.runs for name, p in plan.tensors.items() if p.method == "quantize"}
     assert plan.predicted_loss == predicted_loss(spend.units, runs)
-    # By hand: everything at one depth but the rows that were raised.
     by_hand = 0.0
-    for unit in spend.units:
+    for i, unit in enumerate(spend.units):
         rows = [run.bits for run in runs[unit.tensor] for _ in range(run.rows)]
-        start = sum(u.rows for u in spend.units[: spend.units.index(unit)] if u.tensor == unit.tensor)
+        start = sum(u.rows for u in spend.units[:i] if u.tensor == unit.tensor)
         by_hand += sum(unit.losses[b] for b in rows[start : start + unit.rows]) / unit.rows
     assert plan.predicted_loss == pytest.approx(by_hand, rel=1e-12)
 

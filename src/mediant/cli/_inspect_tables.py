@@ -69,12 +69,12 @@ def _roles_table(lines: Iterable[Figures]) -> Table:
 
 def _tensors_table(entries: Iterable[Figures]) -> Table:
     columns = ("shape", "bits", "bytes", "error", "of bound")
-    table = _table("Tensors", ("tensor", "role", "stored as"), columns)
+    table = _table("Tensors", ("tensor", "stored as"), columns)
     for entry in entries:
         shape = "×".join(map(str, entry["shape"]))
         cells = (shape, _depth(entry), f"{entry['bytes']:,}", *_errors(entry["certificate"]))
         name = entry["name"].removesuffix(".weight")
-        table.add_row(escape(name), entry["role"], escape(_method(entry)), *cells)
+        table.add_row(escape(name), escape(_method(entry)), *cells)
     return table
 
 

@@ -28,7 +28,7 @@ Bytes = NDArray[np.uint8]
 def levels(bits: int) -> Floats:
     """T of every code at a depth, ascending, float32 [2^bits].
 
-    >>> levels(1).round(4).tolist()
+    >>> levels(1).astype(float).round(4).tolist()
     [-1.4704, 1.4704]
     """
     u = (np.arange(1 << bits) + 0.5) / (1 << bits)

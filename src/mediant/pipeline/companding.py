@@ -18,7 +18,7 @@ import torch
 from safetensors.numpy import load, save
 
 from mediant.kernels.companded_matrix import code_bytes
-from mediant.kernels.part_shapes import MOST_DEPTH, CodedForm, Form
+from mediant.kernels.part_shapes import MOST_DEPTH, MOST_WEIGHTS, CodedForm, Form
 from mediant.methods import companded
 from mediant.methods.companded import Demand, compand, demand
 from mediant.methods.layer import neutral
@@ -46,6 +46,8 @@ TRIALS = 40
 PART = 4
 # A folder this close to its target is not improved any more.
 CLOSE = 0.9995
+# A multiplier that takes as many characters in a manifest as any does.
+LONGEST = 1.2345678901234567e-100
 
 
 def measure_demands(
@@ -191,7 +193,8 @@ class Companding:
 
     def range(self) -> tuple[int, int]:
         """Bytes with no code at all, and with eight bits for every weight; both to within the padding of codes."""
-        least = self.least_bytes(self._plan({}, 1.0, 0))
+        names = [info.name for info in quantizable(self.model)]
+        least = self.least_bytes(self._plan(dict.fromkeys(names, LONGEST), 0.0123, MOST_WEIGHTS))
         weights = sum(info.size for info in quantizable(self.model))
         return least, least + weights * MOST_DEPTH // 8
 
