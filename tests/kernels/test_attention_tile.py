@@ -68,6 +68,25 @@ def test_it_is_the_definition(form, sizes):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("count", [1, 4, 20])
+@pytest.mark.parametrize("shared", [False, True])
+def test_first_keys_besides(form, count, shared):
+    q, k, v = tensors(3, 23, 35, 20)
+    firsts = [2 * torch.randn(3, count, 20, generator=torch.Generator().manual_seed(seed)) for seed in (5, 6)]
+    if shared:
+        firsts = [x[:1].expand(3, -1, -1) for x in firsts]
+    edges = (edge(2, torch.ones(23, 33).tril().bool()),)
+    wanted = definition(q, *(torch.cat(pair, 1) for pair in zip((k, v), firsts, strict=True)), edges, 0.3)
+    if form == "native":
+        found = forward(q, k, v, edges, 0.3, None, tuple(firsts))
+    else:
+        found = merge(*run(form, q, k, v, edges, 0.3, None), *run(form, q, *firsts, (), 0.3, None))
+    both = torch.cat([k, firsts[0]], 1), torch.cat([v, firsts[1]], 1)
+    for f, w, limit in zip(found, wanted, limits(q, *both, 0.3), strict=True):
+        assert float((f - w).norm(dim=-1).max()) <= 2 * limit
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_scores_far_apart_and_large(form):
     """Shares of e^-200 are 0; scores of some thousand do not overflow."""
     q = torch.full((1, 20, 4), 10.0)

@@ -47,14 +47,25 @@ def edge(start: int, allowed: Tensor) -> Edge:
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, edges: Sequence[Edge], scale: float, softcap: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    edges: Sequence[Edge],
+    scale: float,
+    softcap: float | None,
+    first: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """O and l of each tile. Every query must be allowed a key."""
+    """O and l of each tile; `first` are keys and values besides, all of which are allowed.
+
+    Every query must be allowed a key.
+    """
     if native is not None and softcap is None and q.dtype == torch.float32 and q.device.type == "cpu":
-        rows_last = all(x.stride(-1) == 1 for x in (q, k, v))
+        first_k, first_v = first or (k[:, :0], v[:, :0])
+        rows_last = all(x.stride(-1) == 1 for x in (q, k, v, first_k, first_v))
         if q.shape[1] >= NATIVE_ROWS and rows_last:
-            return _forward_native(q, k, v, edges, scale)
-    return forward_reference(q, k, v, edges, scale, softcap)
+            return _forward_native(q, k, v, first_k, first_v, edges, scale)
+    found = forward_reference(q, k, v, edges, scale, softcap)
+    return found if first is None else merge(*found, *forward_reference(q, *first, (), scale, softcap))
 
 
 def forward_reference(
@@ -68,11 +79,13 @@ def forward_reference(
     return torch.bmm(p, v).div_(total), top.add_(total.log_())
 
 
-def _forward_native(q: Tensor, k: Tensor, v: Tensor, edges: Sequence[Edge], scale: float) -> tuple[Tensor, Tensor]:
+def _forward_native(
+    q: Tensor, k: Tensor, v: Tensor, first_k: Tensor, first_v: Tensor, edges: Sequence[Edge], scale: float
+) -> tuple[Tensor, Tensor]:
     out, log_total = q.new_empty(*q.shape[:2], v.shape[2]), q.new_empty(*q.shape[:2], 1)
     biases = [(e.start, e.bias) for e in edges]
     count = min(threads(), torch.get_num_threads())
-    native.attention_tile(q, k, v, biases, scale, out, log_total, count)  # type: ignore[union-attr]
+    native.attention_tile(q, k, v, first_k, first_v, biases, scale, out, log_total, count)  # type: ignore[union-attr]
     return out, log_total
 
 

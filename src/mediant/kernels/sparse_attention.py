@@ -277,11 +277,9 @@ class _Attention(torch.autograd.Function):
         o, log_total = queries.unset(v.shape[-1]), queries.unset(1)
         for part in tiles:
             for batch in part.batches(queries):
-                here = batch.queries(queries)
-                found = forward(here, batch.keys(keys), batch.keys(values), batch.edges, scale, softcap)
-                if batch.also:
-                    first = batch.first_keys(keys), batch.first_keys(values)
-                    found = merge(*found, *forward(here, *first, (), scale, softcap))
+                first = (batch.first_keys(keys), batch.first_keys(values)) if batch.also else None
+                here = batch.queries(queries), batch.keys(keys), batch.keys(values)
+                found = forward(*here, batch.edges, scale, softcap, first)
                 if part.again:
                     found = merge(batch.queries(o), batch.queries(log_total), *found)
                 batch.set_queries(o, found[0])

@@ -36,8 +36,8 @@ struct Edge {
 };
 
 struct Problem {
-    Array q, k, v;
-    int64_t rows, columns, size, out_size, padded, out_padded;
+    Array q, k, v, first_k, first_v;
+    int64_t rows, columns, firsts, size, out_size, padded, firsts_padded, out_padded;
     std::vector<Edge> edges;
     float scale;
     float *out, *log_total;
@@ -89,8 +89,7 @@ MEDIANT_INLINE void exponential(Lanes &x) {
 }
 
 // The shares exp(s - max) of one query in place of its scores; returns the maximum and the sum.
-MEDIANT_INLINE float shares(float *s, int64_t count, int64_t padded, float &sum) {
-    for (int64_t j = count; j < padded; ++j) s[j] = -INFINITY;
+MEDIANT_INLINE float shares(float *s, int64_t padded, float &sum) {
     Lanes tops = Lanes{} - INFINITY, sums = {};
     for (int64_t j = 0; j < padded; j += kLanes) {
         Lanes x;
@@ -112,24 +111,37 @@ MEDIANT_INLINE float shares(float *s, int64_t count, int64_t padded, float &sum)
     return top;
 }
 
-// M queries of tile t from `row` on. `panels` are the keys, and `values` rows of at least out_padded floats.
+// M queries of tile t from `row` on. `panels` are the keys, the text's first ones too, and `values` rows of at least
+// out_padded floats.
 template <int M>
-MEDIANT_INLINE void strip(const Problem &p, int64_t t, int64_t row, const float *panels, const float *values,
-                          int64_t values_stride, float *scratch) {
-    float *q = scratch, *s = q + M * p.size, *o = s + M * p.padded;
+MEDIANT_INLINE void strip(const Problem &p, int64_t t, int64_t row, const float *panels, const float *first_panels,
+                          const float *values, int64_t values_stride, const float *first_values, float *scratch) {
+    const int64_t all = p.padded + p.firsts_padded;
+    float *q = scratch, *s = q + M * p.size, *o = s + M * all, *more = o + M * p.out_padded;
     for (int r = 0; r < M; ++r)
         for (int64_t i = 0; i < p.size; ++i) q[r * p.size + i] = p.q.data[t * p.q.tile + (row + r) * p.q.row + i] * p.scale;
     for (int64_t j = 0; j < p.padded; j += kPanel)
-        product<M>(q, p.size, panels + j * p.size, kPanel, p.size, s + j, p.padded);
+        product<M>(q, p.size, panels + j * p.size, kPanel, p.size, s + j, all);
+    for (int64_t j = 0; j < p.firsts_padded; j += kPanel)
+        product<M>(q, p.size, first_panels + j * p.size, kPanel, p.size, s + p.padded + j, all);
     for (const Edge &e : p.edges)
         for (int r = 0; r < M; ++r) {
             const float *bias = e.bias + (row + r) % e.rows * e.width;
-            for (int64_t j = 0; j < e.width; ++j) s[r * p.padded + e.start + j] += bias[j];
+            for (int64_t j = 0; j < e.width; ++j) s[r * all + e.start + j] += bias[j];
         }
+    for (int r = 0; r < M; ++r) {
+        std::fill(s + r * all + p.columns, s + r * all + p.padded, -INFINITY);
+        std::fill(s + r * all + p.padded + p.firsts, s + (r + 1) * all, -INFINITY);
+    }
     float tops[M], sums[M];
-    for (int r = 0; r < M; ++r) tops[r] = shares(s + r * p.padded, p.columns, p.padded, sums[r]);
+    for (int r = 0; r < M; ++r) tops[r] = shares(s + r * all, all, sums[r]);
     for (int64_t i = 0; i < p.out_padded; i += kPanel)
-        product<M>(s, p.padded, values + i, values_stride, p.columns, o + i, p.out_padded);
+        product<M>(s, all, values + i, values_stride, p.columns, o + i, p.out_padded);
+    if (p.firsts) {
+        for (int64_t i = 0; i < p.out_padded; i += kPanel)
+            product<M>(s + p.padded, all, first_values + i, p.out_padded, p.firsts, more + i, p.out_padded);
+        for (int64_t i = 0; i < M * p.out_padded; ++i) o[i] += more[i];
+    }
     for (int r = 0; r < M; ++r) {
         const float inverse = 1.0f / sums[r];
         float *out = p.out + (t * p.rows + row + r) * p.out_size;
@@ -138,12 +150,14 @@ MEDIANT_INLINE void strip(const Problem &p, int64_t t, int64_t row, const float 
     }
 }
 
-MEDIANT_CLONES void attend(const Problem &p, int64_t t, const float *panels, const float *values, int64_t values_stride,
-                           float *scratch) {
+MEDIANT_CLONES void attend(const Problem &p, int64_t t, const float *keys, const float *first_keys, const float *values,
+                           int64_t stride, const float *first_values, float *scratch) {
     int64_t row = 0;
-    for (; row + kRows <= p.rows; row += kRows) strip<kRows>(p, t, row, panels, values, values_stride, scratch);
-    for (; row + 2 <= p.rows; row += 2) strip<2>(p, t, row, panels, values, values_stride, scratch);
-    for (; row < p.rows; ++row) strip<1>(p, t, row, panels, values, values_stride, scratch);
+    for (; row + kRows <= p.rows; row += kRows)
+        strip<kRows>(p, t, row, keys, first_keys, values, stride, first_values, scratch);
+    for (; row + 2 <= p.rows; row += 2)
+        strip<2>(p, t, row, keys, first_keys, values, stride, first_values, scratch);
+    for (; row < p.rows; ++row) strip<1>(p, t, row, keys, first_keys, values, stride, first_values, scratch);
 }
 
 // Keys in panels of 16: component i of key j is at panels[(j / 16) * 16 * size + i * 16 + j % 16]; zeros fill up.
@@ -164,7 +178,9 @@ void work(const Problem &p, int64_t begin, int64_t end) {
     const int64_t step = p.k.row ? p.k.tile / p.k.row : 0;
     const bool together = p.k.tile == step * p.k.row && step > 0 && step % kPanel == 0 && step <= p.columns;
     const int64_t keys = together ? (end - begin - 1) * step + p.columns : p.columns;
-    std::vector<float> panels((up(keys) + kPanel) * p.size), scratch(kRows * (p.size + p.padded + p.out_padded));
+    std::vector<float> panels((up(keys) + kPanel) * p.size), 
+        scratch(kRows * (p.size + p.padded + p.firsts_padded + 2 * p.out_padded));
+    std::vector<float> first_panels(p.firsts_padded * p.size), first_values(p.firsts * p.out_padded);
     const bool narrow = p.out_size != p.out_padded;
     std::vector<float> copied(narrow ? p.columns * p.out_padded : 0);
     if (together) pack(p.k.data + begin * p.k.tile, p.k.row, keys, p.size, panels.data());
@@ -176,7 +192,14 @@ void work(const Problem &p, int64_t begin, int64_t end) {
             for (int64_t j = 0; j < p.columns; ++j) std::copy_n(values + j * stride, p.out_size, &copied[j * p.out_padded]);
             values = copied.data(), stride = p.out_padded;
         }
-        attend(p, t, panels.data() + (together ? (t - begin) * step * p.size : 0), values, stride, scratch.data());
+        if (p.firsts && (t == begin || p.first_k.tile || p.first_v.tile)) {
+            pack(p.first_k.data + t * p.first_k.tile, p.first_k.row, p.firsts, p.size, first_panels.data());
+            for (int64_t j = 0; j < p.firsts; ++j)
+                std::copy_n(p.first_v.data + t * p.first_v.tile + j * p.first_v.row, p.out_size,
+                            &first_values[j * p.out_padded]);
+        }
+        attend(p, t, panels.data() + (together ? (t - begin) * step * p.size : 0), first_panels.data(), values, stride,
+               first_values.data(), scratch.data());
     }
 }
 
@@ -186,13 +209,14 @@ using Out = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 Array array(const Tiles &x) { return {x.data(), x.stride(0), x.stride(1)}; }
 
-void attention_tile(Tiles q, Tiles k, Tiles v, std::vector<std::pair<int64_t, Bias>> edges, float scale, Out out,
-                    Out log_total, int threads) {
+void attention_tile(Tiles q, Tiles k, Tiles v, Tiles first_k, Tiles first_v,
+                    std::vector<std::pair<int64_t, Bias>> edges, float scale, Out out, Out log_total, int threads) {
     const int64_t tiles = static_cast<int64_t>(q.shape(0)), rows = static_cast<int64_t>(q.shape(1));
     const int64_t columns = static_cast<int64_t>(k.shape(1)), size = static_cast<int64_t>(q.shape(2));
     const int64_t out_size = static_cast<int64_t>(v.shape(2));
-    Problem p{array(q), array(k), array(v), rows, columns, size, out_size, up(columns), up(out_size), {}, scale,
-              out.data(), log_total.data()};
+    const int64_t firsts = static_cast<int64_t>(first_k.shape(1));
+    Problem p{array(q), array(k), array(v), array(first_k), array(first_v), rows, columns, firsts, size, out_size,
+              up(columns), up(firsts), up(out_size), {}, scale, out.data(), log_total.data()};
     for (const auto &[start, bias] : edges)
         p.edges.push_back({start, static_cast<int64_t>(bias.shape(0)), static_cast<int64_t>(bias.shape(1)), bias.data()});
     nb::gil_scoped_release release;
@@ -204,6 +228,6 @@ void attention_tile(Tiles q, Tiles k, Tiles v, std::vector<std::pair<int64_t, Bi
 }  // namespace
 
 MEDIANT_KERNEL(attention_tile) {
-    m.def("attention_tile", &attention_tile, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("edges"),
+    m.def("attention_tile", &attention_tile, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("first_k"), nb::arg("first_v"), nb::arg("edges"),
           nb::arg("scale"), nb::arg("out").noconvert(), nb::arg("log_total").noconvert(), nb::arg("threads"));
 }
