@@ -3,7 +3,7 @@ costs.
 
     python benchmarks/end_to_end/native_kl.py smol-60 wikitext-2-valid.txt 4
 
-Prints KL(transformers with decoded weights, float32 || native) at 15-bit and 8-bit activations, over the second halves
+Prints KL(transformers with decoded weights, float32 || native) at activations of 8 and of 15 bits, over the second halves
 of windows of 512 tokens.
 """
 
@@ -19,6 +19,7 @@ from mediant import load
 from mediant.evaluation.divergence import compare
 from mediant.evaluation.windows import cut
 from mediant.models.reference import load_tokenizer
+from mediant.runtime.activation_bits import CHOICES
 from mediant.runtime.decoder import Decoder
 
 
@@ -44,10 +45,9 @@ def main() -> None:
         logits = decoder.logits(decoder.sequence(), np.asarray(tokens[0]))
         return torch.from_numpy(logits)[None]
 
-    for precise in (True, False):
-        decoder.set_precise(precise)
+    for bits in CHOICES:
+        decoder.set_activation_bits(bits)
         found = compare(reference, native, windows)
-        bits = 15 if precise else 8
         print(
             f"{bits}-bit activations: KL {found.kl:.2e} ± {found.kl_se:.1e}, same first choice {100 * found.top1:.2f} %"
         )

@@ -17,6 +17,7 @@ from mediant.cli import _console, bench
 from mediant.errors import ModelError, UsageError
 from mediant.kernels import native
 from mediant.runtime import llama_cpp, speed
+from mediant.runtime.activation_bits import USUAL
 
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native kernels")
 Folder = Callable[[str], Path]
@@ -47,6 +48,7 @@ def test_figures_are_by_thread_count(run: Run, tiny_folder: Folder, capsys: pyte
     assert found["peak_memory_bytes"] > found["bytes_per_token"] > 0
     assert [row["kl"] for row in found["precision"]] == [0]
     assert "decode_ratio" not in found
+    assert found["activation_bits"] == USUAL
     assert "peak memory" in capsys.readouterr().out
 
 
@@ -87,6 +89,7 @@ def test_mistakes_have_their_exit_codes(
 ) -> None:
     llama = tiny_folder("llama")
     assert run(llama, "--threads", "one") == UsageError.exit_code
+    assert run(llama, "--activations", 7) == UsageError.exit_code
     assert run(llama, "--prompt-tokens", 4000) == UsageError.exit_code
     assert run(tiny_folder("gpt2")) == ModelError.exit_code
     assert run(llama, *SMALL, "--against", "nowhere.gguf") == ModelError.exit_code

@@ -12,6 +12,7 @@ from mediant.cli import _console, generate
 from mediant.errors import ModelError, UsageError
 from mediant.kernels import native
 from mediant.runtime import generate as generation
+from mediant.runtime.activation_bits import USUAL
 
 Folder = Callable[[str], Path]
 Run = Callable[..., int]
@@ -124,6 +125,8 @@ def test_the_runtime_is_chosen_and_told(run: Run, tiny_folder: Folder) -> None:
     theirs = written(run, tiny_folder("llama"), *ask, "--runtime", "transformers")
     assert (ours["runtime"], theirs["runtime"]) == ("native" if native else "transformers", "transformers")
     assert ours["text"] == theirs["text"]
+    assert (ours["activation_bits"], theirs["activation_bits"]) == (USUAL if native else None, None)
+    assert not native or written(run, tiny_folder("llama"), *ask, "--activations", 8)["activation_bits"] == 8
     assert written(run, tiny_folder("gpt2"), *ask)["runtime_reason"].startswith("its model_type 'gpt2'")
     assert run(tiny_folder("gpt2"), *ask, "--runtime", "native") == ModelError.exit_code
     assert run(tiny_folder("llama"), *ask, "--runtime", "vllm") == UsageError.exit_code

@@ -91,8 +91,8 @@ def test_packed_logits_are_those_of_the_decoded_weights(source: Packed, decoder:
     tokens = np.random.default_rng(1).integers(0, VOCABULARY, 50)
     expected = reference_decoder.logits(describe(CONFIG), source, tokens)
     errors = []
-    for precise in (True, False):
-        decoder.set_precise(precise)
+    for bits in (15, 8):
+        decoder.set_activation_bits(bits)
         errors.append(np.abs(decoder.logits(decoder.sequence(), tokens) - expected).max() / np.abs(expected).max())
     # Activations are off by half a step of 1 / 16319 or 1 / 127 of the largest of 32; some 14 products and sums of
     # random sign follow one another.
@@ -102,8 +102,8 @@ def test_packed_logits_are_those_of_the_decoded_weights(source: Packed, decoder:
 
 def test_tokens_have_the_same_bits_in_a_batch(decoder: Decoder) -> None:
     tokens = np.random.default_rng(1).integers(0, VOCABULARY, 40)
-    for precise in (True, False):
-        decoder.set_precise(precise)
+    for bits in (15, 8):
+        decoder.set_activation_bits(bits)
         together, alone = decoder.logits(decoder.sequence(), tokens), decoder.sequence()
         for place, token in enumerate(tokens):
             np.testing.assert_array_equal(decoder.step(alone, token), together[place])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mediant.errors import ModelError, UsageError
+from mediant.runtime.activation_bits import USUAL
 
 if TYPE_CHECKING:
     from mediant.progress import Progress
@@ -46,6 +47,9 @@ DraftOption = Annotated[
     ),
 ]
 KvBitsOption = Annotated[int, typer.Option(help="Bits of each remembered key and value: 32, 16, 8 or 4.")]
+ActivationsOption = Annotated[
+    int, typer.Option(help="Bits to which the native decoder rounds what packed matrices multiply: 15, or 8, faster.")
+]
 RuntimeOption = Annotated[
     str, typer.Option(help="What runs the model: 'native', 'transformers', or 'auto' for the first that can.")
 ]
@@ -61,7 +65,14 @@ class Loaded:
     reason: str
 
 
-def load(model: str, runtime: str, threads: int | None, kv_bits: int, progress: Progress) -> Loaded:
+def load(
+    model: str,
+    runtime: str,
+    progress: Progress,
+    threads: int | None = None,
+    kv_bits: int = 16,
+    activation_bits: int = USUAL,
+) -> Loaded:
     """Opens a compressed or plain model for writing.
 
     Raises:
@@ -85,7 +96,7 @@ def load(model: str, runtime: str, threads: int | None, kv_bits: int, progress: 
     if choice.native and runtime != "transformers":
         from mediant.runtime.decoder import Decoder
 
-        decoder = Decoder.open(source.folder, threads, kv_bits)
+        decoder = Decoder.open(source.folder, threads, kv_bits, activation_bits=activation_bits)
         return Loaded(NativeWriter(decoder), tokenizer, "native", choice.reason)
     reason = choice.reason if not choice.native else "it was asked for"
     return Loaded(TransformersWriter(source.load().eval()), tokenizer, "transformers", reason)

@@ -8,7 +8,9 @@ import typer
 from rich.table import Table
 
 from mediant.cli._console import JsonOption, RichProgress, stderr, table_console, write_json
+from mediant.cli._writing import ActivationsOption
 from mediant.errors import ModelError, UsageError
+from mediant.runtime.activation_bits import USUAL
 
 if TYPE_CHECKING:
     from mediant.runtime.speed import Speeds
@@ -29,9 +31,7 @@ def command(
     precision: Annotated[
         bool, typer.Option("--precision", help="Also speed and KL divergence at each precision of a nested model.")
     ] = False,
-    precise: Annotated[
-        bool, typer.Option("--precise/--coarse", help="Activations of 15 bits, or of 8, which is faster.")
-    ] = False,
+    activations: ActivationsOption = USUAL,
     json: JsonOption = None,
 ) -> None:
     """Measure decoding and prompt reading, memory, and the share of the memory's bandwidth that is reached.
@@ -51,7 +51,7 @@ def command(
     choice = choose(source.folder)
     if not choice.native:
         raise ModelError(f"{model} is not run by the native decoder, whose speed this measures: {choice.reason}.")
-    ours = speed.NativeRunner(source.folder, precise=precise)
+    ours = speed.NativeRunner(source.folder, activation_bits=activations)
     limit = ours.decoder.description.positions - 1
     if prompt_tokens > limit or tokens > limit - speed.SHORT:
         raise UsageError(f"The model takes at most {limit} tokens; choose fewer with --prompt-tokens and --tokens.")
@@ -72,13 +72,13 @@ def command(
         "bits_per_weight": 8 * size / source.weights,
         "prompt_tokens": prompt_tokens,
         "tokens": tokens,
-        "activation_bits": 15 if precise else 8,
+        "activation_bits": activations,
         **_speeds(found[0], "", counts),
         "bandwidth_bytes_per_second": {str(count): bandwidths[count] for count in counts},
         "bandwidth_fraction": {
             str(count): speed.middle(found[0].decode[count]) * size / bandwidths[count] for count in counts
         },
-        **speed.alone("mediant.runtime.speed", str(source.folder), str(prompt_tokens), str(tokens)),
+        **speed.alone("mediant.runtime.speed", str(source.folder), str(prompt_tokens), str(tokens), str(activations)),
     }
     if against is not None:
         theirs = speed.alone("mediant.runtime.llama_cpp", against, str(prompt_tokens), str(tokens))
@@ -170,6 +170,7 @@ def _caption(figures: dict[str, Any]) -> str:
 
     lines = [
         f"{human(figures['bytes_per_token'])} a token, {figures['bits_per_weight']:.2f} bits per weight;"
+        f" activations of {figures['activation_bits']} bits;"
         f" peak memory {human(int(figures['peak_memory_bytes']))}; loaded in {figures['load_seconds']:.2f} s"
     ]
     if "against" in figures:

@@ -13,6 +13,7 @@ from mediant import files
 from mediant.cli import _writing as options
 from mediant.cli._console import RichProgress, stderr
 from mediant.errors import MediantError, UsageError
+from mediant.runtime.activation_bits import USUAL
 
 HELP = "/help: this list. /clear: forget the conversation. /save FILE: write it as JSON. /exit: leave; so does Ctrl-D."
 PLAIN_STOP = "\nUser:"
@@ -35,6 +36,7 @@ def command(
     draft: options.DraftOption = None,
     threads: options.ThreadsOption = None,
     kv_bits: options.KvBitsOption = 16,
+    activations: options.ActivationsOption = USUAL,
     runtime: options.RuntimeOption = "auto",
 ) -> None:
     """Talk with a model. Ctrl-C stops an answer; /help lists what else there is.
@@ -46,7 +48,7 @@ def command(
     from mediant.runtime.generate import Request
     from mediant.runtime.sampling import Sampling
 
-    loaded = options.load(model, runtime, threads, kv_bits, RichProgress())
+    loaded = options.load(model, runtime, RichProgress(), threads, kv_bits, activations)
     request = Request(
         max_tokens=max_tokens,
         sampling=Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed),

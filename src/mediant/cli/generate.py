@@ -12,6 +12,7 @@ import typer
 from mediant.cli import _writing as options
 from mediant.cli._console import JsonOption, RichProgress, write_json
 from mediant.errors import UsageError
+from mediant.runtime.activation_bits import USUAL
 
 
 def command(
@@ -35,6 +36,7 @@ def command(
     draft: options.DraftOption = None,
     threads: options.ThreadsOption = None,
     kv_bits: options.KvBitsOption = 16,
+    activations: options.ActivationsOption = USUAL,
     runtime: options.RuntimeOption = "auto",
     json: JsonOption = None,
 ) -> None:
@@ -45,7 +47,7 @@ def command(
     from mediant.runtime.generate import Request
     from mediant.runtime.sampling import Sampling
 
-    loaded = options.load(model, runtime, threads, kv_bits, RichProgress())
+    loaded = options.load(model, runtime, RichProgress(), threads, kv_bits, activations)
     ids = _prompt_ids(loaded.tokenizer, prompt, chat)
     request = Request(
         max_tokens=max_tokens,
@@ -70,6 +72,7 @@ def command(
         "seed": seed,
         "runtime": loaded.runtime,
         "runtime_reason": loaded.reason,
+        "activation_bits": activations if loaded.runtime == "native" else None,
     }
     write_json(json, figures)
 

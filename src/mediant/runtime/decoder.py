@@ -24,6 +24,7 @@ from mediant.checkpoint.reader import open_checkpoint
 from mediant.errors import CheckpointError, UsageError
 from mediant.kernels import native
 from mediant.models.folder import CHECKPOINT, read_config
+from mediant.runtime.activation_bits import USUAL, is_precise
 from mediant.runtime.description import Description, Unsupported
 from mediant.runtime.families import describe
 from mediant.runtime.kv_cache import KV_BITS, Sequence
@@ -63,6 +64,7 @@ class Decoder:
         threads: int | None = None,
         kv_bits: int = 16,
         chunk: int = CHUNK,
+        activation_bits: int = USUAL,
     ):
         """Connects the tensors of `source` as `description` says.
 
@@ -72,6 +74,7 @@ class Decoder:
             threads: that compute; by default as `workers.threads`.
             kv_bits: 32, 16, 8 or 4 for each key and value.
             chunk: tokens that are read at once.
+            activation_bits: to which inputs of packed matrices are rounded, 15 or 8; 8 is faster.
 
         Raises:
             Unsupported: the native kernels were not built.
@@ -93,6 +96,7 @@ class Decoder:
         ropes = [(np.ascontiguousarray(rope.frequencies, np.float32), rope.scale) for rope in description.ropes]
         self.native = native.Decoder(description.shape(), layers, ropes, self.threads)
         self.native.set_position_offset(description.position_offset)
+        self.set_activation_bits(activation_bits)
         try:
             self._connect(source)
             self.native.check()
@@ -101,7 +105,14 @@ class Decoder:
         self._views = [0] * len(self.matrices)
 
     @classmethod
-    def open(cls, folder: str | Path, threads: int | None = None, kv_bits: int = 16, chunk: int = CHUNK) -> Self:
+    def open(
+        cls,
+        folder: str | Path,
+        threads: int | None = None,
+        kv_bits: int = 16,
+        chunk: int = CHUNK,
+        activation_bits: int = USUAL,
+    ) -> Self:
         """The decoder of a compressed or plain model in a folder.
 
         Raises:
@@ -110,15 +121,15 @@ class Decoder:
             ModelError: there is no model.
         """
         path = Path(folder)
-        description = describe(read_config(path))
+        description, settings = describe(read_config(path)), (threads, kv_bits, chunk, activation_bits)
         if (path / CHECKPOINT).is_file():
-            return cls(description, CheckpointSource(open_checkpoint(path)), threads, kv_bits, chunk)
+            return cls(description, CheckpointSource(open_checkpoint(path)), *settings)
         from mediant.models.opening import open_model
         from mediant.models.weights import WeightReader
         from mediant.runtime.weights import ModelSource
 
         with WeightReader(open_model(str(path))) as reader:
-            return cls(description, ModelSource(reader), threads, kv_bits, chunk)
+            return cls(description, ModelSource(reader), *settings)
 
     @property
     def vocabulary(self) -> int:
@@ -170,9 +181,14 @@ class Decoder:
         self.threads = threads
         self.native.set_threads(threads)
 
-    def set_precise(self, precise: bool) -> None:
-        """Whether packed matrices take activations of 15 bits or of 8, which is faster."""
-        self.native.set_precise(precise)
+    def set_activation_bits(self, bits: int) -> None:
+        """From the next call on, inputs of packed matrices are rounded to 15 bits or to 8, which is faster.
+
+        Raises:
+            UsageError: another number of bits.
+        """
+        self.native.set_precise(is_precise(bits))
+        self.activation_bits = bits
 
     def sequence(self) -> Sequence:
         """A new, empty sequence."""

@@ -1,7 +1,7 @@
 """How fast a model decodes and reads prompts, in how much memory, and what share of the memory's bandwidth that is.
 
 Decoding a token reads every weight once, so no decoder is faster than bandwidth / bytes. The bandwidth is measured in
-the same run with the same threads. `python -m mediant.runtime.speed DIR` measures memory and loading in a process of
+the same run with the same threads. `python -m mediant.runtime.speed DIR PROMPT TOKENS BITS` measures memory and loading in a process of
 its own, where nothing else counts.
 """
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from mediant.errors import MediantError, ModelError
 from mediant.kernels.read_memory import read_memory
+from mediant.runtime.activation_bits import USUAL
 
 BANDWIDTH_BYTES = 1 << 28
 SHORT = 8
@@ -45,12 +46,10 @@ class Runner(Protocol):
 class NativeRunner:
     """The native decoder of a folder."""
 
-    def __init__(self, folder: str | Path, precision: int | None = None, precise: bool | None = None):
+    def __init__(self, folder: str | Path, precision: int | None = None, activation_bits: int = USUAL):
         from mediant.runtime.decoder import Decoder
 
-        self.decoder = Decoder.open(folder)
-        if precise is not None:
-            self.decoder.set_precise(precise)
+        self.decoder = Decoder.open(folder, activation_bits=activation_bits)
         self.decoder.set_precision(precision)
         self.vocabulary = self.decoder.vocabulary
 
@@ -173,6 +172,6 @@ def _seconds(work: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     try:
-        report(lambda: NativeRunner(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+        report(lambda: NativeRunner(sys.argv[1], activation_bits=int(sys.argv[4])), int(sys.argv[2]), int(sys.argv[3]))
     except MediantError as problem:
         sys.exit(str(problem))
