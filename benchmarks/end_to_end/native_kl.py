@@ -3,8 +3,8 @@ costs.
 
     python benchmarks/end_to_end/native_kl.py smol-60 wikitext-2-valid.txt 4
 
-Prints KL(transformers with decoded weights, float32 || native) at activations of 8 and of 15 bits, over the second halves
-of windows of 512 tokens.
+Prints KL(transformers with decoded weights, float32 || native) at activations of 8 and of 15 bits, over the second
+halves of windows of 512 tokens.
 """
 
 from __future__ import annotations

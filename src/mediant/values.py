@@ -162,6 +162,14 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """A cut of a tensor's codes to so many leading bits, and its place among the cuts of the whole model."""
+
+    bits: int
+    place: int
+
+
+@dataclass(frozen=True)
 class TensorPlan:
     """What becomes of one tensor.
 
@@ -171,7 +179,8 @@ class TensorPlan:
     that share a scale. `scale_bits` 16 stores a bfloat16 scale per group; fewer store a power of
     2^(-1/scale_steps) relative to a bfloat16 row scale, with a sign if `scale_signed` (kernels/scale_codes.py).
     `storage` is how codes lie in the file: `rows`, which goes with every grid and group, or for kernels `tiles` or
-    `nested` (kernels/tiles.py).
+    `nested` (kernels/tiles.py). `drops` of a nested tensor say when it is cut to fewer bits while the model runs at
+    less precision (planning/plane_order.py).
     `basis` names a change of basis of the columns that reading undoes: empty, {"name": "rotation", "seed": ...}
     (kernels/rotation.py), or {"name": "columns", "by": spec} with a stored factor for each column, found by a file
     under methods/balancing. `outliers` columns are stored as float16 beside their codes (methods/outliers.py).
@@ -199,6 +208,7 @@ class TensorPlan:
     scale_signed: bool = True
     scale_steps: int = 8
     storage: Storage = "rows"
+    drops: tuple[Drop, ...] = ()
     basis: Mapping[str, Any] = field(default_factory=dict)
     outliers: int = 0
     bias_correction: bool = False
@@ -355,6 +365,7 @@ def tensor_plan_to_dict(plan: TensorPlan) -> dict[str, Any]:
         ("scale_signed", True),
         ("scale_steps", 8),
         ("storage", "rows"),
+        ("drops", ()),
         ("basis", {}),
         ("outliers", 0),
     )
@@ -362,6 +373,8 @@ def tensor_plan_to_dict(plan: TensorPlan) -> dict[str, Any]:
         if data[name] == usual:
             del data[name]
     data["runs"] = [[r.rows, r.bits] for r in plan.runs]
+    if plan.drops:
+        data["drops"] = [[d.bits, d.place] for d in plan.drops]
     return {k: dict(v) if isinstance(v, Mapping) else v for k, v in data.items()}
 
 
@@ -374,10 +387,19 @@ def tensor_plan_from_dict(data: object) -> TensorPlan:
     if isinstance(data, dict):
         data = {**data, **{name: _factor_plan(name, data[name]) for name in FACTORS if name in data}}
     fields = checked_fields(TensorPlan, data)
-    runs = fields.get("runs", ())
-    if any(type(run) is not list or [type(number) for number in run] != [int, int] for run in runs):
-        raise ValueError("the runs are not pairs of whole numbers, rows and bits")
-    return TensorPlan(**fields | {"runs": tuple(Run(rows, bits) for rows, bits in runs)})
+    runs = tuple(Run(*run) for run in _pairs(fields, "runs", "whole numbers, rows and bits"))
+    drops = tuple(Drop(*drop) for drop in _pairs(fields, "drops", "whole numbers, bits and a place"))
+    depths = [max((run.bits for run in runs), default=0), *(drop.bits for drop in drops), 0]
+    if drops and (fields.get("storage") != "nested" or depths != sorted({*depths}, reverse=True)):
+        raise ValueError("the drops are not to ever fewer bits of a nested tensor")
+    return TensorPlan(**fields | {"runs": runs, "drops": drops})
+
+
+def _pairs(fields: Mapping[str, Any], name: str, wanted: str) -> Iterable[list[int]]:
+    pairs: Iterable[list[int]] = fields.get(name, ())
+    if any(type(pair) is not list or [type(number) for number in pair] != [int, int] for pair in pairs):
+        raise ValueError(f"the {name} are not pairs of {wanted}")
+    return pairs
 
 
 def _factor_plan(name: str, data: object) -> TensorPlan:

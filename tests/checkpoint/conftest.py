@@ -20,7 +20,7 @@ from mediant.kernels.coded_matrix import CodedMatrix
 from mediant.kernels.part_shapes import Form, factor_infos, form_of, grid_form
 from mediant.kernels.scale_codes import ScaleForm, encode_scales
 from mediant.kernels.tiles import pack_scale_codes, pack_tiles
-from mediant.values import Certificate, Encoding, Model, Plan, Run, TensorInfo, TensorPlan
+from mediant.values import Certificate, Drop, Encoding, Model, Plan, Run, TensorInfo, TensorPlan
 
 
 class SampleGrid(NamedTuple):
@@ -92,7 +92,7 @@ def write_sample(folder: Path) -> Sample:
         (TensorInfo("layers.2.tiled.weight", (21, 70), "float32", "linear", "out_in", "layers.2.tiled", 2),
          replace(quantized("table", [(9, 3), (4, 5), (8, 4)], 32, 3), scale_signed=False, storage="tiles")),
         (TensorInfo("layers.2.nested.weight", (24, 10), "float32", "linear", "in_out", "layers.2.nested", 2),
-         replace(quantized("affine", [(3, 4), (7, 7)], 64, 5), storage="nested")),
+         replace(quantized("affine", [(3, 4), (7, 7)], 64, 5), storage="nested", drops=(Drop(4, 1), Drop(2, 3)))),
         (TensorInfo("layers.2.down.weight", (9, 21), "float32", "linear", "in_out", "layers.2.down", 2),
          TensorPlan("lattice", step=0.25)),
         (TensorInfo("layers.2.gate", (2, 3, 7), "float32", "expert", "experts_out_in", "layers.2", 2),

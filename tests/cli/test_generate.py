@@ -97,6 +97,10 @@ def test_mistakes_have_their_exit_codes(run: Run, tiny_folder: Folder, capsys: p
     assert run(llama, "fox " * 500) == UsageError.exit_code
     assert "fewer than 128" in capsys.readouterr().err
     assert run(llama, PROMPT, "--chat") == UsageError.exit_code
+    assert run(llama, PROMPT, "--precision-policy", "speed") == UsageError.exit_code
+    assert run(llama, PROMPT, "--precision-policy", "load", "--precision", 3) == UsageError.exit_code
+    assert run(llama, PROMPT, "--precision-policy", "load") == UsageError.exit_code
+    assert run(llama, PROMPT, "--draft", 2) == UsageError.exit_code
     assert run(llama, PROMPT, "--temperature", -1) == UsageError.exit_code
     assert run(llama, PROMPT, "--max-tokens", 0) == UsageError.exit_code
     assert run(tiny_folder("bert"), PROMPT) == ModelError.exit_code

@@ -46,14 +46,15 @@ def sizing(recipe="nearest", scale=lambda unit: 1.0, beside=1000, model=MODEL):
 
     def folder_bytes(plan):
         payload = sum(payload_bytes(t, plan.tensors[t.name]) for t in model.tensors)
-        # Like a manifest: longer with every run and every depth of a tensor, and with the target's digits.
-        said = sum(9 * len(p.runs) + 200 * len({r.bits for r in p.runs}) for p in plan.tensors.values())
+        # Like a manifest: longer with every run, depth and drop of a tensor, and with the target's digits.
+        plans = plan.tensors.values()
+        said = sum(9 * len(p.runs) + len(str(p.drops)) + 200 * len({r.bits for r in p.runs}) for p in plans)
         return beside + payload + said + len(str(plan.target_bytes))
 
     return Sizing(model, chosen, units, folder_bytes, seed=0)
 
 
-RECIPES = ["default", "nearest", "rtn", "hqq"]
+RECIPES = ["default", "nearest", "rtn", "hqq", "nested"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

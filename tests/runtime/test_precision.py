@@ -18,10 +18,10 @@ from mediant.runtime import reference_decoder
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.families import describe
 from mediant.runtime.generate import NativeWriter, Request
-from mediant.runtime.precision import Budget, Confidence, Load, divergence, own_text, surest
+from mediant.runtime.precision import Budget, Confidence, Load, divergence, own_text, policy_of, surest
 from mediant.runtime.sampling import Sampling, sampler
 from mediant.runtime.weights import Matrix, dense
-from mediant.values import Encoding, Run, TensorInfo, TensorPlan
+from mediant.values import Drop, Encoding, Run, TensorInfo, TensorPlan
 
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native kernels")
 
@@ -39,6 +39,7 @@ class Packed:
     """A random model whose matrices are stored nested, 4 bits a weight."""
 
     def __init__(self) -> None:
+        self.drops: dict[str, tuple[Drop, ...]] = {}
         random, d = np.random.default_rng(2), describe(CONFIG)
         self.decoded: dict[str, NDArray[np.float32]] = {}
         self._encodings: dict[str, Encoding] = {}
@@ -74,7 +75,9 @@ class Packed:
 
     def matrix(self, name: str) -> Matrix:
         views = [packed_matrix(self._encodings[name], None, bits) for bits in (None, 3, 2)]
-        return Matrix(tuple(native.packed_linear(view.handle) for view in views), (4, 3, 2))
+        runs = self._encodings[name].plan.runs
+        packed = tuple(native.packed_linear(view.handle) for view in views)
+        return Matrix(packed, (4, 3, 2), runs, self.drops.get(name, ()))
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +131,35 @@ def test_precision_changes_between_tokens(decoder: Decoder) -> None:
     np.testing.assert_array_equal(decoder.step(sequence, 7), full)
     with pytest.raises(UsageError, match="precisions 2, 3, 4"):
         decoder.set_precision(1)
+
+
+def test_precision_follows_the_stored_order() -> None:
+    source = Packed()
+    names = [f"model.layers.{layer}.mlp.{part}_proj.weight" for layer in range(2) for part in ("up", "down")]
+    source.drops = {names[3]: (Drop(3, 0), Drop(2, 1)), names[0]: (Drop(3, 2), Drop(2, 3))}
+    decoder = Decoder(describe(CONFIG), source, threads=1, kv_bits=32)
+    order = [matrix for matrix in range(len(decoder.matrices)) if decoder.matrices[matrix].drops]
+    least, codes = decoder.precisions[0], sum(matrix.codes for matrix in decoder.matrices)
+    assert decoder.precisions == (least, *(bits / 4 for bits in range(int(4 * least) + 1, 16)), 4)
+    assert 0 <= least - (4 - 4 * 96 * 64 / codes) < 0.01
+    one = 96 * 64 / codes
+    found = [[decoder.views(4 - n * one + 0.01)[m] for m in order] for n in range(5)]
+    assert found == [[0, 0], [0, 1], [0, 2], [1, 2], [2, 2]]
+    assert all(decoder.views(4)[m] == 0 for m in order)
+    sizes = [decoder.bytes_at(bits) for bits in decoder.precisions]
+    assert sizes == sorted(sizes)
+    with pytest.raises(UsageError, match="it has the precisions"):
+        decoder.views(least - 0.1)
+
+
+def test_policies_have_names_on_the_command_line() -> None:
+    assert policy_of("latency:0.5s").seconds == 0.5
+    assert policy_of("energy:300mJ@15W").seconds == pytest.approx(0.02)
+    assert isinstance(policy_of("load"), Load)
+    assert (policy_of("confidence").least, policy_of("confidence:0.9").least) == (0.5, 0.9)
+    for wrong in ("", "speed", "latency", "latency:30", "latency:0ms", "energy:3J", "energy:3J@0W", "confidence:2"):
+        with pytest.raises(UsageError):
+            policy_of(wrong)
 
 
 @pytest.mark.parametrize("draft", [2, 3, 4])

@@ -69,6 +69,7 @@ PLAN: strict_json.Kinds = {
     "scale_signed": bool,
     "scale_steps": int,
     "storage": str,
+    "drops": list,
     "basis": dict,
     "outliers": int,
     "bias_correction": bool,
@@ -202,7 +203,8 @@ def _plan(value: dict[str, Any], where: str) -> TensorPlan:
     known = {name: kind for name, kind in PLAN.items() if name in value}
     raw = strict_json.fields(value, known, f"the plan in {where}")
     for given in (raw, *(raw[name] for name in FACTORS if name in raw)):
-        _check_runs(given.get("runs", []), where)
+        _check_pairs(given.get("runs", []), "a run is not a pair of rows and bits", where)
+        _check_pairs(given.get("drops", []), "a drop is not a pair of bits and a place", where)
     try:
         plan = tensor_plan_from_dict(raw)
     except (TypeError, ValueError) as problem:
@@ -213,9 +215,10 @@ def _plan(value: dict[str, Any], where: str) -> TensorPlan:
     return plan
 
 
-def _check_runs(runs: Any, where: str) -> None:
-    if not isinstance(runs, list) or any(len(strict_json.whole_numbers(r, f"A run in {where}")) != 2 for r in runs):
-        raise CheckpointError(f"In {where}, a run is not a pair of rows and bits.")
+def _check_pairs(pairs: Any, problem: str, where: str) -> None:
+    numbers = strict_json.whole_numbers
+    if not isinstance(pairs, list) or any(len(numbers(pair, f"A pair in {where}")) != 2 for pair in pairs):
+        raise CheckpointError(f"In {where}, {problem}.")
 
 
 def _form(

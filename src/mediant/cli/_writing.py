@@ -15,6 +15,7 @@ from mediant.runtime.activation_bits import USUAL
 if TYPE_CHECKING:
     from mediant.progress import Progress
     from mediant.runtime.generate import Request, Writer
+    from mediant.runtime.precision import Policy
 
 TemperatureOption = Annotated[
     float, typer.Option(min=0, help="0 takes the likeliest token each time; 1 draws as the model says.")
@@ -37,11 +38,22 @@ ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads of the native decoder.", show_default="all processors")
 ]
 PrecisionOption = Annotated[
-    int | None,
-    typer.Option(min=1, max=8, help="Bits of each code to read, if the model is stored nested.", show_default="all"),
+    float | None,
+    typer.Option(
+        min=1, max=8, help="Bits of a code to read on average, if the model is stored nested.", show_default="all"
+    ),
+]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision-policy",
+        metavar="POLICY",
+        help="Choose the bits anew for every token: latency:30ms, energy:0.4J@15W, load, confidence or confidence:0.7.",
+        show_default="no",
+    ),
 ]
 DraftOption = Annotated[
-    int | None,
+    float | None,
     typer.Option(
         min=1, max=8, help="Draft tokens at this precision, and check them at the full one.", show_default="no"
     ),
@@ -53,6 +65,21 @@ ActivationsOption = Annotated[
 RuntimeOption = Annotated[
     str, typer.Option(help="What runs the model: 'native', 'transformers', or 'auto' for the first that can.")
 ]
+
+
+def policy(text: str | None, precision: float | None, draft: float | None) -> Policy | None:
+    """The policy that the options ask for.
+
+    Raises:
+        UsageError: there is none of that name, or it comes with options that choose the precision themselves.
+    """
+    from mediant.runtime.precision import policy_of
+
+    if text is None:
+        return None
+    if precision is not None or draft is not None:
+        raise UsageError("--precision-policy chooses the precision itself; leave out --precision and --draft.")
+    return policy_of(text)
 
 
 @dataclass

@@ -187,5 +187,5 @@ def _curve_table(rows: list[dict[str, float]], threads: int) -> Table:
         table.add_column(name, justify="right")
     for row in rows:
         speed = f"{row['decode_tokens_per_second']:.1f}"
-        table.add_row(str(row["precision"]), f"{row['kl']:.4f}", speed, str(row["bytes_per_token"]))
+        table.add_row(f"{row['precision']:g}", f"{row['kl']:.4f}", speed, str(row["bytes_per_token"]))
     return table

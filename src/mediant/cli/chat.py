@@ -33,6 +33,7 @@ def command(
     stop: options.StopOption = None,
     seed: options.SeedOption = 0,
     precision: options.PrecisionOption = None,
+    precision_policy: options.PolicyOption = None,
     draft: options.DraftOption = None,
     threads: options.ThreadsOption = None,
     kv_bits: options.KvBitsOption = 16,
@@ -48,12 +49,14 @@ def command(
     from mediant.runtime.generate import Request
     from mediant.runtime.sampling import Sampling
 
+    policy = options.policy(precision_policy, precision, draft)
     loaded = options.load(model, runtime, RichProgress(), threads, kv_bits, activations)
     request = Request(
         max_tokens=max_tokens,
         sampling=Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed),
         stop_tokens=options.stop_tokens(loaded),
         precision=precision,
+        policy=policy,
         draft=draft,
     )
     if sys.stdin.isatty():

@@ -33,6 +33,7 @@ def command(
         typer.Option("--chat/--no-chat", help="Put the prompt as a chat message.", show_default="if the model chats"),
     ] = None,
     precision: options.PrecisionOption = None,
+    precision_policy: options.PolicyOption = None,
     draft: options.DraftOption = None,
     threads: options.ThreadsOption = None,
     kv_bits: options.KvBitsOption = 16,
@@ -47,6 +48,7 @@ def command(
     from mediant.runtime.generate import Request
     from mediant.runtime.sampling import Sampling
 
+    policy = options.policy(precision_policy, precision, draft)
     loaded = options.load(model, runtime, RichProgress(), threads, kv_bits, activations)
     ids = _prompt_ids(loaded.tokenizer, prompt, chat)
     request = Request(
@@ -54,6 +56,7 @@ def command(
         sampling=Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed),
         stop_tokens=options.stop_tokens(loaded),
         precision=precision,
+        policy=policy,
         draft=draft,
     )
     began, written = time.perf_counter(), options.Written()

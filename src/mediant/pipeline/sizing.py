@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mediant.kernels.tiles import OCTET, STORAGES
+from mediant.planning.plane_order import plane_order
 from mediant.planning.rate_distortion import Unit, allocate, merged, predicted_loss
 from mediant.planning.recipe import Recipe
 from mediant.planning.same_everywhere import allocate_same
@@ -130,6 +131,9 @@ class Sizing:
         cast = TensorPlan("cast", dtype=self.recipe.keep)
         corrected = dataclasses.replace(cast, bias_correction=True) if self.recipe.bias_correction else cast
         quantized = {n: self.recipe.tensor_plan(given, self.model.tensor(n).role) for n, given in runs.items()}
+        if self.recipe.storage == "nested" and not self._same_everywhere:
+            for name, drops in plane_order(self.units, runs).items():
+                quantized[name] = dataclasses.replace(quantized[name], drops=drops)
         modules = {self.model.tensor(name).module for name in quantized}
         return Plan(
             model_fingerprint=self.model.unedited.fingerprint,

@@ -26,6 +26,7 @@ from mediant.kernels import native
 from mediant.models.folder import CHECKPOINT, read_config
 from mediant.runtime.activation_bits import USUAL, is_precise
 from mediant.runtime.description import Description, Unsupported
+from mediant.runtime.dial import Dial
 from mediant.runtime.families import describe
 from mediant.runtime.kv_cache import KV_BITS, Sequence
 from mediant.runtime.weights import CheckpointSource, Matrix, Source
@@ -103,6 +104,7 @@ class Decoder:
         except ValueError as problem:
             raise CheckpointError(f"The tensors are not those of a {description.family} decoder: {problem}.") from None
         self._views = [0] * len(self.matrices)
+        self._dial = Dial(self.matrices)
 
     @classmethod
     def open(
@@ -141,7 +143,7 @@ class Decoder:
         """Bytes of weights that one token reads at the present precision."""
         return int(self.native.weight_bytes)
 
-    def bytes_at(self, precision: int | None) -> int:
+    def bytes_at(self, precision: float | None) -> int:
         """Bytes of weights that one token would read at another precision."""
         present = self._views
         self.native.set_views(self.views(precision))
@@ -150,14 +152,12 @@ class Decoder:
         return found
 
     @property
-    def precisions(self) -> tuple[int, ...]:
+    def precisions(self) -> tuple[float, ...]:
         """The precisions there are, in bits, ascending; a single one where the model is not stored nested."""
-        depths = {bits for matrix in self.matrices for bits in matrix.bits}
-        deepest = max((matrix.bits[0] for matrix in self.matrices if matrix.bits), default=0)
-        return tuple(sorted(depths)) if len(depths) > 1 else (deepest or 32,)
+        return self._dial.precisions
 
-    def set_precision(self, precision: int | None) -> None:
-        """From the next token on, at most the first `precision` bits of every code are read; None: all.
+    def set_precision(self, precision: float | None) -> None:
+        """From the next token on, only some first bits of the codes are read, as `dial` says; None: all.
 
         Raises:
             UsageError: the model is not stored so that fewer bits can be read.
@@ -165,16 +165,9 @@ class Decoder:
         self._views = self.views(precision)
         self.native.set_views(self._views)
 
-    def views(self, precision: int | None) -> list[int]:
-        """Which view of each matrix a precision takes."""
-        if precision is None:
-            return [0] * len(self.matrices)
-        if precision < self.precisions[0]:
-            raise UsageError(
-                f"The model cannot be read with {precision} bits; it has the precisions"
-                f" {', '.join(map(str, self.precisions))}."
-            )
-        return [_view(matrix, precision) for matrix in self.matrices]
+    def views(self, precision: float | None) -> list[int]:
+        """Which view of each matrix a precision takes; errors as for `set_precision`."""
+        return self._dial.views(precision)
 
     def set_threads(self, threads: int) -> None:
         """How many threads compute from the next call on."""
@@ -283,8 +276,3 @@ def _known(source: Source, name: str) -> str:
 def _tied(source: Source, embedding: str, head: str) -> bool:
     """Whether the head is the embedding: it has no tensor of its own."""
     return source.name(f"{head}.weight") in (None, source.name(f"{embedding}.weight"))
-
-
-def _view(matrix: Matrix, precision: int) -> int:
-    """The first view of a matrix with at most `precision` bits, else its last."""
-    return next((i for i, bits in enumerate(matrix.bits) if bits <= precision), max(len(matrix.bits) - 1, 0))

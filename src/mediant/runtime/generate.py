@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 class Request:
     """What to write behind a prompt, and how.
 
-    `precision` is the number of bits of each code to use, where the model is stored so that it can be read with fewer
-    (None: all); a `policy` chooses it anew for every token. `draft` is the precision at which tokens are drafted for
-    self-speculation, `draft_length` at a time.
+    `precision` is the number of bits of a code to use (`dial`), where the model is stored so that it can be read with
+    fewer (None: all); a `policy` chooses it anew for every token. `draft` is the precision at which tokens are drafted
+    for self-speculation, `draft_length` at a time.
     """
 
     max_tokens: int = 64
     sampling: Sampling = field(default_factory=Sampling)
     stop_tokens: frozenset[int] = frozenset()
-    precision: int | None = None
+    precision: float | None = None
     policy: Policy | None = None
-    draft: int | None = None
+    draft: float | None = None
     draft_length: int = 4
 
 
@@ -53,8 +53,17 @@ class NativeWriter:
         self._read: list[int] = []
 
     def write(self, tokens: Sequence[int], request: Request) -> Iterator[int]:
-        """Reads all but the last token, then writes; errors as for `Decoder.prefill`."""
+        """Reads all but the last token, then writes; errors as for `Decoder.prefill`.
+
+        Raises:
+            UsageError: a policy or drafts are asked for, and the model has one precision only.
+        """
         room = check_room(self.positions, len(tokens))
+        if (request.policy is not None or request.draft is not None) and len(self.decoder.precisions) < 2:
+            raise UsageError(
+                "The model can be read at one precision only, which leaves nothing to choose or draft with;"
+                " compress it with --recipe nested."
+            )
         self.decoder.set_precision(request.precision)
         self._go_back(tokens)
         for token in range(self._sequence.length, len(tokens) - 1, self.decoder.chunk):

@@ -2,12 +2,13 @@
 
 A model stored in the `nested` layout holds, in the first k bits of its codes, a good model of k bits. Reading fewer
 bits takes less time and energy, in proportion. `Decoder.set_precision` takes effect with the next token; nothing is
-loaded anew. The policies here choose it for every token.
+loaded anew. `dial` says what a precision reads of each matrix. The policies here choose it for every token.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mediant.runtime.kv_cache import Sequence
 
 Floats = NDArray[np.float32]
+NUMBER = r"(\d+(?:\.\d+)?)"
 
 
 class Policy(Protocol):
@@ -49,7 +51,7 @@ class Budget:
     seconds: float
     clock: Callable[[], float] = time.perf_counter
     _mean: float = field(default=0.0, init=False)
-    _precision: int | None = field(default=None, init=False)
+    _precision: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if not self.seconds > 0:
@@ -72,28 +74,28 @@ class Budget:
             self._move(steps[place + 1], decoder)
         return token
 
-    def _move(self, precision: int, decoder: Decoder) -> None:
+    def _move(self, precision: float, decoder: Decoder) -> None:
         self._mean *= _growth(decoder, precision)
         self._precision = precision
 
 
 @dataclass
 class Load:
-    """All bits on an idle machine, one step fewer for every `step` of other work per processor."""
+    """All bits on an idle machine, up to one bit fewer for every `step` of other work per processor."""
 
     step: float = 0.5
     load: Callable[[], float] = lambda: os.getloadavg()[0] / (os.cpu_count() or 1)
     every: int = 16
     _tokens: int = field(default=0, init=False)
-    _precision: int | None = field(default=None, init=False)
+    _precision: float | None = field(default=None, init=False)
 
     def next(self, decoder: Decoder, sequence: Sequence, last: int, state: Any) -> int:
         """Looks at the load every few tokens."""
         if self._tokens % self.every == 0:
             steps = decoder.precisions
             own = decoder.threads / (os.cpu_count() or 1) if self._tokens else 0.0
-            fewer = int(max(self.load() - own, 0.0) / self.step)
-            self._precision = steps[max(len(steps) - 1 - fewer, 0)]
+            wanted = steps[-1] - max(self.load() - own, 0.0) / self.step
+            self._precision = next(bits for bits in steps if bits >= wanted)
         self._tokens += 1
         decoder.set_precision(self._precision)
         return plain(decoder, sequence, last, state)
@@ -107,7 +109,7 @@ class Confidence:
     """
 
     least: float = 0.5
-    first: int | None = None
+    first: float | None = None
     again: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -128,6 +130,30 @@ class Confidence:
         return token
 
 
+def policy_of(text: str) -> Policy:
+    """The policy that a command line names: `latency:30ms`, `energy:0.4J@15W`, `load`, `confidence`, `confidence:0.7`.
+
+    Raises:
+        UsageError: it names none.
+
+    >>> policy_of("latency:30ms").seconds, policy_of("energy:0.3J@15W").seconds, policy_of("confidence:0.7").least
+    (0.03, 0.02, 0.7)
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "latency" and (found := re.fullmatch(f"{NUMBER}(ms|s)", rest)):
+        return Budget(float(found[1]) / (1000 if found[2] == "ms" else 1))
+    if kind == "energy" and (found := re.fullmatch(f"{NUMBER}(mJ|J)@{NUMBER}W", rest)) and float(found[3]):
+        return Budget(float(found[1]) / (1000 if found[2] == "mJ" else 1) / float(found[3]))
+    if text == "load":
+        return Load()
+    if kind == "confidence" and (text == kind or re.fullmatch(NUMBER, rest)):
+        return Confidence(float(rest)) if rest else Confidence()
+    raise UsageError(
+        f"There is no precision policy {text!r}; they are latency:30ms (a token), energy:0.4J@15W (a token, at the"
+        " power of the machine), load, and confidence or confidence:0.7 (the least probability for few bits)."
+    )
+
+
 def surest(logits: Floats) -> float:
     """The probability of the likeliest token.
 
@@ -137,7 +163,7 @@ def surest(logits: Floats) -> float:
     return float(1 / np.exp(logits - logits.max()).sum(dtype=np.float64))
 
 
-def _growth(decoder: Decoder, precision: int) -> float:
+def _growth(decoder: Decoder, precision: float) -> float:
     """How many times the bytes of the present precision another one reads."""
     return decoder.bytes_at(precision) / decoder.bytes_per_token
 
@@ -156,7 +182,7 @@ def own_text(decoder: Decoder, windows: int = 4, length: int = 128, seed: int = 
     return texts
 
 
-def divergence(decoder: Decoder, precision: int, windows: list[list[int]]) -> float:
+def divergence(decoder: Decoder, precision: float, windows: list[list[int]]) -> float:
     """Mean KL(all bits || `precision`), nats per token of the second halves of the windows."""
     found = []
     for window in windows:

@@ -1,8 +1,8 @@
 """How fast a model decodes and reads prompts, in how much memory, and what share of the memory's bandwidth that is.
 
 Decoding a token reads every weight once, so no decoder is faster than bandwidth / bytes. The bandwidth is measured in
-the same run with the same threads. `python -m mediant.runtime.speed DIR PROMPT TOKENS BITS` measures memory and loading in a process of
-its own, where nothing else counts.
+the same run with the same threads. `python -m mediant.runtime.speed DIR PROMPT TOKENS ACTIVATION-BITS` measures memory
+and loading in a process of its own, where nothing else counts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Runner(Protocol):
 class NativeRunner:
     """The native decoder of a folder."""
 
-    def __init__(self, folder: str | Path, precision: int | None = None, activation_bits: int = USUAL):
+    def __init__(self, folder: str | Path, precision: float | None = None, activation_bits: int = USUAL):
         from mediant.runtime.decoder import Decoder
 
         self.decoder = Decoder.open(folder, activation_bits=activation_bits)

@@ -14,6 +14,7 @@ from mediant.checkpoint.packing import packed_matrix
 from mediant.checkpoint.reader import Checkpoint
 from mediant.errors import CheckpointError
 from mediant.kernels import native
+from mediant.values import Drop, Run
 
 if TYPE_CHECKING:
     from mediant.models.weights import WeightReader
@@ -26,10 +27,25 @@ MOST_HASHED = 1 << 30
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """A matrix for the native decoder: whole, and then with less and less of it, with the bits that each view uses."""
+    """A matrix for the native decoder: whole, and then with less and less of it.
+
+    `bits` are the most that each view reads of a code, `runs` the depths of all codes where there are any, `drops` the
+    places of the views in the order in which the model gives up bits, where the file has one.
+    """
 
     views: tuple[Any, ...]
     bits: tuple[int, ...] = ()
+    runs: tuple[Run, ...] = ()
+    drops: tuple[Drop, ...] = ()
+
+    @property
+    def codes(self) -> int:
+        """Number of codes."""
+        return sum(run.rows for run in self.runs) * int(self.views[0].columns)
+
+    def code_bits(self, view: int) -> int:
+        """Bits of all codes that a view reads."""
+        return sum(run.rows * min(run.bits, self.bits[view]) for run in self.runs) * int(self.views[0].columns)
 
 
 class Source(Protocol):
@@ -78,7 +94,8 @@ class CheckpointSource:
                 packed.append(packed_matrix(encoding, form, fewer))
                 bits.append(fewer)
         assert native is not None
-        return Matrix(tuple(native.packed_linear(matrix.handle) for matrix in packed), tuple(bits))
+        views = tuple(native.packed_linear(matrix.handle) for matrix in packed)
+        return Matrix(views, tuple(bits), plan.runs, plan.drops)
 
     def vector(self, name: str) -> Floats:
         """Decoded."""
