@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from mediant.checkpoint.writer import write
+from mediant.kernels.part_shapes import form_of
 from mediant.models.companions import companion_files
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
-from mediant.values import Encoding, Plan, TensorPlan
+from mediant.values import Encoding, Plan, TensorInfo, TensorPlan
 
 
 @pytest.fixture(scope="session")
@@ -33,14 +35,23 @@ def tiny_checkpoint(
 
 
 def write_cast(source: Path, target: Path, dtype: str) -> None:
+    def encode(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
+        return Encoding(info, TensorPlan("cast", dtype), {"data": weights.astype(np.dtype(dtype))})
+
+    write_encoded(source, target, encode)
+
+
+def write_encoded(
+    source: Path, target: Path, encode: Callable[[TensorInfo, NDArray[np.float32]], Encoding]
+) -> dict[str, Encoding]:
+    """A checkpoint of the model in a folder, every tensor as `encode` gives it."""
     model = open_model(str(source))
-    plan = Plan(model.fingerprint, "cast", 0, {t.name: TensorPlan("cast", dtype) for t in model.tensors})
     with WeightReader(model) as weights:
-        encodings = [
-            Encoding(t, plan.tensors[t.name], {"data": weights.read(t.name).astype(np.dtype(dtype))})
-            for t in model.tensors
-        ]
-    write(target, model, plan, None, encodings, companion_files(model, "a test"))
+        found = {t.name: encode(t, weights.read(t.name)) for t in model.tensors}
+    plan = Plan(model.fingerprint, "test", 0, {name: encoding.plan for name, encoding in found.items()})
+    forms = {name: form for name, encoding in found.items() if (form := form_of(encoding)) is not None}
+    write(target, model, plan, None, found.values(), companion_files(model, "a test"), forms)
+    return found
 
 
 @pytest.fixture(scope="session")

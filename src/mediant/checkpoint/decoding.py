@@ -190,9 +190,8 @@ def check(encoding: Encoding, form: Form | None) -> None:
     found = {part: (array.dtype, array.shape) for part, array in encoding.parts.items()}
     if found != {part: (NUMPY_DTYPES[dtype], shape) for part, (dtype, shape) in expected.items()}:
         raise CheckpointError(f"The parts of {name!r} are not those of its plan: {found} instead of {expected}.")
-    for part, (dtype, _) in expected.items():
-        if dtype != "uint8" and not _finite(encoding.parts[part], dtype):
-            raise CheckpointError(f"The part {part!r} of {name!r} holds a number that is not finite.")
+    for part in expected:
+        _check_finite(encoding, part)
     if encoding.plan.method == "compand":
         _check_companded(encoding)
     elif isinstance(form, CodedForm):
@@ -208,9 +207,27 @@ def check(encoding: Encoding, form: Form | None) -> None:
     elif form is not None:
         if encoding.plan.outliers and int(_mask(encoding).sum()) != encoding.plan.outliers:
             raise CheckpointError(f"The mask of {name!r} does not have {encoding.plan.outliers} outliers.")
+        check_scales(encoding, form)
+        _check_codes(encoding, form)
+
+
+def check_scales(encoding: Encoding, form: Form | None) -> None:
+    """The part of `check` that says whether a quantized matrix is finite whatever its codes are; few bytes are read.
+
+    Raises:
+        CheckpointError: a scale or a level is not finite, or levels do not ascend.
+    """
+    if isinstance(form, GridForm):
+        for part in encoding.parts.keys() - {"codes", "tiles", "scale_codes"}:
+            _check_finite(encoding, part)
         _check_levels(encoding, form)
         _check_reach(encoding, form)
-        _check_codes(encoding, form)
+
+
+def _check_finite(encoding: Encoding, part: str) -> None:
+    dtype = {np.dtype("<u2"): "bfloat16"}.get(encoding.parts[part].dtype, encoding.parts[part].dtype.name)
+    if dtype != "uint8" and not _finite(encoding.parts[part], dtype):
+        raise CheckpointError(f"The part {part!r} of {encoding.info.name!r} holds a number that is not finite.")
 
 
 def _check_coded(encoding: Encoding) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mediant import files
 from mediant.checkpoint import strict_json
-from mediant.checkpoint.decoding import NUMPY_DTYPES, check, decode
+from mediant.checkpoint.decoding import NUMPY_DTYPES, check, check_scales, decode
 from mediant.checkpoint.header import LENGTH_BYTES, Slot, header_length, parse_header
 from mediant.checkpoint.manifest import FORMAT, MANIFEST_FILE, PAYLOAD_FILE, VERSION, Entry, Manifest, Origin
 from mediant.checkpoint.manifest_parsing import parse_manifest
@@ -66,7 +66,8 @@ class Checkpoint:
     def encoding(self, name: str, hashed: bool = True) -> Encoding:
         """One tensor as it is stored; its parts are read-only views of the file.
 
-        Without `hashed`, nothing is read yet: neither are hashes checked nor that all codes decode.
+        Without `hashed`, neither codes nor cast weights are read yet: of what is read later, only that scales and
+        levels are sound is checked.
 
         Raises:
             KeyError: there is no tensor of that name.
@@ -78,6 +79,8 @@ class Checkpoint:
         encoding = Encoding(entry.info, entry.plan, parts, entry.certificate)
         if hashed:
             check(encoding, entry.form)
+        else:
+            check_scales(encoding, entry.form)
         return encoding
 
     def weight(self, name: str, planes: int | None = None) -> NDArray[np.float32]:

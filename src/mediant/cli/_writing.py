@@ -123,7 +123,7 @@ def load(
     if choice.native and runtime != "transformers":
         from mediant.runtime.decoder import Decoder
 
-        decoder = Decoder.open(source.folder, threads, kv_bits, activation_bits=activation_bits)
+        decoder = Decoder.open(source.folder, threads, kv_bits, activation_bits=activation_bits, progress=progress)
         return Loaded(NativeWriter(decoder), tokenizer, "native", choice.reason)
     reason = choice.reason if not choice.native else "it was asked for"
     return Loaded(TransformersWriter(source.load().eval()), tokenizer, "transformers", reason)

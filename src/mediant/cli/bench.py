@@ -51,7 +51,7 @@ def command(
     choice = choose(source.folder)
     if not choice.native:
         raise ModelError(f"{model} is not run by the native decoder, whose speed this measures: {choice.reason}.")
-    ours = speed.NativeRunner(source.folder, activation_bits=activations)
+    ours = speed.NativeRunner(source.folder, activation_bits=activations, progress=progress)
     limit = ours.decoder.description.positions - 1
     if prompt_tokens > limit or tokens > limit - speed.SHORT:
         raise UsageError(f"The model takes at most {limit} tokens; choose fewer with --prompt-tokens and --tokens.")

@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediant import workers
-from mediant.checkpoint.reader import open_checkpoint
 from mediant.errors import CheckpointError, UsageError
 from mediant.kernels import native
 from mediant.models.folder import CHECKPOINT, read_config
+from mediant.progress import SILENT, Progress
 from mediant.runtime.activation_bits import USUAL, is_precise
 from mediant.runtime.description import Description, Unsupported
 from mediant.runtime.dial import Dial
+from mediant.runtime.expansion import expanded
 from mediant.runtime.families import describe
 from mediant.runtime.kv_cache import KV_BITS, Sequence
 from mediant.runtime.weights import CheckpointSource, Matrix, Source
@@ -114,8 +115,9 @@ class Decoder:
         kv_bits: int = 16,
         chunk: int = CHUNK,
         activation_bits: int = USUAL,
+        progress: Progress = SILENT,
     ) -> Self:
-        """The decoder of a compressed or plain model in a folder.
+        """The decoder of a compressed or plain model in a folder; an entropy-coded one is expanded at its first start.
 
         Raises:
             Unsupported: the native decoder does not run such a model.
@@ -125,7 +127,7 @@ class Decoder:
         path = Path(folder)
         description, settings = describe(read_config(path)), (threads, kv_bits, chunk, activation_bits)
         if (path / CHECKPOINT).is_file():
-            return cls(description, CheckpointSource(open_checkpoint(path)), *settings)
+            return cls(description, CheckpointSource(expanded(path, progress)), *settings)
         from mediant.models.opening import open_model
         from mediant.models.weights import WeightReader
         from mediant.runtime.weights import ModelSource

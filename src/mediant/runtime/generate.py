@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mediant.errors import UsageError
+from mediant.errors import ModelError, UsageError
 from mediant.runtime.sampling import Sampling, sampler
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class NativeWriter:
 
         Raises:
             UsageError: a policy or drafts are asked for, and the model has one precision only.
+            ModelError: what the model computes is not finite, so that its file must be damaged.
         """
         room = check_room(self.positions, len(tokens))
         if (request.policy is not None or request.draft is not None) and len(self.decoder.precisions) < 2:
@@ -68,8 +69,10 @@ class NativeWriter:
         self._go_back(tokens)
         for token in range(self._sequence.length, len(tokens) - 1, self.decoder.chunk):
             part = tokens[token : min(token + self.decoder.chunk, len(tokens) - 1)]
-            self.decoder.prefill(self._sequence, part, logits=False)
+            last = token + len(part) == len(tokens) - 1
+            logits = self.decoder.prefill(self._sequence, part, logits=last)
             self._read += part
+            _check_finite(logits)
         state = sampler(request.sampling, self.decoder.vocabulary)
         state.saw(np.asarray(tokens, np.int32))
         yield from self._go_on(int(tokens[-1]), min(request.max_tokens, room), state, request)
@@ -103,6 +106,14 @@ class NativeWriter:
         except UsageError:  # a sliding window has moved on
             self._sequence, same = self.decoder.sequence(), 0
         self._read = self._read[:same]
+
+
+def _check_finite(logits: Any) -> None:
+    # What stays mapped is not hashed at opening, so this is where damage in it shows.
+    if not np.isfinite(logits).all():
+        raise ModelError(
+            "What the model computes is not finite, so its weights are damaged; mediant inspect --verify says where."
+        )
 
 
 class TransformersWriter:

@@ -22,6 +22,7 @@ import numpy as np
 
 from mediant.errors import MediantError, ModelError
 from mediant.kernels.read_memory import read_memory
+from mediant.progress import SILENT, Progress
 from mediant.runtime.activation_bits import USUAL
 
 BANDWIDTH_BYTES = 1 << 28
@@ -46,10 +47,16 @@ class Runner(Protocol):
 class NativeRunner:
     """The native decoder of a folder."""
 
-    def __init__(self, folder: str | Path, precision: float | None = None, activation_bits: int = USUAL):
+    def __init__(
+        self,
+        folder: str | Path,
+        precision: float | None = None,
+        activation_bits: int = USUAL,
+        progress: Progress = SILENT,
+    ):
         from mediant.runtime.decoder import Decoder
 
-        self.decoder = Decoder.open(folder, activation_bits=activation_bits)
+        self.decoder = Decoder.open(folder, activation_bits=activation_bits, progress=progress)
         self.decoder.set_precision(precision)
         self.vocabulary = self.decoder.vocabulary
 

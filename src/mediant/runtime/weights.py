@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from mediant.models.weights import WeightReader
 
 Floats = NDArray[np.float32]
-
-# Of larger files only the structure is checked before they are used: hashing them takes longer than a reader waits.
-MOST_HASHED = 1 << 30
+HALVES = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +63,14 @@ class Source(Protocol):
 
 
 class CheckpointSource:
-    """The tensors of a compressed model. What kernels read as it is stored stays mapped; other parts are decoded."""
+    """The tensors of a compressed model.
+
+    What kernels read as it is stored stays mapped: it is used without being read, so its hashes are not checked, but
+    that no scale and no level makes a weight infinite is. Other tensors are read and decoded, and so their hashes are.
+    """
 
     def __init__(self, checkpoint: Checkpoint):
         self._checkpoint = checkpoint
-        self._hashed = checkpoint.data.size <= MOST_HASHED
         self._names = dict(_names(checkpoint.tensors))
 
     def __contains__(self, name: str) -> bool:
@@ -83,9 +84,11 @@ class CheckpointSource:
         """Views of the stored parts, or the decoded matrix."""
         known = self._names[name]
         plan, info = self._checkpoint.tensors[known].plan, self._checkpoint.tensors[known].info
+        if plan.method == "cast" and plan.dtype in HALVES and info.layout == "out_in":
+            return half(self._checkpoint.encoding(known, hashed=False).parts["data"], plan.dtype)
         if plan.method != "quantize" or plan.storage == "rows" or info.layout != "out_in":
             return dense(self.weight(name))
-        encoding, form = self._checkpoint.encoding(known, self._hashed), self._checkpoint.tensors[known].form
+        encoding, form = self._checkpoint.encoding(known, hashed=False), self._checkpoint.tensors[known].form
         deepest = max(run.bits for run in plan.runs)
         packed = [packed_matrix(encoding, form)]
         bits = [deepest]
@@ -133,6 +136,12 @@ def dense(matrix: Any) -> Matrix:
     """A float32 matrix."""
     assert native is not None
     return Matrix((native.dense_linear(np.ascontiguousarray(matrix, np.float32)),))
+
+
+def half(matrix: Any, dtype: str) -> Matrix:
+    """A matrix of float16 or bfloat16, used where it is."""
+    assert native is not None
+    return Matrix((native.half_linear(matrix.view(np.uint16), dtype == "bfloat16"),))
 
 
 def _names(tensors: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
