@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -419,7 +420,7 @@ def checked_fields(kind: type, data: object) -> dict[str, Any]:
     """
     if not isinstance(data, dict):
         raise ValueError("the fields are not a mapping of names to values")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
     for name, value in data.items():
         if name not in hints:
@@ -429,6 +430,12 @@ def checked_fields(kind: type, data: object) -> dict[str, Any]:
     if missing := sorted(needed - set(data)):
         raise ValueError(f"the field {missing[0]!r} is missing")
     return dict(data)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields. Finding them takes longer than checking what a manifest says of a tensor."""
+    return get_type_hints(kind)
 
 
 def _fits(value: object, hint: Any) -> bool:
