@@ -1,7 +1,7 @@
 """Hessians of linear layers, E[x x^T] over the calibration tokens, one for all layers that read the same input.
 
 Windows are computed by several threads, but added to a Hessian in the order of the text, so that the sum has the same
-bits for any number of threads. Only one copy of each Hessian is held, in float64, and of that the upper triangle.
+bits for any number of threads. Only one copy of each Hessian is held, in float64, and of that little more than the upper triangle.
 
 Few tokens make for a poor estimate, above all away from the diagonal, so a Hessian is shrunk towards its diagonal:
 H <- (1 - a) H + a diag(H) with
@@ -33,6 +33,9 @@ from mediant import files
 BLOCK = 256
 # Tokens per input that an expert is taken to have seen beside its own.
 BORROWED = 1 / 4
+
+# An upper triangle, with 0 below it: rows [begin, end) from column `begin` on, for every block of columns in turn.
+Strips = list[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Accumulator:
 
     def __init__(self) -> None:
         self.inputs: dict[str, str] = {}
-        self._sums: dict[str, torch.Tensor] = {}
+        self._sums: dict[str, Strips] = {}
         self._squares: dict[str, float] = {}
         self._tokens: dict[str, int] = {}
         self._alike: set[str] = set()
@@ -112,12 +115,16 @@ class Accumulator:
         if key != tensor:
             return
         product = gram(x)
-        square = 2 * float(product.square().sum(dtype=torch.float64) - product.diagonal().square().sum())
+        square = sum(map(_outside_squares, product))
         with self._turn:
             self._turn.wait_for(lambda: self._failed or self._is_next(key, window))
             if self._failed:
                 raise RuntimeError("another window failed")
-            self._sums[key] = self._sums[key].add_(product) if key in self._sums else product.double()
+            if key in self._sums:
+                for total, strip in zip(self._sums[key], product, strict=True):
+                    total.add_(strip)
+            else:
+                self._sums[key] = [strip.double() for strip in product]
             self._squares[key] = self._squares.get(key, 0.0) + square
             self._tokens[key] = self._tokens.get(key, 0) + len(x)
             self._added.setdefault(key, set()).add(window)
@@ -153,7 +160,7 @@ class Accumulator:
                 mean = self._of_expert(key, usual).float()
                 files.write(folder / file_name(key), save({"hessian": mean, "shrinkage": torch.tensor(0.0)}))
                 continue
-            mean, windows = _whole(total) / tokens, len(self._added[key])
+            mean, windows = whole(total) / tokens, len(self._added[key])
             share = shrinkage(mean, self._squares[key] * windows / tokens**2, windows)
             shrunk = torch.diag(mean.diagonal() * share).add_(mean, alpha=1 - share).float()
             files.write(folder / file_name(key), save({"hessian": shrunk, "shrinkage": torch.tensor(share)}))
@@ -165,36 +172,51 @@ class Accumulator:
         if tensor not in usual:
             usual[tensor] = self._usual(tensor)
         more = BORROWED * len(usual[tensor])
-        return (_whole(self._sums[key]) + more * usual[tensor]) / (self._tokens[key] + more)
+        return (whole(self._sums[key]) + more * usual[tensor]) / (self._tokens[key] + more)
 
     def _usual(self, tensor: str) -> torch.Tensor:
         """The mean over the tokens of all experts of a stack, or of its diagonal where columns are not alike."""
         keys = [key for key in self._sums if key.startswith(f"{tensor}#")]
         seen = max(1, sum(self._tokens[key] for key in keys))
         if tensor in self._alike:
-            return _whole(torch.stack([self._sums[key] for key in keys]).sum(0)) / seen
-        energy = sum(float(self._sums[key].diagonal().mean()) for key in keys) / seen
-        return energy * torch.eye(len(self._sums[keys[0]]), dtype=torch.float64)
+            return torch.stack([whole(self._sums[key]) for key in keys]).sum(0) / seen
+        energy = sum(float(whole(self._sums[key]).diagonal().mean()) for key in keys) / seen
+        return energy * torch.eye(self._sums[keys[0]][0].shape[1], dtype=torch.float64)
 
 
-def _whole(upper: torch.Tensor) -> torch.Tensor:
+def whole(upper: Strips) -> torch.Tensor:
     """The symmetric matrix of an upper triangle."""
-    return upper + upper.triu(1).T
+    columns = upper[0].shape[1]
+    whole = upper[0].new_empty(columns, columns)
+    begin = 0
+    for strip in upper:
+        end = begin + len(strip)
+        whole[begin:end, begin:] = strip
+        whole[begin:end, begin:end] += strip[:, : len(strip)].triu(1).T
+        whole[end:, begin:end] = strip[:, len(strip) :].T
+        begin = end
+    return whole
 
 
-def gram(x: torch.Tensor) -> torch.Tensor:
-    """The upper triangle of x^T x for x [tokens, columns], and 0 below it; little more than half the work.
+def _outside_squares(strip: torch.Tensor) -> float:
+    """What a strip and its mirror image add to the sum of squares outside the diagonal."""
+    return 2 * float(strip.square().sum(dtype=torch.float64) - strip.diagonal().square().sum())
 
-    >>> gram(torch.tensor([[1.0, 2.0]])).tolist()
+
+def gram(x: torch.Tensor) -> Strips:
+    """The upper triangle of x^T x for x [tokens, columns], little more than half the work and the memory.
+
+    >>> gram(torch.tensor([[1.0, 2.0]]))[0].tolist()
     [[1.0, 2.0], [0.0, 4.0]]
     """
     columns = x.shape[1]
-    product = x.new_zeros(columns, columns)
+    strips = []
     for begin in range(0, columns, BLOCK):
         end = min(begin + BLOCK, columns)
-        product[begin:end, begin:] = x[:, begin:end].T @ x[:, begin:]
-        product[begin:end, begin:end].triu_()
-    return product
+        strip = x[:, begin:end].T @ x[:, begin:]
+        strip[:, : end - begin].triu_()
+        strips.append(strip)
+    return strips
 
 
 def shrinkage(mean: torch.Tensor, squares: float, windows: int) -> float:

@@ -103,7 +103,7 @@ class _Recorder:
             with turn, torch.set_grad_enabled(backward):
                 out = self.network(input_ids=window[None])
                 if backward:
-                    self._objective(out, torch.Generator().manual_seed(index)).backward()
+                    self._differentiate(out, torch.Generator().manual_seed(index))
             failed = False
         finally:
             if self.hessians is not None:
@@ -111,17 +111,19 @@ class _Recorder:
         sums: Sums = dict(self.local.sums)
         return sums
 
-    def _objective(self, out: Any, generator: torch.Generator) -> torch.Tensor:
+    def _differentiate(self, out: Any, generator: torch.Generator) -> None:
         if not self.causal:
             hidden = out.last_hidden_state
-            projected: torch.Tensor = (hidden * torch.randn(hidden.shape, generator=generator)).sum()
-            return projected
-        logits = out.logits[0].float()
+            (hidden * torch.randn(hidden.shape, generator=generator)).sum().backward()
+            return
+        logits = out.logits[0]
         if not torch.isfinite(logits).all():
             raise ModelError("The model's logits are not finite; its weights are damaged or overflow.")
-        labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)
-        likelihood: torch.Tensor = logits.log_softmax(-1).gather(1, labels).sum()
-        return likelihood
+        p = logits.detach().float().softmax(-1)
+        labels = torch.multinomial(p, 1, generator=generator)
+        # d log p(label) / d logits = [label] - p, in the memory of p: logits are the largest arrays there are.
+        gradient = p.neg_().scatter_add_(1, labels, torch.ones_like(labels, dtype=p.dtype))
+        logits.backward(gradient.to(logits.dtype))
 
     def _add(self, name: str, part: str, value: torch.Tensor) -> None:
         self.local.sums[name, part] += value.detach().double().numpy()
