@@ -11,7 +11,7 @@ from mediant.models.reference import load_reference
 from mediant.statistics import experts, sensitivity, storage
 from mediant.statistics.calibration import CalibrationText
 from mediant.statistics.hessian import Accumulator
-from mediant.statistics.sensitivity import collect
+from mediant.statistics.sensitivity import collect, sampled
 
 MIXTURES = ("mixtral", "qwen3_moe", "gpt_oss")
 EPS = np.finfo(np.float32).eps
@@ -92,7 +92,7 @@ def test_fisher_is_that_of_the_weights_gradient(name, tiny_folder, monkeypatch):
     found = collect(model, text).layers
     network = load_reference(model)
     logits = network(input_ids=text.windows).logits[0]
-    label = torch.multinomial(logits.detach().softmax(-1), 1, generator=torch.Generator().manual_seed(0))
+    label = sampled(logits.detach().softmax(-1), torch.Generator().manual_seed(0))
     logits.log_softmax(-1).gather(1, label).sum().backward()
     for info in (t for t in model.tensors if t.role == "expert"):
         gradient = network.get_parameter(info.name).grad.double()

@@ -10,7 +10,7 @@ from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.statistics import storage
 from mediant.statistics.calibration import CalibrationText, calibration_tokens
-from mediant.statistics.sensitivity import MOST_ENERGY, collect, tempered
+from mediant.statistics.sensitivity import MOST_ENERGY, collect, sampled, tempered
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +127,11 @@ def test_an_encoder_without_text_reads_random_tokens(tiny_folder):
     assert "random" in text.source
     layers = collect(model, text).layers
     assert any(".attention." in name for name in layers)
+
+
+def test_classes_are_drawn_as_often_as_they_are_probable():
+    p = torch.tensor([0.5, 0.0, 0.2, 0.3, 0.0]).repeat(4000, 1)
+    counts = torch.bincount(sampled(p, torch.Generator().manual_seed(1))[:, 0], minlength=5)
+    assert counts[1] == counts[4] == 0
+    # Six standard deviations of a binomial count.
+    assert ((counts - 4000 * p[0]).abs() <= 6 * (4000 * p[0] * (1 - p[0])).sqrt()).all()

@@ -71,8 +71,8 @@ def outside(error: Floats, lattice: Lattice, scales: Floats, table: NDArray[Any]
 
     The carried errors e follow from E = e V, all in the lattice's order of columns.
     """
-    v = torch.from_numpy(lattice.feedback).double()
-    e = torch.linalg.solve_triangular(v, torch.from_numpy(error).double(), upper=True, left=False, unitriangular=True)
+    v = torch.from_numpy(lattice.feedback)
+    e = torch.linalg.solve_triangular(v, torch.from_numpy(error), upper=True, left=False, unitriangular=True)
     allowed = np.repeat(np.abs(scales), group, axis=1)[:, : error.shape[1]] * reach(table.astype(np.float64))
     # The kernel carries float32 sums of as many products as there are columns.
     slack = error.shape[1] * np.finfo(np.float32).eps * (np.abs(error).max(initial=0) + allowed)

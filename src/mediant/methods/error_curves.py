@@ -24,12 +24,17 @@ FEWEST_ROWS = 64
 def error_curve(layer: Layer, plan: TensorPlan, depths: Sequence[int]) -> dict[int, float]:
     """Predicted loss of a layer's matrix [rows, columns] at each depth, in nats per token."""
     rows, columns = layer.matrix.shape
-    count = min(rows, max(FEWEST_ROWS, SAMPLE // columns))
-    sample = layer.rows(np.unique(np.linspace(0, rows - 1, count).round().astype(int)))
+    sample = layer.rows(np.unique(np.linspace(0, rows - 1, sample_rows(rows, columns)).round().astype(int)))
     taken = len(sample.matrix)
     planned = {bits: dataclasses.replace(plan, runs=(Run(taken, bits),)) for bits in depths}
     if plan.method == "sparse":
-        found = sparse_at_depths(sample, planned)
+        losses = {bits: sample.loss(matrix) for bits, matrix in sparse_at_depths(sample, planned).items()}
     else:
-        found = {bits: quantize(sample, given).matrix for bits, given in planned.items()}
-    return {bits: sample.loss(matrix) * rows / taken for bits, matrix in found.items()}
+        shares = {bits: quantize(sample, given).certificate.weighted_error for bits, given in planned.items()}
+        losses = {bits: sample.zeroing * share for bits, share in shares.items()}
+    return {bits: loss * rows / taken for bits, loss in losses.items()}
+
+
+def sample_rows(rows: int, columns: int) -> int:
+    """How many rows of a matrix are tried."""
+    return min(rows, max(FEWEST_ROWS, SAMPLE // columns))

@@ -153,11 +153,9 @@ def _whole(layer: Layer, base: dict[str, Stored], left: Stored, right: Stored) -
 
 
 def _certificate(layer: Layer, matrix: Floats) -> Certificate:
-    original = layer.matrix.astype(np.float64)
-    energy, zeroing = float(np.square(original).sum()), layer.loss(np.zeros_like(matrix))
     return Certificate(
-        relative_error=float(np.square(original - matrix).sum()) / energy if energy else 0.0,
-        weighted_error=layer.loss(matrix) / zeroing if zeroing else 0.0,
+        relative_error=layer.relative_error(matrix),
+        weighted_error=layer.weighted_error(matrix),
         bound=0.0,
         clipped=0.0,
     )

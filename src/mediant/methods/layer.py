@@ -8,6 +8,7 @@ Hessian. C_t is a vector where only its diagonal is known.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,6 +25,9 @@ from mediant.values import Certificate, LayerStatistics, TensorPlan
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Rows = NDArray[np.int64] | slice
+
+# Weights whose loss is computed at once: bounds the memory of float64 copies.
+BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -83,21 +87,43 @@ class Layer:
 
         No bound is known of it.
         """
-        energy = float(np.square(self.matrix, dtype=np.float64).sum())
-        zeroing = self.loss(np.zeros_like(self.matrix))
-        error = float(np.square(self.matrix.astype(np.float64) - approximation).sum())
         return replace(
             inner,
-            relative_error=error / energy if energy else 0.0,
-            weighted_error=self.loss(approximation) / zeroing if zeroing else 0.0,
+            relative_error=self.relative_error(approximation),
+            weighted_error=self.weighted_error(approximation),
             worst_error=None,
             expected_error=None,
         )
 
     def loss(self, approximation: Floats) -> float:
         """Predicted loss, in nats per token, of taking `approximation` for the matrix."""
-        error = self.matrix.astype(np.float64) - approximation
-        return float(sum(term.losses(error).sum() for term in self.terms))
+        total = 0.0
+        for where in self._blocks():
+            error = self.matrix[where].astype(np.float64) - approximation[where]
+            total += float(sum(Term(t.rows[where], t.columns).losses(error).sum() for t in self.terms))
+        return total
+
+    def relative_error(self, approximation: Floats) -> float:
+        """The squared error of taking `approximation` for the matrix, as a share of the matrix's own square."""
+        error = energy = 0.0
+        for where in self._blocks():
+            matrix = self.matrix[where].astype(np.float64)
+            energy += float(np.square(matrix).sum())
+            error += float(np.square(matrix - approximation[where]).sum())
+        return error / energy if energy else 0.0
+
+    def weighted_error(self, approximation: Floats) -> float:
+        """The predicted loss as a share of that of setting the matrix to zero."""
+        return self.loss(approximation) / self.zeroing if self.zeroing else 0.0
+
+    def _blocks(self) -> Iterator[slice]:
+        step = max(1, BLOCK // max(1, self.matrix.shape[1]))
+        yield from (slice(begin, begin + step) for begin in range(0, len(self.matrix), step))
+
+    @cached_property
+    def zeroing(self) -> float:
+        """Predicted loss of setting the matrix to zero."""
+        return self.loss(np.zeros_like(self.matrix))
 
     def joint(self) -> Term:
         """All terms as one: exact where there is one, else with the mean metric and the mean shares of rows."""

@@ -33,8 +33,8 @@ from mediant.methods.rounding.gptq import Gptq
 from mediant.methods.scales import Fit
 from mediant.values import Array, Certificate, LayerStatistics, Run, TensorPlan
 
-# Weights per pass: bounds the memory of the padded float32 copies to a few times 16 MB.
-CHUNK = 1 << 22
+# Weights per pass: bounds the memory of the padded float32 copies to a few times 4 MB.
+CHUNK = 1 << 20
 # Weights that a fitted grid looks at.
 SAMPLE = 1 << 18
 # Rows on which factors of columns are tried.
@@ -286,14 +286,12 @@ class Errors:
 
     def certificate(self, decoded: Floats, tables: dict[int, NDArray[np.float64]]) -> Certificate:
         """Errors of what was decoded, as shares."""
-        matrix = self.layer.matrix.astype(np.float64)
-        energy = float(np.square(matrix).sum())
-        zeroing = self.layer.loss(np.zeros_like(decoded))
+        size, zeroing = self.layer.matrix.size, self.layer.zeroing
         return Certificate(
-            relative_error=float(np.square(matrix - decoded).sum()) / energy if energy else 0.0,
-            weighted_error=self.layer.loss(decoded) / zeroing if zeroing else 0.0,
+            relative_error=self.layer.relative_error(decoded),
+            weighted_error=self.layer.weighted_error(decoded),
             bound=max(map(reach, tables.values())),
-            clipped=self.outside / matrix.size if matrix.size else 0.0,
+            clipped=self.outside / size if size else 0.0,
             worst_error=self.worst / zeroing if zeroing else 0.0,
             expected_error=self.expected / zeroing if zeroing else 0.0,
         )

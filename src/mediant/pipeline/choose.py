@@ -82,7 +82,7 @@ def matrices(model: Model, statistics: Statistics | None, weights: WeightReader)
     for info in sorted(quantizable(model), key=lambda info: info.name not in seen):
         values = to_matrix(weights.read(info.name), info)
         if info.name in seen:
-            losses.append(prepare_any(values, TensorPlan("quantize"), seen[info.name]).loss(np.zeros_like(values)))
+            losses.append(prepare_any(values, TensorPlan("quantize"), seen[info.name]).zeroing)
             yield Matrix(info, values, seen[info.name])
         else:
             zeroing = float(np.median(losses)) if losses else 1.0

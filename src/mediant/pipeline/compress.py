@@ -22,7 +22,7 @@ from mediant.models.card import model_card
 from mediant.models.companions import CARD, companion_files
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
-from mediant.pipeline import shared_statistics
+from mediant.pipeline import forecast, shared_statistics
 from mediant.pipeline.approximate import approximate, check, check_methods, check_original
 from mediant.pipeline.choose import measure, outline, quantizable, units_from_json, units_to_json
 from mediant.pipeline.companding import (
@@ -41,7 +41,7 @@ from mediant.pipeline.sizing import Sizing
 from mediant.pipeline.structure import School, structured
 from mediant.pipeline.tune import learned, steps_within, taken_up, tuning_windows
 from mediant.pipeline.workspace import Workspace
-from mediant.planning.recipe import Recipe, load_recipe, plan_needs_hessian
+from mediant.planning.recipe import Recipe, load_recipe, needs_hessian, plan_needs_hessian
 from mediant.planning.size import check_range, human, parse_size
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
@@ -85,6 +85,8 @@ def begun(request: Request, progress: Progress = SILENT, kept: Path | None = Non
             check(given, run.model)
         run.check_target()
     workspace = run.workspace
+    if (expected := run.forecast()) is not None:
+        progress.say(expected)
     try:
         yield run
     except Exception:
@@ -205,12 +207,30 @@ class Compression:
         writes = self.request.calibration is None and self.original.causal
         return unwritten(self.original, self.seed) if writes else self.text
 
+    def forecast(self) -> str | None:
+        """How long this will take, in a sentence; None for what no forecast is known of, or hardly takes any time."""
+        r = self.recipe
+        usual = needs_hessian(r.rounding) and not (r.structure or r.low_rank or r.pattern or r.outliers or r.balance)
+        if self.given is not None or self.request.size is None or not (usual or self.entropy_coded):
+            return None
+        if self.model.weights < forecast.FEWEST_WEIGHTS:
+            return None
+        calibrated = self.workspace.has("statistics") or shared_statistics.has(self._statistics_key)
+        expected = forecast.seconds(
+            self.model, r, self.described.tokens, self.entropy_coded, calibrated, forecast.measure_speeds()
+        )
+        return forecast.sentence(expected, self.request.tune)
+
+    @property
+    def _statistics_key(self) -> dict[str, Any]:
+        text = [self.described.source, self.described.fingerprint]
+        return {"model": self.model.fingerprint, "text": text, "hessian": self.needs_hessian}
+
     @cached_property
     def statistics(self) -> Statistics:
         """Sensitivities over the calibration text, measured by this run or left by another one."""
         if not self.workspace.has("statistics"):
-            text = [self.text.source, self.text.fingerprint]
-            key = {"model": self.model.fingerprint, "text": text, "hessian": self.needs_hessian}
+            key = self._statistics_key
             if not shared_statistics.take(key, self.workspace.folder):
                 shared_statistics.offer(key, self.workspace.folder, self._calibrate())
         return storage.from_bytes(self.workspace.read("statistics"))

@@ -42,6 +42,11 @@ def take(key: Mapping[str, Any], folder: Path) -> bool:
     return True
 
 
+def has(key: Mapping[str, Any]) -> bool:
+    """Whether there is an entry for `key`."""
+    return most_bytes() > 0 and _entry(key).is_dir()
+
+
 def offer(key: Mapping[str, Any], folder: Path, names: Iterable[str]) -> None:
     """Keeps files of `folder` as the entry for `key`; where that fails, nothing is kept and nothing else happens."""
     entry = _entry(key)

@@ -156,12 +156,10 @@ def _certified(encoding: Encoding, original: Array, statistics: Statistics, hess
     hessian = None if hessians is None else hessians.of(info.name)
     layer = prepare_any(matrix, plain, statistics.layers.get(info.name), hessian)
     decoded = to_matrix(decode(encoding), info)
-    energy = float(np.square(matrix, dtype=np.float64).sum())
-    zeroing = layer.loss(np.zeros_like(matrix))
     certificate = dataclasses.replace(
         encoding.certificate,
-        relative_error=float(np.square(matrix - decoded, dtype=np.float64).sum()) / energy if energy else 0.0,
-        weighted_error=layer.loss(decoded) / zeroing if zeroing else 0.0,
+        relative_error=layer.relative_error(decoded),
+        weighted_error=layer.weighted_error(decoded),
         worst_error=None,
         expected_error=None,
     )

@@ -1,7 +1,8 @@
 """Hessians of linear layers, E[x x^T] over the calibration tokens, one for all layers that read the same input.
 
 Windows are computed by several threads, but added to a Hessian in the order of the text, so that the sum has the same
-bits for any number of threads. Only one copy of each Hessian is held, in float64, and of that little more than the upper triangle.
+bits for any number of threads. Only one copy of each Hessian is held, in float64, and of that little more than the
+upper triangle.
 
 Few tokens make for a poor estimate, above all away from the diagonal, so a Hessian is shrunk towards its diagonal:
 H <- (1 - a) H + a diag(H) with

@@ -33,10 +33,11 @@ def lattice(metric: NDArray[np.float64], order: NDArray[np.int64] | None = None)
     metric = metric if order is None else metric[np.ix_(order, order)]
     m = torch.from_numpy(np.ascontiguousarray(metric))
     try:
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(m))
-        upper = torch.linalg.cholesky(inverse, upper=True)
+        # M = R R^T, R upper triangular, is the usual factor of the metric turned about; and U = R^-1.
+        turned = torch.linalg.cholesky(m.flip(0, 1)).flip(0, 1)
     except RuntimeError as problem:
         raise ValueError(f"the metric is not positive definite: {problem}") from None
+    upper = torch.linalg.solve_triangular(turned, torch.eye(len(m), dtype=m.dtype), upper=True)
     diagonal = upper.diagonal()
     return Lattice(
         feedback=(upper / diagonal[:, None]).float().contiguous().numpy(),

@@ -1,0 +1,112 @@
+"""How long a compression will take, told before it starts: the operations of its stages over this machine's speeds.
+
+Three speeds are measured in about a second, all threads working at once as they will: multiply-adds of float32
+products, which the passes over the calibration text consist of; of factoring a metric in float64; and of rounding on a
+lattice, everything around it included. What a stage takes beside these is in its factor below, found on SmolLM2-135M
+and checked on a model of another width and depth (docs/log.md).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mediant.methods.error_curves import sample_rows
+from mediant.methods.layer import prepare
+from mediant.methods.quantize import quantize
+from mediant.pipeline.choose import outline, quantizable
+from mediant.pipeline.one_denominator import SAMPLED_ROWS
+from mediant.planning.recipe import Recipe, load_recipe
+from mediant.statistics.calibration import compute_alone
+from mediant.statistics.lattice import lattice
+from mediant.statistics.sensitivity import BACKWARD_SHARE
+from mediant.values import LayerStatistics, Model, Run
+from mediant.workers import ordered, threads
+
+# Side of the products and metrics that are tried, and rows that are rounded.
+SIDE, ROWS = 576, 128
+LEAST_SECONDS = 0.15
+# Operations beside those counted: attention, probabilities, copies; Hessians, of which some layers share one; rates at
+# several steps; coding the whole model more than once.
+PASSES, GRAMS, RATES, CODINGS = 2.2, 0.35, 12.0, 2.0
+SECONDS = 60
+# A smaller model is done before a forecast would be read.
+FEWEST_WEIGHTS = 10**7
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Multiply-adds a second of all threads together."""
+
+    products: float
+    factors: float
+    rounding: float
+
+
+def seconds(model: Model, recipe: Recipe, tokens: int, entropy_coded: bool, calibrated: bool, speeds: Speeds) -> float:
+    """Seconds until the folder is there, without tuning; `calibrated` says that the statistics are there."""
+    passes = grams = factors = rounded = 0.0
+    for info in quantizable(model):
+        rows, columns = info.matrix_shape
+        passes += tokens * rows * columns * (1 + 1 / BACKWARD_SHARE)
+        grams += tokens * columns**2
+        factors += 2 * columns**3
+        rounded += columns**2 * (RATES * SAMPLED_ROWS + CODINGS * rows if entropy_coded else rows)
+    if not entropy_coded:
+        for unit in outline(model, recipe):
+            rounded += len(recipe.depths) * sample_rows(unit.rows, unit.columns) * unit.columns**2
+    calibration = 0.0 if calibrated else (PASSES * passes + GRAMS * grams) / speeds.products
+    return calibration + factors / speeds.factors + rounded / speeds.rounding
+
+
+def measure_speeds() -> Speeds:
+    """What this machine does at present."""
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((SIDE, SIDE)).astype(np.float32)
+    metric = (x.T @ x / SIDE + np.eye(SIDE)).astype(np.float64)
+    matrix = torch.from_numpy(x)
+    statistics = LayerStatistics(np.ones(SIDE), np.zeros(SIDE), np.ones(ROWS), tokens=0)
+    plan = load_recipe("default").tensor_plan((Run(ROWS, 3),))
+    layer = prepare(x[:ROWS], plan, statistics, metric)
+    quantize(layer, plan)
+    return Speeds(
+        _rate(lambda: matrix @ matrix, SIDE**3),
+        _rate(lambda: lattice(metric), SIDE**3),
+        _rate(lambda: quantize(layer, plan), ROWS * SIDE**2),
+    )
+
+
+def _rate(work: Callable[[], object], operations: float) -> float:
+    def repeated(_: int) -> float:
+        begun, count = time.monotonic(), 0
+        while (passed := time.monotonic() - begun) < LEAST_SECONDS:
+            work()
+            count += 1
+        return count * operations / passed
+
+    return sum(ordered(repeated, range(threads()), compute_alone))
+
+
+def sentence(expected: float, tuning: float = 0.0) -> str:
+    """What a person should know of it; `tuning` is the minutes that were asked for.
+
+    >>> sentence(170), sentence(9000)
+    ('This takes about 3 minutes.', 'This takes about 2.5 hours.')
+    >>> sentence(20, tuning=15)
+    'This takes about 20 seconds and 15 minutes of tuning.'
+    """
+    said = f"This takes about {_spoken(expected)}"
+    return f"{said} and {_spoken(tuning * SECONDS)} of tuning." if tuning else f"{said}."
+
+
+def _spoken(duration: float) -> str:
+    units = ((3600.0, "hour"), (60.0, "minute"), (1.0, "second"))
+    size, name = next(((s, n) for s, n in units if duration >= 1.5 * s), units[-1])
+    count = duration / size
+    shown = f"{round(2 * count) / 2:g}" if count < 9.75 and size > 1 else f"{max(1, math.ceil(count)):d}"
+    return f"{shown} {name}" + ("" if shown == "1" else "s")
