@@ -1,18 +1,26 @@
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
+from numpy.typing import NDArray
+from tests.runtime.conftest import write_encoded
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mediant.cli import _console, generate
 from mediant.errors import ModelError, UsageError
 from mediant.kernels import native
+from mediant.methods.layer import prepare
+from mediant.methods.quantize import quantize
 from mediant.runtime import generate as generation
 from mediant.runtime.activation_bits import USUAL
+from mediant.values import Drop, Encoding, TensorInfo, TensorPlan
+from mediant.values import Run as Rows
 
 Folder = Callable[[str], Path]
 Run = Callable[..., int]
@@ -135,6 +143,32 @@ def test_the_runtime_is_chosen_and_told(run: Run, tiny_folder: Folder) -> None:
     assert run(tiny_folder("gpt2"), *ask, "--runtime", "native") == ModelError.exit_code
     assert run(tiny_folder("llama"), *ask, "--runtime", "vllm") == UsageError.exit_code
     assert run(tiny_folder("llama"), *ask, "--precision", "3", "--runtime", "transformers") == UsageError.exit_code
+
+
+@pytest.mark.skipif(native is None, reason="needs the native kernels")
+def test_bits_of_a_nested_model_are_chosen(run: Run, tiny_folder: Folder, tmp_path: Path) -> None:
+    places = itertools.count()
+
+    def nested(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
+        if info.layout != "out_in":
+            return Encoding(info, TensorPlan("cast", "float32"), {"data": weights})
+        plan = TensorPlan(
+            method="quantize", grid={"name": "nested"}, scale={"name": "absmax"}, rounding={"name": "nearest"},
+            runs=(Rows(len(weights), 4),), group=32, scale_bits=4, scale_signed=False, scale_steps=4, storage="nested",
+            drops=(Drop(3, next(places)), Drop(2, 1000 + next(places))),
+        )  # fmt: skip
+        found = quantize(prepare(weights, plan, None), plan)
+        return Encoding(info, plan, found.parts, found.certificate)
+
+    write_encoded(tiny_folder("llama"), tmp_path / "nested", nested)
+    ask = (tmp_path / "nested", PROMPT, "--max-tokens", 12)
+    whole = written(run, *ask)["text"]
+    assert written(run, *ask, "--precision", 4)["text"] == whole
+    assert written(run, *ask, "--draft", 2.5)["text"] == whole
+    assert written(run, *ask, "--precision-policy", "confidence:1")["text"] == whole
+    for fewer in (("--precision", 2.5), ("--precision-policy", "latency:0.000001ms"), ("--precision-policy", "load")):
+        assert written(run, *ask, *fewer)["tokens"] > 0
+    assert run(*ask, "--precision", 1.9) == UsageError.exit_code
 
 
 def test_a_stop_ends_the_text_before_it(run: Run, tiny_folder: Folder) -> None:
