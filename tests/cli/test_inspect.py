@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,15 @@ def test_the_tables_show_sizes_depths_errors_and_the_untouched(inspect: Callable
         assert text in out
     assert all(info.name.removesuffix(".weight") in out for info in PLANS)
     assert "layers.1.up" not in inspect(folder)[1]
+
+
+def test_both_codings_are_counted(inspect: Callable[..., Any], folder: Path) -> None:
+    # 36 codes of 4 values, as often each; 60 of 16 values, 12 of them four times and four of them three times.
+    entropy = (12 * 4 * math.log2(60 / 4) + 4 * 3 * math.log2(60 / 3)) / 8
+    saved = round(9 - 2 * 5 + entropy - 4 * 8)
+    total = folder_bytes(folder)
+    assert figures(inspect, folder)["bytes_by_coding"] == {"fixed": total, "entropy": total + 2 * saved}
+    assert f"about {total + 2 * saved:,} bytes entropy-coded" in inspect(folder)[1]
 
 
 def test_json_can_go_to_a_file(inspect: Callable[..., Any], folder: Path, tmp_path: Path) -> None:

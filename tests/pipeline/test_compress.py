@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 import mediant
 from mediant import files
+from mediant.checkpoint.coding_sizes import bytes_by_coding
 from mediant.checkpoint.decoding import decode
 from mediant.errors import MediantError, PlanError, SizeError
 from mediant.models.opening import open_model
@@ -273,3 +274,14 @@ def test_weights_are_looked_at_before_the_model_runs(tiny_folder):
     progress = Recorder()
     check_weights(open_model(str(tiny_folder("gpt2"))), progress)
     assert progress.tracked == ["Checking the weights"]
+
+
+def test_the_other_coding_of_coded_numbers_is_counted(tiny_folder, text, feasible, tmp_path):
+    size = feasible("llama_tied")[0]
+    request = Request(
+        str(tiny_folder("llama_tied")), tmp_path / "out", size=str(size), coding="entropy", calibration=text
+    )
+    checkpoint = compress(request)
+    total = files.folder_bytes(request.out)
+    found = bytes_by_coding(checkpoint, total)
+    assert found["entropy"] == total < found["fixed"]

@@ -34,6 +34,7 @@ def _summary(console: Console, figures: Figures) -> None:
     lines = {
         "model": f"{model['name']} ({model['architecture']}, {model['weights']:,} weights)",
         "size": f"{figures['bytes']:,} bytes, {_bits(figures['bits_per_weight'])} bits per weight, everything counted",
+        "other coding": _other_coding(figures),
         "asked for": f"{figures['target_bytes']:,} bytes" if figures["target_bytes"] else "",
         "structure": _structure(figures),
         "recipe": f"{figures['recipe']}, seed {figures['seed']}, by mediant {figures['tool_version']}",
@@ -42,7 +43,15 @@ def _summary(console: Console, figures: Figures) -> None:
     }
     for name, text in lines.items():
         if text:
-            console.print(f"[bold]{name:12}[/bold]{escape(text)}")
+            console.print(f"[bold]{name:13}[/bold]{escape(text)}")
+
+
+def _other_coding(figures: Figures) -> str:
+    """What the same codes would take in the coding that they are not in."""
+    sizes = figures["bytes_by_coding"]
+    if sizes["fixed"] != figures["bytes"]:
+        return f"about {sizes['fixed']:,} bytes with codes of a fixed length"
+    return "" if sizes["entropy"] == sizes["fixed"] else f"about {sizes['entropy']:,} bytes entropy-coded"
 
 
 def _structure(figures: Figures) -> str:

@@ -29,6 +29,7 @@ def command(
 
     Example: mediant inspect smol-60 --tensors --verify
     """
+    from mediant.checkpoint.coding_sizes import bytes_by_coding
     from mediant.checkpoint.reader import open_checkpoint
     from mediant.cli._inspect_tables import show
 
@@ -36,7 +37,9 @@ def command(
     if verify:
         for name in RichProgress().track(checkpoint.tensors, "Checking hashes"):
             checkpoint.encoding(name)
-    figures = report(checkpoint) | {"verified": verify}
+    figures = report(checkpoint)
+    codings = bytes_by_coding(checkpoint, figures["bytes"], RichProgress())
+    figures |= {"bytes_by_coding": codings, "verified": verify}
     show(table_console(json), figures, tensors)
     write_json(json, figures)
     if not figures["coverage"]["complete"]:
