@@ -244,7 +244,8 @@ class Plan:
     `structure` are edits of the model that come before everything else, in order, each with a name and its parameters:
     {"edit": "drop_layers", "layers": [3]} (files under methods/structure). The fingerprint is that of the model before
     them; `tensors` are those of the model after them.
-    `tune_steps` are the steps of scale tuning that follow rounding (methods/training/scale_tuning.py).
+    After rounding, codes learn: `block_steps` in each block and `code_steps` end to end
+    (methods/training/quantization_aware.py); `tune_steps` of scale tuning follow (methods/training/scale_tuning.py).
     """
 
     model_fingerprint: str
@@ -254,6 +255,8 @@ class Plan:
     target_bytes: int | None = None
     predicted_loss: float | None = None
     tune_steps: int = 0
+    block_steps: int = 0
+    code_steps: int = 0
     structure: tuple[Mapping[str, Any], ...] = ()
     version: int = PLAN_VERSION
 
@@ -280,7 +283,7 @@ class Plan:
                     f"{where} has version {data.get('version')!r}; this Mediant reads version {PLAN_VERSION}."
                 )
             plan = cls(**checked_fields(cls, data))
-            if not 0 <= plan.tune_steps <= MOST_STEPS:
+            if any(not 0 <= n <= MOST_STEPS for n in (plan.tune_steps, plan.block_steps, plan.code_steps)):
                 raise ValueError(f"its number of steps is outside 0 to {MOST_STEPS}")
             if plan.seed < 0 or (plan.target_bytes or 0) < 0 or not 0 <= (plan.predicted_loss or 0) < 1e99:
                 raise ValueError("its seed, target or predicted loss is negative, or too large")

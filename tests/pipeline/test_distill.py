@@ -138,6 +138,7 @@ def test_it_is_an_edit_of_a_plan(tiny_folder, text, contents, tmp_path):
         ({"steps": None, "minutes": -1.0}, UsageError, "--minutes is -1"),
         ({"batch": 0}, UsageError, "--batch is 0"),
         ({"method": Distillation(alpha=1.5)}, PlanError, "alpha from 0 to 1"),
+        ({"method": Distillation(lora_rank=-1)}, PlanError, "rank from 1"),
         ({"method": Distillation(temperature=0)}, PlanError, "positive temperature"),
     ],
 )

@@ -74,7 +74,7 @@ def decode(encoding: Encoding, form: Form | None = None, planes: int | None = No
         found = factors(encoding, form)
         return np.asarray(from_matrix(factor_product(found["left"], found["right"], found.get("base")), encoding.info))
     form = form if isinstance(form, GridForm) else grid_form(encoding.plan)
-    scale, zero = _scales(encoding), _zeros(encoding) if form.zero_point else None
+    scale, zero = scales(encoding), zeros(encoding) if form.zero_point else None
     matrix = np.empty((rows, columns), np.float32)
     row = 0
     for run, codes in zip(encoding.plan.runs, run_codes(encoding), strict=True):
@@ -303,7 +303,8 @@ def _numbers(data: Array, dtype: str) -> Floats:
     return to_float32(data) if dtype == "bfloat16" else data.astype(np.float32)
 
 
-def _scales(encoding: Encoding) -> Floats:
+def scales(encoding: Encoding) -> Floats:
+    """The scale of every group of a quantized matrix, [rows, groups]."""
     parts = dict(encoding.parts)
     if encoding.plan.scale_bits != FULL:
         shape = _groups(encoding)
@@ -315,16 +316,17 @@ def _scales(encoding: Encoding) -> Floats:
     return decode_scales(parts, ScaleForm.of(encoding.plan))
 
 
-def _zeros(encoding: Encoding) -> Floats:
-    zeros = np.empty(_groups(encoding), np.float32)
+def zeros(encoding: Encoding) -> Floats:
+    """The zero point of every group of a matrix on a grid that has them, [rows, groups]."""
+    found = np.empty(_groups(encoding), np.float32)
     row = byte = 0
     for run in encoding.plan.runs:
-        count = run.rows * zeros.shape[1]
+        count = run.rows * found.shape[1]
         stored = unpack(encoding.parts["zeros"][byte:], count, run.bits)
-        zeros[row : row + run.rows] = stored.reshape(run.rows, -1)
+        found[row : row + run.rows] = stored.reshape(run.rows, -1)
         row += run.rows
         byte += packed_bytes(count, run.bits)
-    return zeros
+    return found
 
 
 def _groups(encoding: Encoding) -> tuple[int, int]:

@@ -83,6 +83,8 @@ class Manifest:
     files: tuple[str, ...]
     tensors: Mapping[str, Entry]
     tune_steps: int = 0
+    block_steps: int = 0
+    code_steps: int = 0
     structure: tuple[Mapping[str, Any], ...] = ()
     original_weights: int | None = None
 
@@ -113,6 +115,8 @@ class Manifest:
         }
         if self.structure:
             head["structure"] = {"original_weights": self.original_weights, "edits": self.structure}
+        if self.block_steps or self.code_steps:
+            head["code_training"] = {"block_steps": self.block_steps, "code_steps": self.code_steps}
         tensors = ",\n".join(f"{_compact(name)}:{_entry_json(entry)}" for name, entry in self.tensors.items())
         loss = fixed_width(self.predicted_loss)
         steps = str(self.tune_steps).rjust(STEPS_WIDTH)
@@ -143,6 +147,8 @@ def forecast(
         target_bytes=plan.target_bytes,
         predicted_loss=plan.predicted_loss,
         tune_steps=plan.tune_steps,
+        block_steps=plan.block_steps,
+        code_steps=plan.code_steps,
         calibration=calibration,
         files=tuple(sorted(files)),
         tensors={

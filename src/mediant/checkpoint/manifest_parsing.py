@@ -43,6 +43,7 @@ MANIFEST: strict_json.Kinds = {
     "tensors": dict,
 }
 ORIGIN: strict_json.Kinds = {"name": str, "architecture": str, "fingerprint": str, "weights": int, "causal": bool}
+CODE_TRAINING: strict_json.Kinds = {"block_steps": int, "code_steps": int}
 STRUCTURE: strict_json.Kinds = {"original_weights": int, "edits": list}
 CALIBRATION: strict_json.Kinds = {"source": str, "tokens": int, "text_fingerprint": str}
 ENTRY: strict_json.Kinds = {
@@ -105,8 +106,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         raise CheckpointError(
             f"{where} has version {str(value.get('version'))[:20]}; this Mediant reads version {VERSION}."
         )
-    edited = "structure" in value
-    head = strict_json.fields(value, {**MANIFEST, "structure": dict} if edited else MANIFEST, where)
+    sometimes: strict_json.Kinds = {name: dict for name in ("structure", "code_training") if name in value}
+    head = strict_json.fields(value, {**MANIFEST, **sometimes}, where)
     tensors = strict_json.mapping(head["tensors"], f"'tensors' of {where}")
     entries = {name: _entry(name, entry, f"the entry {name!r} of {where}") for name, entry in tensors.items()}
     _check_names(entries, where)
@@ -121,7 +122,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         calibration=_calibration(head["calibration"], where),
         files=_files(head["files"], where),
         tensors=entries,
-        **(_structure(head["structure"], where) if edited else {}),
+        **(_structure(head["structure"], where) if "structure" in head else {}),
+        **(_code_training(head["code_training"], where) if "code_training" in head else {}),
     )
 
 
@@ -132,6 +134,13 @@ def _check_names(entries: Mapping[str, Entry], where: str) -> None:
             if name in seen:
                 raise CheckpointError(f"{where} gives the name {name!r} to two tensors.")
             seen.add(name)
+
+
+def _code_training(value: dict[str, Any], where: str) -> dict[str, Any]:
+    found: dict[str, int] = strict_json.fields(value, CODE_TRAINING, f"'code_training' of {where}")
+    if min(found.values()) < 0 or max(found.values()) == 0:
+        raise CheckpointError(f"'code_training' of {where} does not count any steps.")
+    return found
 
 
 def _structure(value: dict[str, Any], where: str) -> dict[str, Any]:

@@ -59,6 +59,8 @@ class Checkpoint:
             tensors={name: entry.plan for name, entry in m.tensors.items()},
             target_bytes=m.target_bytes,
             tune_steps=m.tune_steps,
+            block_steps=m.block_steps,
+            code_steps=m.code_steps,
             predicted_loss=m.predicted_loss,
             structure=m.structure,
         )

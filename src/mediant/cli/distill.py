@@ -39,6 +39,12 @@ def command(
     rate: Annotated[
         float, typer.Option(metavar="R", help="Most that a weight changes in a step, relative to its matrix.")
     ] = 1e-3,
+    lora: Annotated[
+        int,
+        typer.Option(
+            metavar="RANK", help="Let thin products beside the matrices learn, and add them in the end; needs peft."
+        ),
+    ] = 0,
     batch: Annotated[int, typer.Option(metavar="N", help="Windows of 256 tokens a step.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Take up what a stopped run left.")] = True,
@@ -55,7 +61,7 @@ def command(
     from mediant.pipeline.distill import Lesson, distill
 
     minutes = 15.0 if minutes is None and steps is None else minutes
-    method = Distillation(alpha, temperature, hidden, rate)
+    method = Distillation(alpha, temperature, hidden, rate, lora)
     progress = RichProgress()
     try:
         found = distill(Lesson(student, teacher, out, minutes, steps, text, method, batch, seed, resume), progress)

@@ -149,6 +149,16 @@ def layer_of(name: str) -> int:
     return -1 if match is None else int(match[1])
 
 
+def block_path(name: str) -> str:
+    """The path of the block that a tensor is in; empty outside.
+
+    >>> block_path("model.layers.12.mlp.up_proj.weight"), block_path("lm_head.weight")
+    ('model.layers.12', '')
+    """
+    match = _IN_LAYER.search(name)
+    return "" if match is None else name[: match.end() - 1]
+
+
 def neuron_count(config: Mapping[str, Any]) -> str:
     """What the configuration calls its number of neurons.
 

@@ -39,6 +39,7 @@ from mediant.pipeline.ranks import RankSizing, choices_from_json, choices_to_jso
 from mediant.pipeline.request import Request
 from mediant.pipeline.sizing import Sizing
 from mediant.pipeline.structure import School, structured
+from mediant.pipeline.train_codes import check_trainable, trained, with_codes
 from mediant.pipeline.tune import learned, steps_within, taken_up, tuning_windows
 from mediant.pipeline.workspace import Workspace
 from mediant.planning.recipe import Recipe, load_recipe, needs_hessian, plan_needs_hessian
@@ -83,6 +84,8 @@ def begun(request: Request, progress: Progress = SILENT, kept: Path | None = Non
     with _refusals(run):
         if given is not None:
             check(given, run.model)
+            if given.block_steps or given.code_steps:
+                check_trainable(run.model, given)
         run.check_target()
     workspace = run.workspace
     if (expected := run.forecast()) is not None:
@@ -386,6 +389,9 @@ class Compression:
             raise UsageError("--max-kl needs a model that predicts tokens; give --size for an encoder.")
         if self.recipe.method == "compand" and (target is None or self.request.tune) and self.given is None:
             raise UsageError(f"The recipe {self.recipe.name} goes with --size, and without --tune.")
+        trains = self.recipe if self.given is None else self.given
+        if (trains.block_steps or trains.code_steps) and not self.model.causal:
+            raise UsageError("Training codes needs a model that predicts tokens; take another recipe for an encoder.")
         if self.request.tune and not self.model.causal:
             raise UsageError("--tune needs a model that predicts tokens; leave it out for an encoder.")
 
@@ -415,23 +421,31 @@ class Compression:
         return plan
 
     def steps(self, plan: Plan) -> Workspace:
-        """Where the finished tensors of a plan are kept; it makes no difference to them whether tuning follows."""
-        return self.workspace.branch(dataclasses.replace(plan, tune_steps=0).to_json())
+        """Where the finished tensors of a plan are kept; it makes no difference to them whether training follows."""
+        untrained = dataclasses.replace(plan, tune_steps=0, block_steps=0, code_steps=0)
+        return self.workspace.branch(untrained.to_json())
 
     def pack(self, plan: Plan, out: Path | None = None) -> Checkpoint:
-        """Approximates every tensor by the plan, tunes if the plan says so, and writes the folder."""
+        """Approximates every tensor by the plan, trains and tunes if the plan says so, and writes the folder."""
         folder, s = out or self.request.out, self.statistics
         calibration = Calibration(source=s.source, tokens=s.tokens, text_fingerprint=s.text_fingerprint)
         tuned = learned(self, plan) if plan.tune_steps else None
-        forms, encodings = self.forms(plan), self.encodings(plan)
+        forms, encodings = self.forms(plan), self.rounded(plan)
         # Closed also when writing fails, so that no thread goes on with a workspace that is about to go.
         with contextlib.closing(encodings):
             final = encodings if tuned is None else taken_up(encodings, tuned, self.model, s, self.hessians)
             write(folder, self.model, plan, calibration, final, self.companions(plan), forms)
         return open_checkpoint(folder)
 
+    def rounded(self, plan: Plan) -> Generator[Encoding, None, None]:
+        """The same with codes that have learned, if the plan says so."""
+        codes = trained(self, plan) if plan.block_steps or plan.code_steps else {}
+        encodings = self.encodings(plan)
+        with contextlib.closing(encodings):
+            yield from with_codes(encodings, codes, self.model, self.statistics, self.hessians)
+
     def encodings(self, plan: Plan) -> Generator[Encoding, None, None]:
-        """All tensors approximated by the plan, before any tuning."""
+        """All tensors approximated by the plan, before any training."""
         steps, demands = self.steps(plan), self.demands(plan)
         return approximate(self.model, plan, self.statistics, self.hessians, steps, self.progress, demands)
 

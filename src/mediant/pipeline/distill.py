@@ -159,7 +159,7 @@ class _Run:
         if after >= before:
             self.progress.say("That is no better, so the student stays as it was.")
             self.network.load_state_dict(original)
-        return Lessons(steps, before, after, tuple(distiller.descent.losses))
+        return Lessons(steps, before, after, tuple(distiller.losses))
 
     def _windows(self) -> torch.Tensor:
         length = min(n for n in (WINDOW, positions(self.teacher), _positions(self.network)) if n)

@@ -140,6 +140,8 @@ class Sizing:
             structure=self.model.edits,
             recipe=self.recipe.name,
             seed=self.seed,
+            block_steps=self.recipe.block_steps,
+            code_steps=self.recipe.code_steps,
             tensors={
                 t.name: quantized.get(t.name) or (corrected if t.role == "bias" and t.module in modules else cast)
                 for t in self.model.tensors

@@ -69,17 +69,17 @@ def learned(run: Compression, plan: Plan) -> Tuned:
 
     def compute() -> bytes:
         network = load_reference(run.model)
-        state = {e.info.name: torch.from_numpy(decode(e)) for e in run.encodings(plan)}
+        state = {e.info.name: torch.from_numpy(decode(e)) for e in run.rounded(plan)}
         network.load_state_dict(state, strict=False)
         return _to_bytes(_learned(Tuner(network, load_reference(run.original), plan, run.model.tensors), run, plan))
 
-    return _from_bytes(steps.step(f"tuned-{plan.tune_steps}", compute))
+    return _from_bytes(steps.step(_name("tuned", plan), compute))
 
 
 def _learned(tuner: Tuner, run: Compression, plan: Plan) -> Tuned:
     windows, steps = tuning_windows(run), run.steps(plan)
     held = torch.arange(len(windows)) % max(2, -(-len(windows) // HELD_OUT)) == 0
-    kept = f"tuning-{plan.tune_steps}"
+    kept = _name("tuning", plan)
     state = load(steps.read(kept)) if steps.has(kept) else None
     before = tuner.divergence(windows[held])
     tuner.run(windows[~held], plan.tune_steps, plan.seed, run.progress, state, lambda s: steps.write(kept, save(s)))
@@ -89,6 +89,10 @@ def _learned(tuner: Tuner, run: Compression, plan: Plan) -> Tuned:
         return tuner.tuned()
     run.progress.say("That is no better, so nothing is changed.")
     return Tuned({}, {})
+
+
+def _name(what: str, plan: Plan) -> str:
+    return f"{what}-{plan.tune_steps}-{plan.block_steps}-{plan.code_steps}"
 
 
 def tuning_windows(run: Compression) -> torch.Tensor:
@@ -119,22 +123,23 @@ def taken_up(
         for encoding in encodings:
             name = encoding.info.name
             if name in tuned.gains:
-                gained = dataclasses.replace(encoding, parts=_gained(encoding, tuned.gains[name]))
-                yield _certified(gained, weights.read(name), statistics, hessians)
+                changed = dataclasses.replace(encoding, parts=gained(encoding, tuned.gains[name]))
+                yield certified(changed, weights.read(name), statistics, hessians)
             elif name in tuned.values:
                 yield cast(encoding.info, encoding.plan, tuned.values[name])
             else:
                 yield encoding
 
 
-def _gained(encoding: Encoding, gain: Array) -> dict[str, Array]:
+def gained(encoding: Encoding, gain: Array) -> dict[str, Array]:
+    """The parts of an encoding whose rows are multiplied by gains [rows], as far as its form can say so."""
     if encoding.plan.method == "factors":
         # The rows of a product are those of its left factor, and of what is added to it.
         factors = {name: factor for name, factor in factor_encodings(encoding).items() if name != "right"}
-        gained = {
-            f"{n}.{part}": array for n, factor in factors.items() for part, array in _gained(factor, gain).items()
+        changed = {
+            f"{n}.{part}": array for n, factor in factors.items() for part, array in gained(factor, gain).items()
         }
-        return {**encoding.parts, **gained}
+        return {**encoding.parts, **changed}
     if encoding.plan.method == "cast":
         values = decode(encoding)
         return dict(cast(encoding.info, encoding.plan, values * gain.reshape(-1, 1)).parts)
@@ -148,7 +153,8 @@ def _gained(encoding: Encoding, gain: Array) -> dict[str, Array]:
     return parts
 
 
-def _certified(encoding: Encoding, original: Array, statistics: Statistics, hessians: Hessians | None) -> Encoding:
+def certified(encoding: Encoding, original: Array, statistics: Statistics, hessians: Hessians | None) -> Encoding:
+    """The encoding with a certificate of what it is now; errors no longer have bounds."""
     if encoding.certificate is None:
         return encoding
     info, plain = encoding.info, dataclasses.replace(encoding.plan, basis={})

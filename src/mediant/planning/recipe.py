@@ -30,7 +30,7 @@ class Recipe:
 
     `balance` says how columns are scaled before rounding, `outliers` how many are not rounded at all; without `rotate`.
     `structure` are stages before it that change the model, [name, fields] each (planning/stages.py). A `pattern` with
-    its `score` makes linear layers sparse first; `tune_steps` follow rounding.
+    its `score` makes linear layers sparse first; `block_steps`, `code_steps` and `tune_steps` follow rounding.
     The method `compand` has only `cluster`, `sequences` and `renewal` (methods/companded.py).
     With `low_rank`, matrices become products of two thin ones (pipeline/ranks.py): `factors` says whether these are
     cast to `keep`, quantized, or cast beside a quantized matrix whose error they make good; `whole`, whether a matrix
@@ -67,6 +67,8 @@ class Recipe:
     pattern: Mapping[str, Any] = field(default_factory=dict)
     score: Mapping[str, Any] = field(default_factory=dict)
     tune_steps: int = 0
+    block_steps: int = 0
+    code_steps: int = 0
 
     @property
     def quantizes(self) -> bool:
@@ -166,8 +168,10 @@ def _named(name: str) -> dict[str, Any]:
 
 
 def _checked(recipe: Recipe) -> Recipe:
-    if not 0 <= recipe.tune_steps <= MOST_STEPS:
-        raise ValueError(f"the steps of tuning are outside 0 to {MOST_STEPS}")
+    if any(not 0 <= steps <= MOST_STEPS for steps in (recipe.tune_steps, recipe.block_steps, recipe.code_steps)):
+        raise ValueError(f"the steps of training or tuning are outside 0 to {MOST_STEPS}")
+    if (recipe.block_steps or recipe.code_steps) and (recipe.pattern or recipe.low_rank or recipe.method == "compand"):
+        raise ValueError("codes are trained where matrices are quantized as a whole: no pattern, low_rank or compand")
     apart = recipe.rotate or bool(recipe.balance or recipe.low_rank) or recipe.outliers > 0 or recipe.storage != "rows"
     if bool(recipe.pattern) != bool(recipe.score) or (recipe.pattern and apart):
         raise ValueError("a pattern goes with a score and storage rows, and not with rotate, balance or outliers")

@@ -6,10 +6,11 @@
       - sparsify: {pattern: {name: n_of_m, n: 2, m: 4}, score: {name: sparsegpt}}
       - factor: {low_rank: {name: whitened_svd}}  # matrices may become products; not with sparsify
       - quantize: {recipe: default}             # a recipe by name, and whatever should differ
+      - train_codes: {block_steps: 40, code_steps: 0}  # in each block, then end to end; not with sparsify, factor
       - tune: {steps: 40}
 
-Structure comes first, then sparsity or factors, then quantization, then tuning: each stage needs what the ones before
-have left, and none undoes one before. Every stage may be left out but `quantize`.
+Structure comes first, then sparsity or factors, then quantization, then training and tuning: each stage needs what the
+ones before have left, and none undoes one before. Every stage may be left out but `quantize`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-ORDER = ("sparsify", "factor", "quantize", "tune")
+ORDER = ("sparsify", "factor", "quantize", "train_codes", "tune")
 FACTORS = ("low_rank", "factors", "whole")
 PARTS = ("layers", "neurons", "heads", "hidden", "score")
 
@@ -37,7 +38,8 @@ def fields(stages: object, recipe: Callable[[str], Mapping[str, Any]]) -> dict[s
     late = [name for name in names if name in ORDER]
     if late != sorted(set(late), key=ORDER.index) or names != [n for n in names if n not in ORDER] + late:
         raise ValueError(
-            "the stages do not come in the order structure, sparsify, factor, quantize, tune, each of these once"
+            "the stages do not come in the order structure, sparsify, factor, quantize, train_codes, tune, each of "
+            "these once"
         )
     found: dict[str, Any] = {"structure": [[name, dict(given)] for name, given in pairs if name not in ORDER]}
     for name, given in pairs:
@@ -52,6 +54,8 @@ def fields(stages: object, recipe: Callable[[str], Mapping[str, Any]]) -> dict[s
                 **recipe(str(given.get("recipe", "default"))),
                 **{k: v for k, v in given.items() if k != "recipe"},
             }
+        if name == "train_codes":
+            found |= _only(given, name, ("block_steps", "code_steps"))
         if name == "tune":
             found["tune_steps"] = _only(given, name, ("steps",))["steps"]
     if "quantize" not in names:

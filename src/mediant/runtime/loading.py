@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.errors import CheckpointError
 from mediant.models import architecture
+from mediant.runtime.block_sparse_layers import skip_zero_blocks
 
 GENERATION_FILE = "generation_config.json"
 
@@ -69,6 +70,7 @@ def build(
         **{"dtype": torch.float32, **asked},
     )
     network = result[0] if settings.get("output_loading_info") else result
+    skip_zero_blocks(network, checkpoint)
     _restore(network, checkpoint.folder, own_generation=settings.get("generation_config") is None)
     return result
 

@@ -14,6 +14,8 @@ from mediant.checkpoint.packing import packed_matrix
 from mediant.checkpoint.reader import Checkpoint
 from mediant.errors import CheckpointError
 from mediant.kernels import native
+from mediant.kernels.block_sparse import BlockSparse
+from mediant.runtime.block_sparse_layers import stored_blocks
 from mediant.values import Drop, Run
 
 if TYPE_CHECKING:
@@ -83,6 +85,8 @@ class CheckpointSource:
     def matrix(self, name: str) -> Matrix:
         """Views of the stored parts, or the decoded matrix."""
         known = self._names[name]
+        if (blocks := stored_blocks(self._checkpoint, known)) is not None:
+            return block_sparse(blocks)
         plan, info = self._checkpoint.tensors[known].plan, self._checkpoint.tensors[known].info
         if plan.method == "cast" and plan.dtype in HALVES and info.layout == "out_in":
             return half(self._checkpoint.encoding(known, hashed=False).parts["data"], plan.dtype)
@@ -130,6 +134,12 @@ class ModelSource:
     def vector(self, name: str) -> Floats:
         """As it is."""
         return np.asarray(self._reader.read(name), np.float32)
+
+
+def block_sparse(matrix: BlockSparse) -> Matrix:
+    """A float32 matrix without its zero blocks."""
+    assert native is not None
+    return Matrix((native.block_sparse_linear(matrix.values, matrix.starts, matrix.width, matrix.columns),))
 
 
 def dense(matrix: Any) -> Matrix:

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from mediant.errors import PlanError
 from mediant.methods.training._descent import Course, curve
 from mediant.methods.training.distillation import (
     Distillation,
@@ -130,7 +131,7 @@ def test_a_spoilt_student_learns(tiny_network, name):
     before = distiller.divergence(windows[:4])
     distiller.run(windows[4:], Course(60))
     assert distiller.divergence(windows[:4]) < 0.5 * before
-    assert len(distiller.descent.losses) == 60
+    assert len(distiller.losses) == 60
     assert not any(p.requires_grad for p in teacher.parameters())
 
 
@@ -142,7 +143,7 @@ def test_a_stopped_run_ends_with_the_same_bits_on_any_threads(tiny_network, monk
         distiller = Distiller(student, teacher, Distillation())
         course = Course(9, batch=3, seed=5, keep_every=4)
         distiller.run(windows_of(7), course, state=state and state(), keep=lambda s: states.append(copy.deepcopy(s)))
-        ends.append((distiller.values(), distiller.descent.losses))
+        ends.append((distiller.values(), distiller.losses))
     assert int(states[0]["done"]) == 4
     for values, losses in ends[1:]:
         assert losses == ends[0][1]
@@ -155,7 +156,7 @@ def test_another_seed_is_another_order(tiny_network):
         teacher, student = networks(tiny_network)
         distiller = Distiller(student, teacher, Distillation())
         distiller.run(windows_of(6), Course(3, seed=seed))
-        ends.append(distiller.descent.losses)
+        ends.append(distiller.losses)
     assert ends[0] != ends[1]
 
 
@@ -163,3 +164,25 @@ def test_a_curve_is_one_line():
     assert curve([]) == ""
     assert curve([1.0]) == "▁ 1.000"
     assert len(curve([float(i % 7) for i in range(1000)])) == len("0" * 24 + " 5.000")
+
+
+def test_zeros_of_a_pruned_student_stay(tiny_network):
+    teacher, student = tiny_network("llama"), tiny_network("llama")
+    masks = {}
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if "proj" in name:
+                masks[name] = parameter.abs() > parameter.abs().median()
+                parameter *= masks[name]
+    distiller, windows = Distiller(student, teacher, Distillation(rate=5e-3)), windows_of(12)
+    before = distiller.divergence(windows[:4])
+    distiller.run(windows[4:], Course(30))
+    assert distiller.divergence(windows[:4]) < before
+    for name, parameter in student.named_parameters():
+        if name in masks:
+            assert torch.equal(parameter != 0, masks[name])
+        else:
+            # A few zeros elsewhere are no pattern.
+            assert (parameter != tiny_network("llama").state_dict()[name]).any()
+    with pytest.raises(PlanError, match="zeros"):
+        Distiller(student, teacher, Distillation(lora_rank=2)).run(windows, Course(1))

@@ -26,6 +26,7 @@ REFERENCES = ("Hinton, Vinyals, Dean 2015, Distilling the Knowledge in a Neural 
 NEEDS: tuple[str, ...] = ()
 
 HELD_OUT = 8
+MOST_RANK = 1024
 KEEP_EVERY = 20
 
 
@@ -40,6 +41,7 @@ class Distill:
     temperature: float = 1.0
     hidden: float = 0.0
     rate: float = 1e-3
+    lora_rank: int = 0
 
     def learned(
         self,
@@ -54,10 +56,13 @@ class Distill:
 
         Raises:
             PlanError: a parameter is out of range, or there is one window only.
+            UsageError: for adapters without the package that they need.
         """
         if self.steps < 1 or self.batch < 1 or len(windows) < 2:
             raise PlanError("Distillation takes at least one step, one window a step, and two windows of text.")
-        distiller = Distiller(student, teacher, method_of(self.alpha, self.temperature, self.hidden, self.rate))
+        distiller = Distiller(
+            student, teacher, method_of(self.alpha, self.temperature, self.hidden, self.rate, self.lora_rank)
+        )
         held = held_out(len(windows))
         before = distiller.divergence(windows[held])
         course = Course(self.steps, self.batch, self.seed, KEEP_EVERY)
@@ -70,7 +75,7 @@ class Distill:
 METHOD = Distill
 
 
-def method_of(alpha: float, temperature: float, hidden: float, rate: float) -> Distillation:
+def method_of(alpha: float, temperature: float, hidden: float, rate: float, lora_rank: int = 0) -> Distillation:
     """The method with these parameters.
 
     Raises:
@@ -81,7 +86,9 @@ def method_of(alpha: float, temperature: float, hidden: float, rate: float) -> D
             f"Distillation takes alpha from 0 to 1 (here {alpha}), a positive temperature ({temperature}), hidden from "
             f"0 ({hidden}) and a rate between 0 and 1 ({rate})."
         )
-    return Distillation(alpha, temperature, hidden, rate)
+    if not 0 <= lora_rank <= MOST_RANK:
+        raise PlanError(f"Adapters take a rank from 1 to {MOST_RANK}, or 0 for none; here it is {lora_rank}.")
+    return Distillation(alpha, temperature, hidden, rate, lora_rank)
 
 
 def held_out(windows: int) -> torch.Tensor:

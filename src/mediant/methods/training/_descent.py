@@ -19,6 +19,8 @@ from mediant.workers import ordered
 # Of the rate: a short rise, then a straight fall to a last share.
 WARM_UP, LAST_SHARE = 10, 0.05
 BETAS = (0.9, 0.99)
+# The size that a parameter has at least.
+LEAST = 1e-6
 # Marks for a curve in one line of text, and how many fit beside a bar.
 MARKS, CURVE = "▁▂▃▄▅▆▇█", 24
 
@@ -47,7 +49,7 @@ class Descent:
 
     parameters: Mapping[str, nn.Parameter]
     rate: float
-    least: float = 1e-6
+    least: float = LEAST
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:

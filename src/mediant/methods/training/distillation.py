@@ -10,6 +10,9 @@ Against scale tuning (scale_tuning.py), which learns a number a row, this learns
 pruned or factored, whose weights are not codes. It needs four times the student's bytes, and steps that cost a forward
 pass of the teacher and a forward and backward pass of the student.
 
+With `lora_rank`, thin products beside the matrices learn instead (adapters.py). Without it, weights that are 0 stay 0
+in a matrix that was pruned (over a tenth of it is 0), so that it can be stored sparse again.
+
 Shapes: logits [tokens, vocabulary], labels [tokens] int64, hidden states [tokens, width], all of one window.
 
 Source: Hinton, Vinyals, Dean 2015 (arXiv 1503.02531), section 2: the gradient of KL at temperature T falls as 1/T^2,
@@ -33,7 +36,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from mediant.methods.training._descent import Course, Descent, State, keep_nothing
+from mediant.errors import PlanError
+from mediant.methods.training._descent import LEAST, Course, Descent, Gradient, State, keep_nothing
+from mediant.methods.training.adapters import Adapters
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import compute_alone
 from mediant.workers import ordered
@@ -45,6 +50,8 @@ REFERENCES = (
 )
 NEEDS: tuple[str, ...] = ()
 
+# A matrix with a larger share of zeros was pruned.
+PRUNED = 0.1
 # A token this much smaller than the mean is not told apart from it by its direction.
 TINY = 1e-6
 
@@ -53,12 +60,16 @@ Hidden = Sequence[torch.Tensor]
 
 @dataclass(frozen=True)
 class Distillation:
-    """Weights of the terms, the temperature, and the rate of Adam relative to the size of each tensor."""
+    """Weights of the terms, the temperature, and the rate of Adam relative to the size of each tensor.
+
+    `lora_rank` is that of adapters, one of whose factors begins at 0: there the rate is absolute.
+    """
 
     alpha: float = 0.0
     temperature: float = 1.0
     hidden: float = 0.0
     rate: float = 1e-3
+    lora_rank: int = 0
 
     def loss(self, student: nn.Module, teacher: nn.Module, window: torch.Tensor) -> torch.Tensor:
         """The loss on a window of tokens [tokens], a scalar that can be run backwards through the student."""
@@ -88,9 +99,7 @@ class Distiller:
 
     def __init__(self, student: nn.Module, teacher: nn.Module, method: Distillation) -> None:
         self.student, self.teacher, self.method = student.requires_grad_(True), teacher.requires_grad_(False), method
-        # Tied weights come once, under the first of their names.
-        self.parameters = dict(student.named_parameters())
-        self.descent = Descent(self.parameters, method.rate)
+        self.losses: list[float] = []
 
     def run(
         self,
@@ -100,8 +109,28 @@ class Distiller:
         state: State | None = None,
         keep: Callable[[State], None] = keep_nothing,
     ) -> None:
-        """Takes the steps of a course over windows [windows, tokens]; `state` and `keep` as in `Descent.run`."""
-        self.descent.run(self._gradient, windows, course, progress, "Distilling", state, keep)
+        """Takes the steps of a course over windows [windows, tokens]; `state` and `keep` as in `Descent.run`.
+
+        Raises:
+            UsageError: for adapters without the package that they need.
+            PlanError: adapters would fill the zeros of a pruned student.
+        """
+        # Tied weights come once, under the first of their names.
+        parameters, least, adapters = dict(self.student.named_parameters()), LEAST, None
+        masks = [_kept(parameter) for parameter in parameters.values()]
+        if self.method.lora_rank:
+            if any(mask is not None for mask in masks):
+                raise PlanError("Adapters would fill the zeros of this pruned model; learn all of its weights instead.")
+            adapters = Adapters(self.student, self.method.lora_rank, course.seed)
+            parameters, least, masks = adapters.parameters, 1.0, [None] * len(adapters.parameters)
+        descent = Descent(parameters, self.method.rate, least)
+        try:
+            gradient = self._gradient(list(parameters.values()), masks)
+            descent.run(gradient, windows, course, progress, "Distilling", state, keep)
+        finally:
+            self.losses = descent.losses
+            if adapters is not None:
+                adapters.fold()
 
     def divergence(self, windows: torch.Tensor) -> float:
         """Mean KL of the student from the teacher, in nats per token, over windows [windows, tokens]."""
@@ -115,13 +144,23 @@ class Distiller:
 
     def values(self) -> dict[str, torch.Tensor]:
         """What was learned so far, by the names of the student's parameters."""
-        return {name: parameter.detach() for name, parameter in self.parameters.items()}
+        return {name: parameter.detach() for name, parameter in self.student.named_parameters()}
 
-    def _gradient(self, window: torch.Tensor) -> tuple[float, Sequence[torch.Tensor]]:
-        loss = self.method.loss(self.student, self.teacher, window)
-        parameters = list(self.parameters.values())
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        return float(loss.detach()), gradients
+    def _gradient(self, parameters: list[nn.Parameter], masks: Sequence[torch.Tensor | None]) -> Gradient:
+        def gradient(window: torch.Tensor) -> tuple[float, Sequence[torch.Tensor]]:
+            loss = self.method.loss(self.student, self.teacher, window)
+            found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            kept = [part if mask is None else part * mask for part, mask in zip(found, masks, strict=True)]
+            return float(loss.detach()), kept
+
+        return gradient
+
+
+def _kept(parameter: torch.Tensor) -> torch.Tensor | None:
+    """Where a pruned matrix has weights; None for what was not pruned."""
+    mask = parameter.detach() != 0
+    pruned = parameter.ndim > 1 and 1 - float(mask.float().mean()) > PRUNED
+    return mask if pruned else None
 
 
 def hard_loss(student: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

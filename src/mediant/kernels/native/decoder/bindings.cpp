@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "../registry.h"
+#include "block_sparse_linear.h"
 #include "dense_linear.h"
 #include "generation.h"
 #include "packed_linear.h"
@@ -19,6 +20,7 @@ using namespace mediant::decoder;
 
 using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Starts = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Words = nb::ndarray<const uint16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Tokens = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Out = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -230,6 +232,12 @@ MEDIANT_KERNEL(decoder) {
     m.def("half_linear", [](Words w, bool bfloat16) -> std::shared_ptr<Linear> {
         const Number number = bfloat16 ? Number::bfloat16 : Number::float16;
         return std::make_shared<Kept<DenseLinear>>(nb::cast(w), w.data(), number, w.shape(0), w.shape(1));
+    });
+    m.def("block_sparse_linear", [](Matrix w, Starts starts, int64_t width, int64_t columns) -> std::shared_ptr<Linear> {
+        const auto rows = static_cast<int64_t>(w.shape(0)), blocks = static_cast<int64_t>(starts.shape(0));
+        const BlockSparse matrix{w.data(), starts.data(), rows, columns, static_cast<int64_t>(w.shape(1)), rows / blocks,
+                                 width};
+        return std::make_shared<Kept<BlockSparseLinear>>(nb::make_tuple(w, starts), matrix);
     });
     m.def("packed_linear", [](nb::object matrix) -> std::shared_ptr<Linear> {
         const auto &view = nb::cast<const mediant::PackedMatrix &>(matrix);

@@ -1,0 +1,63 @@
+"""Linear layers of a loaded network whose matrices were pruned in whole blocks: inference leaves the zero blocks out.
+
+The module stays an ordinary one with all of its weights, so that saving and training work as ever; only its `forward`
+is another, which looks whether the weights are still those that were loaded, and whether anything asks for a gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mediant.checkpoint.manifest import Entry
+from mediant.checkpoint.reader import Checkpoint
+from mediant.kernels.block_sparse import BlockSparse
+from mediant.kernels.part_shapes import SparseForm
+
+
+def stored_blocks(checkpoint: Checkpoint, name: str) -> BlockSparse | None:
+    """The matrix of a tensor as the blocks that it keeps; None for one that is stored in another way."""
+    if not in_blocks(checkpoint.tensors[name]):
+        return None
+    form, encoding = checkpoint.tensors[name].form, checkpoint.encoding(name)
+    assert isinstance(form, SparseForm)  # `in_blocks` says so
+    mask = form.positions.decode(encoding.parts["positions"])
+    return BlockSparse.of(checkpoint.weight(name), mask, form.positions.height, form.positions.width)
+
+
+def in_blocks(entry: Entry) -> bool:
+    """Whether a tensor is a matrix pruned in whole blocks, its rows the outputs."""
+    form = entry.form
+    return isinstance(form, SparseForm) and form.positions.kind == "blocks" and entry.info.layout == "out_in"
+
+
+def skip_zero_blocks(network: Any, checkpoint: Checkpoint) -> None:
+    """Lets the linear layers of a network, just loaded from the checkpoint, compute with the blocks that are kept."""
+    modules = dict(network.named_modules())
+    for name in checkpoint.tensors:
+        path, _, leaf = name.rpartition(".")
+        module = modules.get(path)
+        if leaf == "weight" and type(module) is nn.Linear and (blocks := stored_blocks(checkpoint, name)) is not None:
+            _Skipping(module, blocks)
+
+
+class _Skipping:
+    """Stands for the `forward` of a linear module."""
+
+    def __init__(self, module: nn.Linear, blocks: BlockSparse) -> None:
+        self.module, self.blocks = module, blocks
+        self.loaded = (module.weight, module.weight._version)
+        module.forward = self.forward  # type: ignore[method-assign,assignment]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the module would give."""
+        weight, bias = self.module.weight, self.module.bias
+        learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+        changed = self.loaded[0] is not weight or self.loaded[1] != weight._version
+        if learns or changed or x.dtype != torch.float32 or x.device.type != "cpu":
+            return nn.functional.linear(x, weight, bias)
+        y = torch.from_numpy(self.blocks.multiply(x.detach().reshape(-1, x.shape[-1]).numpy()))
+        y = y.reshape(*x.shape[:-1], len(weight))
+        return y if bias is None else y + bias
