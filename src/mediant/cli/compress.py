@@ -125,6 +125,8 @@ def _figures(chosen: Plan, size: int, weights: int, out: Path) -> dict[str, Any]
         "recipe": chosen.recipe,
         "seed": chosen.seed,
         "tune_steps": chosen.tune_steps,
+        "block_steps": chosen.block_steps,
+        "code_steps": chosen.code_steps,
     }
 
 
