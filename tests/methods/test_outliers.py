@@ -14,7 +14,7 @@ from mediant.kernels.part_shapes import form_of, part_shapes
 from mediant.methods import outliers
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
-from mediant.pipeline.tune import _gained
+from mediant.pipeline.tune import gained
 from mediant.statistics.lattice import damped
 from mediant.values import Encoding, Run, TensorInfo, TensorPlan
 
@@ -102,9 +102,9 @@ def test_gains_of_rows_reach_the_outliers():
     matrix, h = problem()
     result = quantize(prepare(matrix, PLAN, None, h), PLAN)
     gain = np.float32(2.0) ** np.arange(-6, 6).astype(np.float32)
-    gained = Encoding(INFO, PLAN, _gained(Encoding(INFO, PLAN, result.parts, None), gain), None)
+    changed = Encoding(INFO, PLAN, gained(Encoding(INFO, PLAN, result.parts, None), gain), None)
     # Powers of two: nothing is rounded.
-    np.testing.assert_array_equal(decode(gained), gain[:, None] * result.matrix)
+    np.testing.assert_array_equal(decode(changed), gain[:, None] * result.matrix)
 
 
 @pytest.mark.parametrize("count", [-1, 40])
