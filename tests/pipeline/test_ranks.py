@@ -13,13 +13,16 @@ import mediant
 from mediant import files
 from mediant.checkpoint.reader import decode
 from mediant.errors import PlanError, SizeError
+from mediant.methods.sparse import sparsify
+from mediant.methods.stack import prepare_any
 from mediant.models.opening import open_model
+from mediant.models.weights import WeightReader
 from mediant.pipeline.compress import begun, compress
-from mediant.pipeline.ranks import choices_from_json, choices_to_json, ranks
+from mediant.pipeline.ranks import _Losses, choices_from_json, choices_to_json, plans, ranks
 from mediant.pipeline.request import Request
-from mediant.pipeline.tune import _gained
+from mediant.pipeline.tune import gained
 from mediant.planning.recipe import load_recipe
-from mediant.values import TensorInfo
+from mediant.values import TensorInfo, TensorPlan
 
 RECIPES = ["svd", "svd-llm", "nmf", "lqer", "factor-quantize"]
 
@@ -101,8 +104,8 @@ def test_rows_of_products_take_up_gains(folders, recipe):
         encoding = checkpoint.encoding(name)
         rows = encoding.info.matrix_shape[0]
         gain = np.exp2(np.random.default_rng(0).integers(0, 3, rows)).astype(np.float32)
-        gained = dataclasses.replace(encoding, parts=_gained(encoding, gain))
-        assert np.array_equal(decode(gained), decode(encoding) * gain[:, None])
+        changed = dataclasses.replace(encoding, parts=gained(encoding, gain))
+        assert np.array_equal(decode(changed), decode(encoding) * gain[:, None])
 
 
 def test_sizes_that_cannot_be_met(tiny_folder, text, tmp_path):
@@ -137,3 +140,40 @@ def test_encoders_are_factored_too(tiny_folder, text, feasible, tmp_path):
     request = Request(str(tiny_folder("bert")), tmp_path / "b", size=str(target), recipe="svd-llm", calibration=text)
     assert open_model(str(tiny_folder("bert"))).causal is False
     assert any(e.plan.method == "factors" for e in compress(request).tensors.values())
+
+
+def test_dense_sparse_and_thin_compete(tiny_folder, text, feasible, tmp_path):
+    """More ways on offer never predict more loss; a sparse one is priced by what it stores and loses."""
+    model, size = str(tiny_folder("llama_tied")), sum(feasible("llama_tied", "free")) // 2
+    with begun(Request(model, tmp_path / "f", size=str(size), recipe="free", calibration=text)) as run:
+        sizing, plan = run.sizing, run.plan_for(size)
+        sparse = {c.tensor: [o for o in c.options if o.plan.method == "sparse"] for c in sizing.choices}
+        layers = {i.name for i in run.model.tensors if i.role == "linear"}
+        # Where a sparse way is better than all smaller ones it is on offer, and only for layers.
+        assert {name for name, options in sparse.items() if options} <= layers
+        only = [
+            dataclasses.replace(
+                c, options=tuple(o for o in c.options if o.plan.method in ("quantize", "cast")) or c.options
+            )
+            for c in sizing.choices
+        ]
+        assert plan.predicted_loss <= dataclasses.replace(sizing, choices=only).plan(size).predicted_loss
+        checkpoint = run.pack(plan)
+    assert files.folder_bytes(checkpoint.folder) <= size
+    assert files.folder_bytes(checkpoint.folder) == run.folder_bytes(plan)
+
+
+def test_a_sparse_way_loses_what_is_stored(tiny_folder, text, tmp_path):
+    request = Request(str(tiny_folder("llama")), tmp_path / "s", size="60kB", recipe="free", calibration=text)
+    with begun(request) as run:
+        info = next(i for i in run.model.tensors if i.role == "linear")
+        with WeightReader(run.model) as weights:
+            matrix = weights.read(info.name)
+        statistics, hessian = run.statistics.layers[info.name], run.hessians.of(info.name)
+        layer = prepare_any(matrix, TensorPlan("factors"), statistics, hessian)
+        losses = _Losses(layer, run.recipe)
+        offered = [plan for plan in plans(info, run.recipe) if plan.method == "sparse"]
+        assert [plan.runs[0].bits for plan in offered] == list(run.recipe.depths)
+        for plan in offered[:2]:
+            assert losses.of(plan) == pytest.approx(layer.loss(sparsify(layer, plan, info).matrix), rel=1e-6)
+        assert losses.of(offered[0]) > losses.of(offered[1])

@@ -3,11 +3,13 @@
 The loss of the first r components is known exactly for all r from one decomposition (methods/factors.nested_losses).
 Where factors are quantized too, what that adds is measured at one middle rank for every depth, as a share of what the
 factors stand for, and taken to be the same share at other ranks. Methods whose factors of one rank say nothing of
-another's are run for every rank on offer.
+another's are run for every rank on offer. With a pattern of zeros, each matrix may be sparse as well: what it then
+loses is measured at every depth, so dense, sparse and thin compete for the same bytes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +19,14 @@ import numpy as np
 
 from mediant import discovery
 from mediant.checkpoint.manifest import entry_bytes
-from mediant.kernels.part_shapes import payload_bytes
+from mediant.errors import PlanError
+from mediant.kernels.part_shapes import part_shapes, payload_bytes
 from mediant.kernels.rotation import rotate_back
 from mediant.methods.error_curves import error_curve
 from mediant.methods.factors import encode, nested_losses
 from mediant.methods.layer import Layer, in_basis
 from mediant.methods.quantize import quantize
+from mediant.methods.sparse import sparse_at_depths
 from mediant.methods.stack import prepare_any
 from mediant.models.weights import WeightReader
 from mediant.pipeline.choose import Matrix, matrices, quantizable
@@ -121,6 +125,16 @@ def plans(info: TensorInfo, recipe: Recipe) -> Iterator[TensorPlan]:
             left = dataclasses.replace(base, basis={})
             thin = [_factored(recipe, r, left, recipe.tensor_plan((Run(r, bits),))) for r in ranks(info, recipe)]
             yield from _with_whole(info, recipe, base, thin)
+            yield from _sparse(info, recipe, bits)
+
+
+def _sparse(info: TensorInfo, recipe: Recipe, bits: int) -> Iterator[TensorPlan]:
+    """The matrix with few of its weights, where the recipe has a pattern that fits it."""
+    plan = recipe.sparse_plan((Run(info.matrix_shape[0], bits),))
+    if recipe.pattern and info.role == "linear":
+        with contextlib.suppress(PlanError):
+            part_shapes(info, plan)
+            yield plan
 
 
 def _with_whole(
@@ -159,6 +173,7 @@ class _Losses:
         self._curves: dict[int, np.ndarray] = {}
         self._noise: dict[int, float] = {}
         self._depths: dict[int, float] = {}
+        self._pruned: dict[int, float] = {}
 
     def of(self, plan: TensorPlan) -> float:
         """Nats per token."""
@@ -166,6 +181,8 @@ class _Losses:
             return 0.0
         if plan.method == "quantize":
             return self._whole(plan.runs[0].bits)
+        if plan.method == "sparse":
+            return self._sparse(plan)
         if not self.nested:
             return self.layer.loss(encode(self.layer, plan).matrix)
         if plan.base is not None:
@@ -195,6 +212,16 @@ class _Losses:
             plan = self.recipe.tensor_plan(())
             self._depths = error_curve(in_basis(self.layer, plan), plan, self.recipe.depths)
         return self._depths[bits]
+
+    def _sparse(self, plan: TensorPlan) -> float:
+        """Measured for all depths at once, as the matrix is pruned once."""
+        if not self._pruned:
+            rows = plan.runs[0].rows
+            found = sparse_at_depths(
+                self.layer, {bits: self.recipe.sparse_plan((Run(rows, bits),)) for bits in self.recipe.depths}
+            )
+            self._pruned = {bits: self.layer.loss(matrix) for bits, matrix in found.items()}
+        return self._pruned[plan.runs[0].bits]
 
     def _noise_share(self, plan: TensorPlan) -> float:
         """What quantizing the factors adds to the loss, as a share of the loss of zeroing what they stand for."""

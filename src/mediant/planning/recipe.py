@@ -34,7 +34,8 @@ class Recipe:
     The method `compand` has only `cluster`, `sequences` and `renewal` (methods/companded.py).
     With `low_rank`, matrices become products of two thin ones (pipeline/ranks.py): `factors` says whether these are
     cast to `keep`, quantized, or cast beside a quantized matrix whose error they make good; `whole`, whether a matrix
-    may also stay in one piece. Where nothing is quantized, a recipe needs no grid, scale, rounding and depths.
+    may also stay in one piece. With a `pattern` too, each matrix may be quantized whole, sparse, or a product. Where
+    nothing is quantized, a recipe needs no grid, scale, rounding and depths.
     """
 
     name: str
@@ -83,10 +84,13 @@ class Recipe:
 
     def tensor_plan(self, runs: tuple[Run, ...], role: Role = "linear") -> TensorPlan:
         """The plan of one quantized tensor; embeddings and heads are never sparse."""
-        sparse = bool(self.pattern) and role in SPARSE_ROLES
-        if sparse:
-            return dataclasses.replace(self._quantized(runs), method="sparse", pattern=self.pattern, score=self.score)
-        return self._quantized(runs)
+        sparse = bool(self.pattern) and not self.low_rank and role in SPARSE_ROLES
+        return self.sparse_plan(runs) if sparse else self._quantized(runs)
+
+    def sparse_plan(self, runs: tuple[Run, ...]) -> TensorPlan:
+        """The plan of one sparse and quantized tensor, which goes without a basis, outliers and tiles."""
+        plain = dataclasses.replace(self._quantized(runs), basis={}, outliers=0, storage="rows")
+        return dataclasses.replace(plain, method="sparse", pattern=self.pattern, score=self.score)
 
     def _quantized(self, runs: tuple[Run, ...]) -> TensorPlan:
         return TensorPlan(
@@ -172,9 +176,11 @@ def _checked(recipe: Recipe) -> Recipe:
         raise ValueError(f"the steps of training or tuning are outside 0 to {MOST_STEPS}")
     if (recipe.block_steps or recipe.code_steps) and (recipe.pattern or recipe.low_rank or recipe.method == "compand"):
         raise ValueError("codes are trained where matrices are quantized as a whole: no pattern, low_rank or compand")
-    apart = recipe.rotate or bool(recipe.balance or recipe.low_rank) or recipe.outliers > 0 or recipe.storage != "rows"
-    if bool(recipe.pattern) != bool(recipe.score) or (recipe.pattern and apart):
+    apart = recipe.rotate or bool(recipe.balance) or recipe.outliers > 0 or recipe.storage != "rows"
+    if bool(recipe.pattern) != bool(recipe.score) or (recipe.pattern and not recipe.low_rank and apart):
         raise ValueError("a pattern goes with a score and storage rows, and not with rotate, balance or outliers")
+    if recipe.pattern and recipe.low_rank and not (recipe.factors == "quantize" and recipe.whole):
+        raise ValueError("a pattern goes with low_rank where factors are quantized and matrices may stay whole")
     if recipe.method == "compand":
         return _checked_compand(recipe)
     if recipe.low_rank and "name" not in recipe.low_rank:
