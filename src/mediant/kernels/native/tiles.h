@@ -3,10 +3,12 @@
 // with MEDIANT_TILES. So everything here has internal linkage and no instruction leaks into another file; for the same
 // reason nothing of the standard library is used.
 //
-// Lanes has: Bytes, Ints, Floats; load, table (16 bytes twice), fill, both, either, right<n>, left<n> (of 8 or 16 bits),
-// lookup (sees bits 0 to 3), choose (by the top bit); ahead (a hint that bytes further on will be read); dots<M> (sums of
-// products of 8 quads, M of which fit a 16-bit sum); shift_add; to_float, set, load_floats, store_floats, times, fused
-// (a b + c), fused_minus (a b - c), factors3, hadamard8.
+// Lanes has: Bytes, Ints, Floats, Quad (four activations for all rows), Sums (sums of products of a few quads, 16 bits
+// wide or wider); unroll (how often loops are written out; 1: octets are never in step); load, table (16 bytes twice),
+// fill, both, either, right<n>, left<n> (of 8 or 16 bits), lookup (sees bits 0 to 3), choose (by the top bit); ahead (a
+// hint that bytes further on will be read); keep (a value that the compiler should have ready here, lest it moves loads
+// and spills); quad, multiply, multiply_add, widen; add, shift_add; to_float, set, load_floats, store_floats, times,
+// fused (a b + c), fused_minus (a b - c), factors3, hadamard8.
 
 using mediant::ActivationView;
 using mediant::kBlock;
@@ -34,6 +36,7 @@ constexpr int sums_in_16_bits(int bits) { return bits <= 3 ? 4 : bits == 4 ? 2 :
 using Bytes = Lanes::Bytes;
 using Ints = Lanes::Ints;
 using Floats = Lanes::Floats;
+using Sums = Lanes::Sums;
 
 struct Tables {
     Bytes low, high;
@@ -71,77 +74,91 @@ MEDIANT_TILE_INLINE Bytes level_of(Bytes code, const Tables &tables) {
     else return code;
 }
 
-// Levels of 8 rows times 32 columns: eight quads. Only the lists that are used most are written out; they leave bits
-// 4 to 6 of a byte as they come, which the look-up does not see.
+// Quads of a block that are expanded together: as many as 16-bit sums take, two at least.
 template <int layout>
-MEDIANT_TILE_INLINE void expand(const uint8_t *const *at, const Tables &tables, Bytes *out) {
-    constexpr int bits = code_bits(layout);
-    const auto level = [&](Bytes code) { return level_of<bits>(code, tables); };
-    if constexpr (layout == 3) {
-        const Bytes low = Lanes::fill(0x0F);
-        for (int k = 0; k < 4; ++k) {
-            const Bytes all = Lanes::load(at[0] + 32 * k);
-            out[2 * k] = level(Lanes::both(all, low));
-            out[2 * k + 1] = level(Lanes::both(Lanes::right<4>(all), low));
-        }
-    } else if constexpr (layout == 1) {
-        const Bytes pairs = Lanes::fill(0x33);
-        for (int k = 0; k < 2; ++k) {
-            const Bytes all = Lanes::load(at[0] + 32 * k);
-            const Bytes even = Lanes::both(all, pairs), odd = Lanes::both(Lanes::right<2>(all), pairs);
-            out[4 * k] = level(even);
-            out[4 * k + 1] = level(odd);
-            out[4 * k + 2] = level(Lanes::right<4>(even));
-            out[4 * k + 3] = level(Lanes::right<4>(odd));
-        }
+constexpr int kPart = code_bits(layout) <= 3 ? 4 : 2;
+
+// What the levels of a part are looked up by, in up to four vectors. Only the lists that are used most are written out; they
+// leave bits 4 to 6 of a byte as they come, which the look-up does not see.
+template <int layout, int part>
+MEDIANT_TILE_INLINE void hold(const uint8_t *const *at, Bytes *held) {
+    if constexpr (layout == 1 || layout == 3) {
+        const Bytes low = Lanes::fill(0x0F), all = Lanes::keep(Lanes::load(at[0] + 32 * part));
+        held[0] = Lanes::keep(Lanes::both(all, low));
+        held[1] = Lanes::keep(Lanes::both(Lanes::right<4>(all), low));
     } else if constexpr (layout == 2) {
         // The last digit goes to bit 2 of each half byte instead of bit 0; the table is ordered for that.
         const Bytes pairs = Lanes::fill(0x33), third = Lanes::fill(0x44);
-        const Bytes last = Lanes::load(at[1]);
-        const auto four = [&](Bytes all, Bytes first, Bytes second, Bytes *quads) {
-            const Bytes even = Lanes::either(Lanes::both(all, pairs), Lanes::both(first, third));
-            const Bytes odd = Lanes::either(Lanes::both(Lanes::right<2>(all), pairs), Lanes::both(second, third));
-            quads[0] = level(even);
-            quads[1] = level(odd);
-            quads[2] = level(Lanes::right<4>(even));
-            quads[3] = level(Lanes::right<4>(odd));
-        };
-        four(Lanes::load(at[0]), Lanes::left<2>(last), Lanes::left<1>(last), out);
-        four(Lanes::load(at[0] + 32), last, Lanes::right<1>(last), out + 4);
+        const Bytes all = Lanes::keep(Lanes::load(at[0] + 32 * part)), last = Lanes::load(at[1]);
+        const Bytes first = part ? last : Lanes::left<2>(last), second = part ? Lanes::right<1>(last) : Lanes::left<1>(last);
+        held[0] = Lanes::keep(Lanes::either(Lanes::both(all, pairs), Lanes::both(first, third)));
+        held[1] = Lanes::keep(Lanes::either(Lanes::both(Lanes::right<2>(all), pairs), Lanes::both(second, third)));
     } else {
         const Bytes none = Lanes::fill(0);
-        out[0] = level(code_of<layout, 0>(at, none));
-        out[1] = level(code_of<layout, 1>(at, none));
-        out[2] = level(code_of<layout, 2>(at, none));
-        out[3] = level(code_of<layout, 3>(at, none));
-        out[4] = level(code_of<layout, 4>(at, none));
-        out[5] = level(code_of<layout, 5>(at, none));
-        out[6] = level(code_of<layout, 6>(at, none));
-        out[7] = level(code_of<layout, 7>(at, none));
+        constexpr int quad = kPart<layout> * part;
+        held[0] = code_of<layout, quad>(at, none);
+        held[1] = code_of<layout, quad + 1>(at, none);
+        if constexpr (kPart<layout> == 4) {
+            held[2] = code_of<layout, quad + 2>(at, none);
+            held[3] = code_of<layout, quad + 3>(at, none);
+        }
     }
 }
 
-Tables tables_of(const PackedRun &run, bool last_digit_first) {
+// The levels of a part's quad q, which is known when compiling.
+template <int layout>
+MEDIANT_TILE_INLINE Bytes level_in(const Bytes *held, int q, const Tables &tables) {
+    if constexpr (layout == 1) return Lanes::lookup(q & 1 ? tables.high : tables.low, held[q >> 1]);
+    else if constexpr (layout == 2) return Lanes::lookup(tables.low, q & 2 ? Lanes::right<4>(held[q & 1]) : held[q & 1]);
+    else return level_of<code_bits(layout)>(held[q], tables);
+}
+
+// Levels of 8 rows times 32 columns: eight quads.
+template <int layout, int part = 0>
+MEDIANT_TILE_INLINE void expand(const uint8_t *const *at, const Tables &tables, Bytes *out) {
+    Bytes held[kPart<layout>];
+    hold<layout, part>(at, held);
+#pragma GCC unroll Lanes::unroll
+    for (int q = 0; q < kPart<layout>; ++q) out[kPart<layout> * part + q] = level_in<layout>(held, q, tables);
+    if constexpr (kPart<layout> * (part + 1) < 8) expand<layout, part + 1>(at, tables, out);
+}
+
+// Codes of 2 bits are looked up two at a time, once for the lower and once for the upper.
+Tables tables_of(const PackedRun &run, int layout) {
     uint8_t low[16], high[16];
     for (int i = 0; i < 16; ++i) {
-        low[i] = run.levels[last_digit_first ? (i & 3) << 1 | (i >> 2 & 1) : i];
-        high[i] = run.levels[16 + i];
+        low[i] = run.levels[layout == 1 ? i & 3 : layout == 2 ? (i & 3) << 1 | (i >> 2 & 1) : i];
+        high[i] = run.levels[layout == 1 ? i >> 2 : 16 + i];
     }
     return {Lanes::table(low), Lanes::table(high)};
+}
+
+template <int together>
+MEDIANT_TILE_INLINE Ints dots(const Bytes *levels, const int8_t *numbers) {
+    Ints total{};
+#pragma GCC unroll Lanes::unroll
+    for (int q = 0; q < 8; q += together) {
+        Sums sum = Lanes::multiply(levels[q], Lanes::quad(numbers + 4 * q));
+#pragma GCC unroll Lanes::unroll
+        for (int k = 1; k < together; ++k)
+            sum = Lanes::multiply_add(sum, levels[q + k], Lanes::quad(numbers + 4 * (q + k)));
+        total = q == 0 ? Lanes::widen(sum) : Lanes::add(total, Lanes::widen(sum));
+    }
+    return total;
 }
 
 // Sums over a block of level times number, by row; a code of 8 bits does not fit the products and goes in two halves.
 template <int bits>
 MEDIANT_TILE_INLINE Ints dot(const Bytes *levels, const int8_t *numbers) {
     if constexpr (bits < 8) {
-        return Lanes::dots<sums_in_16_bits(bits)>(levels, numbers);
+        return dots<sums_in_16_bits(bits)>(levels, numbers);
     } else {
         Bytes half[8];
         const Bytes low = Lanes::fill(0x0F);
         for (int q = 0; q < 8; ++q) half[q] = Lanes::both(Lanes::right<4>(levels[q]), low);
-        const Ints upper = Lanes::dots<4>(half, numbers);
+        const Ints upper = dots<4>(half, numbers);
         for (int q = 0; q < 8; ++q) half[q] = Lanes::both(levels[q], low);
-        return Lanes::shift_add<4>(upper, Lanes::dots<4>(half, numbers));
+        return Lanes::shift_add<4>(upper, dots<4>(half, numbers));
     }
 }
 
@@ -150,6 +167,63 @@ MEDIANT_TILE_INLINE Floats sum_of(const Bytes *levels, const ActivationView &x, 
     Ints sum = dot<bits>(levels, x.high + kBlock * place);
     if constexpr (precise) sum = Lanes::shift_add<7>(sum, dot<bits>(levels, x.low + kBlock * place));
     return Lanes::to_float(sum);
+}
+
+// Sums over a block of level times number for `streams` octets in step, so that a quad of activations is fetched once
+// for all; `halves`: of numbers, each with its totals.
+template <int layout, int streams, int halves, int part = 0>
+MEDIANT_TILE_INLINE void dots_in_step(const uint8_t *const (*at)[kDigits], const Tables &tables,
+                                      const int8_t *const *numbers, Ints (*total)[streams]) {
+    constexpr int quads = kPart<layout>, together = sums_in_16_bits(code_bits(layout));
+    Bytes held[streams][kPart<layout>];
+#pragma GCC unroll Lanes::unroll
+    for (int s = 0; s < streams; ++s) hold<layout, part>(at[s], held[s]);
+    Sums sums[halves][streams];
+#pragma GCC unroll Lanes::unroll
+    for (int q = 0; q < quads; ++q) {
+        const bool first = q % together == 0, last = q % together == together - 1;
+        Lanes::Quad quad[halves];
+#pragma GCC unroll Lanes::unroll
+        for (int h = 0; h < halves; ++h) quad[h] = Lanes::quad(numbers[h] + 4 * (quads * part + q));
+#pragma GCC unroll Lanes::unroll
+        for (int s = 0; s < streams; ++s) {
+            const Bytes level = level_in<layout>(held[s], q, tables);
+#pragma GCC unroll Lanes::unroll
+            for (int h = 0; h < halves; ++h) {
+                sums[h][s] = first ? Lanes::multiply(level, quad[h]) : Lanes::multiply_add(sums[h][s], level, quad[h]);
+                if (!last) continue;
+                const Ints wide = Lanes::widen(sums[h][s]);
+                total[h][s] = part == 0 && q < together ? wide : Lanes::add(total[h][s], wide);
+            }
+        }
+    }
+    if constexpr (quads * (part + 1) < 8)
+        dots_in_step<layout, streams, halves, part + 1>(at, tables, numbers, total);
+}
+
+// As `sum_of`, for `streams` octets: in step where that pays, as many as fit the registers.
+template <int layout, bool precise, int streams>
+MEDIANT_TILE_INLINE void sums_of(const uint8_t *const (*at)[kDigits], const Tables &tables, const ActivationView &x,
+                                 int64_t place, Floats *out) {
+    constexpr int bits = code_bits(layout), halves = precise ? 2 : 1, most = digit_count(layout) > 2 ? 2 : 4;
+    if constexpr (bits == 8 || Lanes::unroll == 1) {
+#pragma GCC unroll Lanes::unroll
+        for (int s = 0; s < streams; ++s) {
+            Bytes levels[8];
+            expand<layout>(at[s], tables, levels);
+            out[s] = sum_of<bits, precise>(levels, x, place);
+        }
+    } else if constexpr (streams > 1 && streams * halves > most) {
+        sums_of<layout, precise, streams / 2>(at, tables, x, place, out);
+        sums_of<layout, precise, streams / 2>(at + streams / 2, tables, x, place, out + streams / 2);
+    } else {
+        const int8_t *const numbers[2] = {x.high + kBlock * place, x.low + kBlock * place};
+        Ints total[halves][streams];
+        dots_in_step<layout, streams, halves>(at, tables, numbers, total);
+#pragma GCC unroll Lanes::unroll
+        for (int s = 0; s < streams; ++s)
+            out[s] = Lanes::to_float(precise ? Lanes::shift_add<7>(total[0][s], total[halves - 1][s]) : total[0][s]);
+    }
 }
 
 // The factors of eight rows from scale codes that are not 3 bits wide.
@@ -203,8 +277,8 @@ inline const uint8_t *scales_at(const PackedMatrix &m, const PackedRun &run, int
 template <int layout, bool precise, int streams, bool three>
 [[gnu::noinline]] void gemv_streams(const PackedMatrix &m, const PackedRun &run, const ActivationView &x, float *y,
                                     int64_t first, int64_t stride) {
-    constexpr int bits = code_bits(layout), count = digit_count(layout);
-    const Tables tables = tables_of(run, layout == 2);
+    constexpr int count = digit_count(layout);
+    const Tables tables = tables_of(run, layout);
     float scaled[8];
     for (int k = 0; k < 8; ++k) scaled[k] = run.unit * m.factors[k];
     const Floats table = Lanes::load_floats(scaled);
@@ -221,18 +295,19 @@ template <int layout, bool precise, int streams, bool three>
     int64_t left = per_group;
     for (int64_t b = 0; b < blocks; ++b) {
         const Floats size = Lanes::set(scales[b]), shift = Lanes::set(zero * shifts[b]);
-#pragma GCC unroll 8
-        for (int s = 0; s < streams; ++s) {
-            const uint8_t *here[kDigits];
+        const uint8_t *here[streams][kDigits];
+#pragma GCC unroll Lanes::unroll
+        for (int s = 0; s < streams; ++s)
             for (int d = 0; d < count; ++d) {
-                here[d] = at[d] + s * step[d];
-                Lanes::ahead(here[d], kBlock * digit_width(layout, d));
+                here[s][d] = at[d] + s * step[d];
+                Lanes::ahead(here[s][d], kBlock * digit_width(layout, d));
             }
-            Bytes levels[8];
-            expand<layout>(here, tables, levels);
-            const Floats sum = sum_of<bits, precise>(levels, x, b);
+        Floats sum[streams];
+        sums_of<layout, precise, streams>(here, tables, x, b, sum);
+#pragma GCC unroll Lanes::unroll
+        for (int s = 0; s < streams; ++s) {
             const Floats factor = factors_of<three>(m, scale + s * scale_step, unit, table);
-            sums[s] = Lanes::fused(Lanes::fused_minus(sum, size, shift), factor, sums[s]);
+            sums[s] = Lanes::fused(Lanes::fused_minus(sum[s], size, shift), factor, sums[s]);
         }
         for (int d = 0; d < count; ++d) at[d] += kBlock * digit_width(layout, d);
         if (--left == 0) left = per_group, scale += scale_bytes;
@@ -265,7 +340,7 @@ template <int layout, bool precise>
 [[gnu::noinline]] void gemm_panel(const PackedMatrix &m, const PackedRun &run, const ActivationView &x, float *y,
                                   int64_t stride, int64_t octet, int64_t first, int64_t count) {
     constexpr int bits = code_bits(layout), digits = digit_count(layout);
-    const Tables tables = tables_of(run, layout == 2);
+    const Tables tables = tables_of(run, layout);
     float scaled[8];
     for (int k = 0; k < 8; ++k) scaled[k] = run.unit * m.factors[k];
     const Floats table = Lanes::load_floats(scaled), zero = Lanes::set(run.zero);

@@ -13,6 +13,9 @@ struct Lanes {
     using Bytes = __m256i;
     using Ints = __m256i;
     using Floats = __m256;
+    using Quad = __m256i;
+    using Sums = __m256i;
+    static constexpr int unroll = 8;
 
     MEDIANT_TILE_INLINE static Bytes load(const uint8_t *at) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(at));
@@ -38,26 +41,21 @@ struct Lanes {
     MEDIANT_TILE_INLINE static Bytes choose(Bytes low, Bytes high, Bytes which) {
         return _mm256_blendv_epi8(low, high, which);
     }
-    MEDIANT_TILE_INLINE static Ints product(Bytes levels, const int8_t *numbers) {
-        int32_t quad;
-        __builtin_memcpy(&quad, numbers, 4);
-        return _mm256_maddubs_epi16(levels, _mm256_set1_epi32(quad));
+    MEDIANT_TILE_INLINE static Bytes keep(Bytes a) {
+        asm("" : "+x"(a));
+        return a;
     }
-    template <int together>
-    MEDIANT_TILE_INLINE static Ints dots(const Bytes *levels, const int8_t *numbers) {
-        const __m256i ones = _mm256_set1_epi16(1);
-        Ints total{};
-#pragma GCC unroll 8
-        for (int q = 0; q < 8; q += together) {
-            Ints sum = product(levels[q], numbers + 4 * q);
-#pragma GCC unroll 8
-            for (int k = 1; k < together; ++k)
-                sum = _mm256_add_epi16(sum, product(levels[q + k], numbers + 4 * (q + k)));
-            const Ints wide = _mm256_madd_epi16(sum, ones);
-            total = q == 0 ? wide : _mm256_add_epi32(total, wide);
-        }
-        return total;
+    MEDIANT_TILE_INLINE static Quad quad(const int8_t *numbers) {
+        int32_t four;
+        __builtin_memcpy(&four, numbers, 4);
+        return keep(_mm256_set1_epi32(four));
     }
+    MEDIANT_TILE_INLINE static Sums multiply(Bytes levels, Quad quad) { return _mm256_maddubs_epi16(levels, quad); }
+    MEDIANT_TILE_INLINE static Sums multiply_add(Sums sums, Bytes levels, Quad quad) {
+        return keep(_mm256_add_epi16(sums, multiply(levels, quad)));
+    }
+    MEDIANT_TILE_INLINE static Ints widen(Sums sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
+    MEDIANT_TILE_INLINE static Ints add(Ints a, Ints b) { return keep(_mm256_add_epi32(a, b)); }
     template <int n>
     MEDIANT_TILE_INLINE static Ints shift_add(Ints high, Ints low) {
         return _mm256_add_epi32(_mm256_slli_epi32(high, n), low);

@@ -14,6 +14,9 @@ struct Lanes {
     using Bytes = __m256i;
     using Ints = __m256i;
     using Floats = __m256;
+    using Quad = __m256i;
+    using Sums = __m256i;
+    static constexpr int unroll = 8;
 
     MEDIANT_TILE_INLINE static Bytes load(const uint8_t *at) {
         return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(at));
@@ -38,18 +41,20 @@ struct Lanes {
     MEDIANT_TILE_INLINE static Bytes choose(Bytes low, Bytes high, Bytes which) {
         return _mm256_mask_blend_epi8(_mm256_movepi8_mask(which), low, high);
     }
-    template <int together>
-    MEDIANT_TILE_INLINE static Ints dots(const Bytes *levels, const int8_t *numbers) {
-        Ints even = _mm256_setzero_si256(), odd = even;
-#pragma GCC unroll 4
-        for (int q = 0; q < 8; q += 2) {
-            int32_t quads[2];
-            __builtin_memcpy(quads, numbers + 4 * q, 8);
-            even = _mm256_dpbusd_epi32(even, levels[q], _mm256_set1_epi32(quads[0]));
-            odd = _mm256_dpbusd_epi32(odd, levels[q + 1], _mm256_set1_epi32(quads[1]));
-        }
-        return _mm256_add_epi32(even, odd);
+    MEDIANT_TILE_INLINE static Bytes keep(Bytes a) { return a; }
+    MEDIANT_TILE_INLINE static Quad quad(const int8_t *numbers) {
+        int32_t four;
+        __builtin_memcpy(&four, numbers, 4);
+        return _mm256_set1_epi32(four);
     }
+    MEDIANT_TILE_INLINE static Sums multiply(Bytes levels, Quad quad) {
+        return _mm256_dpbusd_epi32(_mm256_setzero_si256(), levels, quad);
+    }
+    MEDIANT_TILE_INLINE static Sums multiply_add(Sums sums, Bytes levels, Quad quad) {
+        return _mm256_dpbusd_epi32(sums, levels, quad);
+    }
+    MEDIANT_TILE_INLINE static Ints widen(Sums sums) { return sums; }
+    MEDIANT_TILE_INLINE static Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
     template <int n>
     MEDIANT_TILE_INLINE static Ints shift_add(Ints high, Ints low) {
         return _mm256_add_epi32(_mm256_slli_epi32(high, n), low);

@@ -15,6 +15,9 @@ struct Lanes {
     struct Floats {
         float at[8];
     };
+    using Quad = const int8_t *;
+    using Sums = Ints;
+    static constexpr int unroll = 1;
 
     template <typename Value, typename Each>
     MEDIANT_TILE_INLINE static Value each(Each f) {
@@ -55,13 +58,17 @@ struct Lanes {
     MEDIANT_TILE_INLINE static Bytes choose(const Bytes &low, const Bytes &high, const Bytes &which) {
         return each<Bytes>([&](int i) { return which.at[i] & 0x80 ? high.at[i] : low.at[i]; });
     }
-    template <int together>
-    MEDIANT_TILE_INLINE static Ints dots(const Bytes *levels, const int8_t *numbers) {
-        Ints total{};
-        for (int q = 0; q < 8; ++q)
-            for (int r = 0; r < 8; ++r)
-                for (int c = 0; c < 4; ++c) total.at[r] += levels[q].at[4 * r + c] * numbers[4 * q + c];
-        return total;
+    MEDIANT_TILE_INLINE static const Bytes &keep(const Bytes &a) { return a; }
+    MEDIANT_TILE_INLINE static Quad quad(const int8_t *numbers) { return numbers; }
+    MEDIANT_TILE_INLINE static Sums multiply(const Bytes &levels, Quad quad) { return multiply_add(Sums{}, levels, quad); }
+    MEDIANT_TILE_INLINE static Sums multiply_add(Sums sums, const Bytes &levels, Quad quad) {
+        for (int r = 0; r < 8; ++r)
+            for (int c = 0; c < 4; ++c) sums.at[r] += levels.at[4 * r + c] * quad[c];
+        return sums;
+    }
+    MEDIANT_TILE_INLINE static const Ints &widen(const Sums &sums) { return sums; }
+    MEDIANT_TILE_INLINE static Ints add(const Ints &a, const Ints &b) {
+        return each<Ints>([&](int i) { return a.at[i] + b.at[i]; });
     }
     template <int n>
     MEDIANT_TILE_INLINE static Ints shift_add(const Ints &high, const Ints &low) {
