@@ -10,9 +10,9 @@ quantization alone, after pruning, and by factors.
 
 With `--minutes`, each row is followed by the same after recovery: distillation, in which zeros stay zeros; of `rank`,
 whose factors a distilled model would lose, scale tuning. A row that `--json` already has is not done again. Bytes are
-those of the folder, whole; a dense row is stored as float16. Speeds are of the native decoder on one thread,
+those of the folder, whole; a dense row keeps the type of the model. Speeds are of the native decoder on one thread,
 interleaved with the unpruned model in the same process; `decode` and `prefill` are in tokens a second, and
-`decode_ratio` and `prefill_ratio` relative to the unpruned model in float16.
+`decode_ratio` and `prefill_ratio` relative to the unpruned model.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(threads())
     rows = [
-        row(shape, sparsity, tokens, max(10, given.rounds // tokens))
+        row(shape, sparsity, tokens, max(30, given.rounds // tokens))
         for shape in SHAPES
         for sparsity in (0.5, 0.75)
         for tokens in TOKENS

@@ -28,9 +28,10 @@ def stored_blocks(checkpoint: Checkpoint, name: str) -> BlockSparse | None:
 
 
 def in_blocks(entry: Entry) -> bool:
-    """Whether a tensor is a matrix pruned in whole blocks, its rows the outputs."""
-    form = entry.form
-    return isinstance(form, SparseForm) and form.positions.kind == "blocks" and entry.info.layout == "out_in"
+    """Whether a tensor is a matrix pruned in whole blocks, equally many in each row, its rows the outputs."""
+    if not isinstance(entry.form, SparseForm) or entry.info.layout != "out_in":
+        return False
+    return entry.form.positions.kind == "blocks" and entry.form.positions.row > 0
 
 
 def skip_zero_blocks(network: Any, checkpoint: Checkpoint) -> None:
