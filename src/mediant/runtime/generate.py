@@ -78,14 +78,16 @@ class NativeWriter:
         yield from self._go_on(int(tokens[-1]), min(request.max_tokens, room), state, request)
 
     def _go_on(self, last: int, count: int, state: Any, request: Request) -> Iterator[int]:
-        from mediant.runtime.speculative import round_of
+        from mediant.runtime.speculative import BURST, rounds_of
 
         stops = sorted(request.stop_tokens)
         while count > 0:
             if request.policy is not None:
                 new = [request.policy.next(self.decoder, self._sequence, last, state)]
             elif request.draft is not None and count > 1:
-                new = round_of(self.decoder, self._sequence, last, state, request, min(count, request.draft_length + 1))
+                new = rounds_of(
+                    self.decoder, self._sequence, last, state, request, min(count, BURST * (request.draft_length + 1))
+                )
             else:
                 new = self.decoder.native.generate(self._sequence.cache, last, 1, state, stops)
             for token in new:

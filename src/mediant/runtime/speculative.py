@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from mediant.runtime.kv_cache import Sequence
 
 
-def round_of(decoder: Decoder, sequence: Sequence, last: int, state: Any, request: Request, count: int) -> list[int]:
-    """One draft, judged: from 1 to `count` tokens behind `last`, which the sequence does not hold yet."""
+# Tokens that are written before any is shown, in whole drafts and the token behind each. The last drafts of a burst are
+# cut short, for it must not write more; with a burst of one draft most of them would be.
+BURST = 4
+
+
+def rounds_of(decoder: Decoder, sequence: Sequence, last: int, state: Any, request: Request, count: int) -> list[int]:
+    """Drafts, judged: `count` tokens behind `last`, which the sequence does not hold yet, or fewer up to a stop."""
     draft, whole = decoder.views(request.draft), decoder.views(request.precision)
     stops = sorted(request.stop_tokens)
     written, drafted, accepted, rounds = decoder.native.speculate(
