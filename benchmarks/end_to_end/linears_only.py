@@ -27,11 +27,12 @@ from mediant.models.matrix_form import to_matrix
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.models.weights import WeightReader
+from mediant.plans import Run, TensorPlan
 from mediant.statistics import storage
 from mediant.statistics.calibration import calibration_tokens, compute_alone, token_ids
 from mediant.statistics.hessian import Accumulator, Hessians
 from mediant.statistics.sensitivity import collect
-from mediant.values import Encoding, Model, Run, Statistics, TensorInfo, TensorPlan
+from mediant.values import Encoding, Model, Statistics, TensorInfo
 from mediant.workers import ordered
 
 

@@ -25,11 +25,11 @@ from mediant.models.matrix_form import to_matrix
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.planning.recipe import load_recipe
+from mediant.plans import TensorPlan
 from mediant.statistics.calibration import calibration_tokens
 from mediant.statistics.hessian import Accumulator
 from mediant.statistics.lattice import damped, lattice
 from mediant.statistics.sensitivity import collect
-from mediant.values import TensorPlan
 
 CHUNK, GROUP, ROWS = 64, 32, 96
 DEPTHS = np.arange(2, 7)

@@ -31,7 +31,7 @@ from mediant.kernels.read_memory import read_memory
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import WIDTHS, scale_code_bytes, tile_bytes
 from mediant.methods.grids.bell import Bell
-from mediant.values import Run
+from mediant.plans import Run
 
 RIVALS = {4: ("Q4_0", "Q4_K"), 3: ("Q3_K",), 2: ("Q2_K",)}
 BARS = {4: 1.9, 3: 2.2, 2: 2.4}

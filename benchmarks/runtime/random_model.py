@@ -20,8 +20,9 @@ from mediant.checkpoint.decoding import NUMPY_DTYPES
 from mediant.checkpoint.writer import write
 from mediant.kernels.bfloat16 import from_float32
 from mediant.kernels.part_shapes import grid_form, part_shapes
+from mediant.plans import Plan, Run, TensorPlan
 from mediant.runtime.families import describe
-from mediant.values import Encoding, Model, Plan, Run, TensorInfo, TensorPlan
+from mediant.values import Encoding, Model, TensorInfo
 
 SHAPES = {
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,

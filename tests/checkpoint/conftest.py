@@ -20,7 +20,8 @@ from mediant.kernels.coded_matrix import CodedMatrix
 from mediant.kernels.part_shapes import Form, factor_infos, form_of, grid_form
 from mediant.kernels.scale_codes import ScaleForm, encode_scales
 from mediant.kernels.tiles import pack_scale_codes, pack_tiles
-from mediant.values import Certificate, Drop, Encoding, Model, Plan, Run, TensorInfo, TensorPlan
+from mediant.plans import Drop, Plan, Run, TensorPlan
+from mediant.values import Certificate, Encoding, Model, TensorInfo
 
 
 class SampleGrid(NamedTuple):

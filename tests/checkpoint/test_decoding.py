@@ -11,7 +11,8 @@ from mediant.errors import CheckpointError
 from mediant.kernels.bfloat16 import from_float32
 from mediant.kernels.bit_planes import pack
 from mediant.kernels.part_shapes import GridForm, form_of
-from mediant.values import Encoding, Run, TensorInfo, TensorPlan
+from mediant.plans import Run, TensorPlan
+from mediant.values import Encoding, TensorInfo
 
 Sample = Any
 

@@ -11,7 +11,7 @@ from mediant.checkpoint.decoding import decode
 from mediant.checkpoint.reader import open_checkpoint, read_manifest
 from mediant.checkpoint.writer import write
 from mediant.errors import CheckpointError
-from mediant.values import Plan
+from mediant.plans import Plan
 
 Sample = Any
 

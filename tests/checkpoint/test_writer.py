@@ -18,7 +18,8 @@ from mediant.checkpoint.reader import open_checkpoint
 from mediant.checkpoint.writer import check_replaceable, overhead_bytes, write
 from mediant.errors import CheckpointError, PlanError, StorageError
 from mediant.kernels.part_shapes import payload_bytes
-from mediant.values import Encoding, Run
+from mediant.plans import Run
+from mediant.values import Encoding
 
 Sample = Any
 Contents = dict[str, bytes]

@@ -16,7 +16,8 @@ from mediant.errors import ModelError, TextError, UsageError
 from mediant.evaluation import scoring
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
-from mediant.values import Encoding, Plan, Scorecard, TensorPlan
+from mediant.plans import Plan, TensorPlan
+from mediant.values import Encoding, Scorecard
 
 Folder = Callable[[str], Path]
 Run = Callable[..., int]

@@ -17,10 +17,11 @@ from mediant.errors import ModelError, UsageError
 from mediant.kernels import native
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
+from mediant.plans import Drop, TensorPlan
+from mediant.plans import Run as Rows
 from mediant.runtime import generate as generation
 from mediant.runtime.activation_bits import USUAL
-from mediant.values import Drop, Encoding, TensorInfo, TensorPlan
-from mediant.values import Run as Rows
+from mediant.values import Encoding, TensorInfo
 
 Folder = Callable[[str], Path]
 Run = Callable[..., int]

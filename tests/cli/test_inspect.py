@@ -17,7 +17,8 @@ from mediant.cli import _console, app
 from mediant.errors import CheckpointError, UsageError
 from mediant.files import folder_bytes
 from mediant.kernels.bit_planes import pack
-from mediant.values import Certificate, Encoding, Model, Plan, Run, TensorInfo, TensorPlan
+from mediant.plans import Plan, Run, TensorPlan
+from mediant.values import Certificate, Encoding, Model, TensorInfo
 
 GRID = {"name": "uniform", "kind": "half"}
 QUANTIZED = TensorPlan("quantize", grid=GRID, runs=(Run(3, 2), Run(5, 4)), group=8, scale_bits=16)

@@ -12,7 +12,8 @@ from mediant.cli import _console, report
 from mediant.errors import CheckpointError, UsageError
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
-from mediant.values import Encoding, Plan, Scorecard, TensorPlan
+from mediant.plans import Plan, TensorPlan
+from mediant.values import Encoding, Scorecard
 
 Run = Callable[..., int]
 

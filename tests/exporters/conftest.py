@@ -11,7 +11,7 @@ from mediant.checkpoint.writer import write
 from mediant.models.companions import companion_files
 from mediant.models.opening import open_model
 from mediant.pipeline.approximate import approximate
-from mediant.values import Plan, TensorPlan
+from mediant.plans import Plan, TensorPlan
 
 
 @pytest.fixture

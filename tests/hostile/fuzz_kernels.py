@@ -18,7 +18,7 @@ from mediant.kernels.packed_matrix import LAYOUTS, PackedMatrix, PackedRun, Whol
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import STORAGES, WIDTHS, scale_code_bytes, tile_bytes
 from mediant.methods.grids.bell import Bell
-from mediant.values import Run
+from mediant.plans import Run
 
 VALUES = np.float32([0, -0.0, 1, -1, 1e-45, 1e-38, 3e38, np.inf, -np.inf, np.nan])
 

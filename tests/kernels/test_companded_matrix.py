@@ -13,7 +13,8 @@ from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.kernels.bit_planes import pack
 from mediant.kernels.companded_matrix import CompandedMatrix, code_bytes, levels
 from mediant.kernels.part_shapes import CodedForm, cluster_count, part_shapes
-from mediant.values import TensorInfo, TensorPlan
+from mediant.plans import TensorPlan
+from mediant.values import TensorInfo
 
 
 @st.composite

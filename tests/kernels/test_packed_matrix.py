@@ -20,7 +20,7 @@ from mediant.kernels.rotation import rotate, rotate_back
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import WIDTHS, pack_scale_codes, pack_tiles
 from mediant.methods.grids.bell import Bell
-from mediant.values import Run
+from mediant.plans import Run
 
 SETS = [] if native is None else native.instruction_sets()
 THREE = ScaleForm(3, False, 4)

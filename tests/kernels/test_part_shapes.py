@@ -20,7 +20,8 @@ from mediant.kernels.part_shapes import (
     payload_bytes,
 )
 from mediant.kernels.tiles import pack_scale_codes, pack_tiles
-from mediant.values import Run, TensorInfo, TensorPlan
+from mediant.plans import Run, TensorPlan
+from mediant.values import TensorInfo
 
 AFFINE = GridForm(first={3: -3.5, 5: -15.5})
 MATRIX = TensorInfo("w", (4, 10), "float32", "linear", "out_in")

@@ -20,7 +20,7 @@ from mediant.kernels.tiles import (
     unpack_scale_codes,
     unpack_tiles,
 )
-from mediant.values import Run
+from mediant.plans import Run
 
 SHAPES = [(1, 1), (7, 31), (8, 32), (9, 33), (16, 64), (21, 70), (3, 200)]
 DEPTHS = list(itertools.product(STORAGES, range(1, 9)))

@@ -12,7 +12,7 @@ from mediant.kernels.companded_matrix import levels
 from mediant.methods import companded
 from mediant.methods.compander import codes, decoded, fit
 from mediant.methods.layer import prepare
-from mediant.values import TensorPlan
+from mediant.plans import TensorPlan
 
 # Quadrature of a standard Gaussian: the midpoints of equal steps, and their probabilities.
 STEP = 2.0**-10

@@ -13,7 +13,8 @@ from mediant.kernels.part_shapes import least_codebook
 from mediant.methods import denominator
 from mediant.methods.denominator import encode, rate, row_shares
 from mediant.methods.layer import prepare
-from mediant.values import LayerStatistics, TensorPlan
+from mediant.plans import TensorPlan
+from mediant.values import LayerStatistics
 
 PLAN = TensorPlan("lattice", step=0.01, damping=0.001, price=0.0, floor=0.0)
 

@@ -12,8 +12,9 @@ from mediant.kernels.scale_codes import ScaleForm
 from mediant.methods.error_bounds import bounds, outside, reach
 from mediant.methods.layer import Layer, prepare
 from mediant.methods.quantize import quantize
+from mediant.plans import Run, TensorPlan
 from mediant.statistics.lattice import lattice
-from mediant.values import LayerStatistics, Run, TensorPlan
+from mediant.values import LayerStatistics
 
 ROWS, COLUMNS = 24, 40
 PLAN = TensorPlan(

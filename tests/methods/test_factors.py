@@ -16,7 +16,8 @@ from mediant.methods.low_rank.truncated_svd import TruncatedSvd
 from mediant.methods.low_rank.whitened_svd import WhitenedSvd
 from mediant.methods.quantize import quantize
 from mediant.planning.recipe import load_recipe
-from mediant.values import LayerStatistics, Run, TensorPlan
+from mediant.plans import Run, TensorPlan
+from mediant.values import LayerStatistics
 
 ROWS, COLUMNS = 24, 32
 CAST = TensorPlan("cast", dtype="float16")

@@ -15,8 +15,9 @@ from mediant.methods import outliers
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
 from mediant.pipeline.tune import gained
+from mediant.plans import Run, TensorPlan
 from mediant.statistics.lattice import damped
-from mediant.values import Encoding, Run, TensorInfo, TensorPlan
+from mediant.values import Encoding, TensorInfo
 
 PLAN = TensorPlan(
     method="quantize",

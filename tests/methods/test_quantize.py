@@ -15,7 +15,8 @@ from mediant.methods import quantize as module
 from mediant.methods.error_curves import error_curve
 from mediant.methods.layer import neutral, prepare, rows_of
 from mediant.methods.quantize import quantize
-from mediant.values import Encoding, LayerStatistics, Run, TensorInfo, TensorPlan
+from mediant.plans import Run, TensorPlan
+from mediant.values import Encoding, LayerStatistics, TensorInfo
 
 PLAN = TensorPlan(
     method="quantize",

@@ -12,7 +12,8 @@ from mediant.errors import CheckpointError, PlanError
 from mediant.kernels.part_shapes import form_of, payload_bytes
 from mediant.methods.layer import Layer, Term
 from mediant.methods.sparse import sparsify
-from mediant.values import Encoding, Run, TensorInfo, TensorPlan
+from mediant.plans import Run, TensorPlan
+from mediant.values import Encoding, TensorInfo
 
 INFO = TensorInfo("w", (12, 64), "float32", "linear", "out_in")
 CAST = TensorPlan("sparse", pattern={"name": "n_of_m"}, score={"name": "sparsegpt"})

@@ -10,7 +10,8 @@ import pytest
 from mediant.methods.quantize import quantize
 from mediant.methods.stack import Stack, prepare_any
 from mediant.planning.recipe import load_recipe
-from mediant.values import LayerStatistics, Run
+from mediant.plans import Run
+from mediant.values import LayerStatistics
 
 EXPERTS, ROWS, COLUMNS = 3, 12, 64
 ALL = EXPERTS * ROWS

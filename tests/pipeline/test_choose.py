@@ -22,9 +22,9 @@ from mediant.pipeline.choose import (
     units_to_json,
 )
 from mediant.planning.recipe import load_recipe, recipe_names
+from mediant.plans import Run
 from mediant.statistics.calibration import calibration_tokens
 from mediant.statistics.sensitivity import collect
-from mediant.values import Run
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from mediant.pipeline.compress import begun, check_weights, compress
 from mediant.pipeline.request import Request
 from mediant.planning.recipe import recipe_names
 from mediant.planning.size import FULLEST
+from mediant.plans import Plan, Run
 from mediant.progress import Silent
-from mediant.values import Plan, Run
 
 # The least and the most that is on offer are met to the byte; between them, targets of any last digits.
 SHARES = (0.21, 0.77)

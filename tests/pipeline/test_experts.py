@@ -23,7 +23,7 @@ from mediant.pipeline.choose import quantizable
 from mediant.pipeline.compress import begun, compress
 from mediant.pipeline.request import Request
 from mediant.planning.recipe import load_recipe
-from mediant.values import Run
+from mediant.plans import Run
 
 
 @pytest.fixture(scope="module")

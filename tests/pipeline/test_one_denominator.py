@@ -19,7 +19,7 @@ from mediant.pipeline.compress import compress
 from mediant.pipeline.one_denominator import Curve, OneDenominator, curves_from_json, curves_to_json
 from mediant.pipeline.request import Request
 from mediant.planning.size import FULLEST
-from mediant.values import Plan
+from mediant.plans import Plan
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from mediant.pipeline.ranks import _Losses, choices_from_json, choices_to_json, 
 from mediant.pipeline.request import Request
 from mediant.pipeline.tune import gained
 from mediant.planning.recipe import load_recipe
-from mediant.values import TensorInfo, TensorPlan
+from mediant.plans import TensorPlan
+from mediant.values import TensorInfo
 
 RECIPES = ["svd", "svd-llm", "nmf", "lqer", "factor-quantize"]
 

@@ -18,8 +18,8 @@ from mediant.pipeline.compress import compress
 from mediant.pipeline.request import Request
 from mediant.pipeline.structure import School, structured
 from mediant.pipeline.workspace import Workspace
+from mediant.plans import Plan
 from mediant.runtime.loading import load
-from mediant.values import Plan
 
 DROP = {"edit": "drop_layers", "layers": [0]}
 

@@ -17,8 +17,8 @@ from mediant.models.reference import load_reference
 from mediant.pipeline.compress import compress
 from mediant.pipeline.request import Request
 from mediant.pipeline.search import logits
+from mediant.plans import Plan
 from mediant.statistics.calibration import calibration_tokens
-from mediant.values import Plan
 
 
 @pytest.fixture(scope="module")

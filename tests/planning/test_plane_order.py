@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mediant.planning.plane_order import plane_order
 from mediant.planning.rate_distortion import Unit
-from mediant.values import Drop, Run
+from mediant.plans import Drop, Run
 
 DEPTHS = (2, 3, 4)
 losses = st.tuples(*[st.floats(0.01, 10)] * 3)

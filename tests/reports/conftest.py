@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from mediant.checkpoint.manifest import Calibration, Entry, Manifest, Origin, Part
-from mediant.values import Certificate, Role, Run, TensorInfo, TensorPlan
+from mediant.plans import Run, TensorPlan
+from mediant.values import Certificate, Role, TensorInfo
 
 HOSTILE = "<script>alert('x')</script> $x^2$ & \"q\" {{ 7*7 }} --> ]]>"
 

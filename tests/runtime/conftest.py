@@ -15,7 +15,8 @@ from mediant.kernels.part_shapes import form_of
 from mediant.models.companions import companion_files
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
-from mediant.values import Encoding, Plan, TensorInfo, TensorPlan
+from mediant.plans import Plan, TensorPlan
+from mediant.values import Encoding, TensorInfo
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,11 @@ from mediant.kernels.part_shapes import positions_of
 from mediant.models.companions import companion_files
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
+from mediant.plans import Plan, TensorPlan
 from mediant.runtime.block_sparse_layers import in_blocks
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.loading import load
-from mediant.values import Encoding, Plan, TensorPlan
+from mediant.values import Encoding
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(2, 320, (2, 40)))
 PATTERN = {"name": "blocks", "sparsity": 0.5, "height": 8, "width": 8}

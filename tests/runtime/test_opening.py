@@ -22,13 +22,14 @@ from mediant.kernels import native
 from mediant.kernels.coded_matrix import CodedMatrix
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
+from mediant.plans import Run, TensorPlan
 from mediant.progress import What
 from mediant.runtime import expansion
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.expansion import expanded
 from mediant.runtime.generate import NativeWriter, Request
 from mediant.runtime.weights import dense, half
-from mediant.values import Encoding, Run, TensorInfo, TensorPlan
+from mediant.values import Encoding, TensorInfo
 
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native kernels")
 TOKENS = [3, 14, 15, 9, 2, 6]

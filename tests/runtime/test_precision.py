@@ -14,6 +14,7 @@ from mediant.errors import UsageError
 from mediant.kernels import native
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
+from mediant.plans import Drop, Run, TensorPlan
 from mediant.runtime import reference_decoder
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.families import describe
@@ -21,7 +22,7 @@ from mediant.runtime.generate import NativeWriter, Request
 from mediant.runtime.precision import Budget, Confidence, Load, divergence, own_text, policy_of, surest
 from mediant.runtime.sampling import Sampling, sampler
 from mediant.runtime.weights import Matrix, dense
-from mediant.values import Drop, Encoding, Run, TensorInfo, TensorPlan
+from mediant.values import Encoding, TensorInfo
 
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native kernels")
 

@@ -16,8 +16,9 @@ from mediant.errors import CheckpointError
 from mediant.kernels.bit_planes import packed_bytes
 from mediant.kernels.coded_matrix import CodedMatrix
 from mediant.kernels.tiles import tile_bytes
+from mediant.plans import Run
 from mediant.progress import SILENT, Progress
-from mediant.values import Array, Encoding, Run
+from mediant.values import Array, Encoding
 
 
 def bytes_by_coding(checkpoint: Checkpoint, total: int, progress: Progress = SILENT) -> dict[str, int]:

@@ -34,7 +34,8 @@ from mediant.kernels.rotation import rotate_back
 from mediant.kernels.scale_codes import FULL, ScaleForm, decode_scales
 from mediant.kernels.tiles import WIDTHS, tile_bytes, unpack_scale_codes, unpack_tiles
 from mediant.models.matrix_form import from_matrix
-from mediant.values import Array, Encoding, TensorPlan
+from mediant.plans import TensorPlan
+from mediant.values import Array, Encoding
 
 Floats = NDArray[np.float32]
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from mediant.checkpoint.header import header_bytes, place
 from mediant.kernels.part_shapes import FactorsForm, Form, GridForm, SparseForm, part_shapes, planned_form
-from mediant.values import MOST_STEPS, Certificate, Model, Plan, TensorInfo, TensorPlan, tensor_plan_to_dict
+from mediant.plans import MOST_STEPS, Plan, TensorPlan, tensor_plan_to_dict
+from mediant.values import Certificate, Model, TensorInfo
 
 FORMAT = "mediant"
 VERSION = 1

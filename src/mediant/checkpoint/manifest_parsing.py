@@ -13,18 +13,8 @@ from mediant.checkpoint.manifest import FORMAT, VERSION, Calibration, Entry, Man
 from mediant.errors import CheckpointError, PlanError
 from mediant.kernels.part_shapes import CodedForm, FactorsForm, Form, GridForm, SparseForm, part_shapes
 from mediant.kernels.sparse_positions import Positions
-from mediant.values import (
-    FACTORS,
-    LATTICE_FIELDS,
-    Certificate,
-    Layout,
-    Role,
-    TensorInfo,
-    TensorPlan,
-    checked_edits,
-    tensor_plan_from_dict,
-    tensor_plan_to_dict,
-)
+from mediant.plans import FACTORS, LATTICE_FIELDS, TensorPlan, checked_edits, tensor_plan_from_dict, tensor_plan_to_dict
+from mediant.values import Certificate, Layout, Role, TensorInfo
 
 NUMBER = (int, float)
 OPTIONAL_NUMBER = (int, float, type(None))

@@ -18,7 +18,8 @@ from mediant.checkpoint.manifest import FORMAT, MANIFEST_FILE, PAYLOAD_FILE, VER
 from mediant.checkpoint.manifest_parsing import parse_manifest
 from mediant.errors import CheckpointError, PlanError
 from mediant.kernels.part_shapes import FactorsForm, GridForm, SparseForm, planned_form
-from mediant.values import Array, Encoding, Plan
+from mediant.plans import Plan
+from mediant.values import Array, Encoding
 
 __all__ = ["Checkpoint", "decode", "open_checkpoint", "read_manifest"]
 

@@ -32,8 +32,9 @@ from mediant.checkpoint.reader import read_manifest
 from mediant.errors import CheckpointError, StorageError
 from mediant.files import storage_errors
 from mediant.kernels.part_shapes import Form
+from mediant.plans import Plan
 from mediant.staging import staged
-from mediant.values import Array, Encoding, Model, Plan
+from mediant.values import Array, Encoding, Model
 
 
 def overhead_bytes(

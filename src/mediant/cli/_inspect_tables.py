@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mediant.values import described, pattern_name
+from mediant.plans import described, pattern_name
 
 Figures = Mapping[str, Any]
 

@@ -16,7 +16,7 @@ Coding = Literal["fixed", "entropy"]
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mediant.values import Plan
+    from mediant.plans import Plan
 
 
 def command(

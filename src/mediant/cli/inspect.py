@@ -16,7 +16,7 @@ from mediant.errors import CheckpointError
 if TYPE_CHECKING:
     from mediant.checkpoint.manifest import Entry
     from mediant.checkpoint.reader import Checkpoint
-    from mediant.values import Run, TensorPlan
+    from mediant.plans import Run, TensorPlan
 
 
 def command(
@@ -105,7 +105,7 @@ def _tensor(entry: Entry, tokens: int | None) -> dict[str, Any]:
 
 def _stored(plan: TensorPlan) -> dict[str, Any]:
     """How the weights of one plan are stored; each factor says its own method."""
-    from mediant.values import COMPAND_FIELDS, LATTICE_FIELDS
+    from mediant.plans import COMPAND_FIELDS, LATTICE_FIELDS
 
     if plan.method == "cast":
         return {"dtype": plan.dtype}

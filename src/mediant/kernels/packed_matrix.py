@@ -35,7 +35,7 @@ from mediant.kernels.tiles import (
     unpack_scale_codes,
     unpack_tiles,
 )
-from mediant.values import Run
+from mediant.plans import Run
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

@@ -21,7 +21,8 @@ from mediant.kernels.bit_planes import packed_bytes
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.sparse_positions import Positions
 from mediant.kernels.tiles import BLOCK, STORAGES, scale_code_bytes, tile_bytes
-from mediant.values import Encoding, TensorInfo, TensorPlan
+from mediant.plans import TensorPlan
+from mediant.values import Encoding, TensorInfo
 
 ITEM_BYTES = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
 CAST_DTYPES = ("float32", "float16", "bfloat16")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediant.kernels.bfloat16 import from_float32, to_float32
-from mediant.values import TensorPlan
+from mediant.plans import TensorPlan
 
 FULL = 16
 MOST_STEPS = 64

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mediant.values import Run
+from mediant.plans import Run
 
 Bytes = NDArray[np.uint8]
 

@@ -37,7 +37,8 @@ from mediant.kernels.part_shapes import CLASS_BITS
 from mediant.kernels.rate_babai import Prices, Steps, rate_babai
 from mediant.methods.layer import Layer
 from mediant.methods.quantize import Quantized
-from mediant.values import Certificate, TensorPlan
+from mediant.plans import TensorPlan
+from mediant.values import Certificate
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

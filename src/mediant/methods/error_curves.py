@@ -14,7 +14,7 @@ import numpy as np
 from mediant.methods.layer import Layer
 from mediant.methods.quantize import quantize
 from mediant.methods.sparse import sparse_at_depths
-from mediant.values import Run, TensorPlan
+from mediant.plans import Run, TensorPlan
 
 # Enough weights that the estimated error is good to about one percent.
 SAMPLE = 1 << 15

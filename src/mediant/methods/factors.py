@@ -27,8 +27,9 @@ from mediant.kernels.rotation import rotate_back
 from mediant.methods.layer import Layer, Term, in_basis
 from mediant.methods.low_rank import Factors
 from mediant.methods.quantize import Quantized, quantize
+from mediant.plans import TensorPlan
 from mediant.statistics.lattice import damped
-from mediant.values import Array, Certificate, LayerStatistics, TensorPlan
+from mediant.values import Array, Certificate, LayerStatistics
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from mediant.kernels.babai import Lattice
 from mediant.kernels.rotation import rotate, rotate_metric
+from mediant.plans import TensorPlan
 from mediant.statistics.column_order import NATURAL, column_order
 from mediant.statistics.lattice import damped, lattice
-from mediant.values import Certificate, LayerStatistics, TensorPlan
+from mediant.values import Certificate, LayerStatistics
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -31,7 +31,8 @@ from mediant.methods.layer import Layer
 from mediant.methods.rounding.babai import Babai
 from mediant.methods.rounding.gptq import Gptq
 from mediant.methods.scales import Fit
-from mediant.values import Array, Certificate, LayerStatistics, Run, TensorPlan
+from mediant.plans import Run, TensorPlan
+from mediant.values import Array, Certificate, LayerStatistics
 
 # Weights per pass: bounds the memory of the padded float32 copies to a few times 4 MB.
 CHUNK = 1 << 20

@@ -24,8 +24,9 @@ from mediant.kernels.scale_codes import ScaleForm, decode_scales
 from mediant.methods.layer import Layer, Term
 from mediant.methods.pruning.scores.sparsegpt import upper_factor
 from mediant.methods.quantize import Errors, Quantized, levels, quantize
+from mediant.plans import TensorPlan
 from mediant.statistics.lattice import damped
-from mediant.values import Array, Certificate, TensorInfo, TensorPlan
+from mediant.values import Array, Certificate, TensorInfo
 
 BLOCK = 128
 NOTHING_CLIPPED = Certificate(0.0, 0.0, 0.0, 0.0)

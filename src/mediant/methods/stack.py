@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from mediant.kernels.rotation import rotate_metric
 from mediant.methods.layer import Doubles, Floats, Layer, Rows, Term, prepare
-from mediant.values import LayerStatistics, TensorPlan
+from mediant.plans import TensorPlan
+from mediant.values import LayerStatistics
 
 Hessian = Doubles | Sequence[Doubles]
 Places = NDArray[np.int64]

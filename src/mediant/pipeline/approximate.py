@@ -26,21 +26,11 @@ from mediant.models.weights import WeightReader
 from mediant.pipeline.workspace import Workspace
 from mediant.planning import dual_ascent
 from mediant.planning.recipe import Recipe
+from mediant.plans import Plan, Run, TensorPlan
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
-from mediant.values import (
-    Array,
-    Certificate,
-    Encoding,
-    LayerStatistics,
-    Model,
-    Plan,
-    Run,
-    Statistics,
-    TensorInfo,
-    TensorPlan,
-)
+from mediant.values import Array, Certificate, Encoding, LayerStatistics, Model, Statistics, TensorInfo
 from mediant.workers import ordered
 
 Means = Mapping[str, Array]

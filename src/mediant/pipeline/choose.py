@@ -19,10 +19,11 @@ from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
 from mediant.planning.rate_distortion import Unit
 from mediant.planning.recipe import Recipe
+from mediant.plans import Run, TensorPlan
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
-from mediant.values import Array, LayerStatistics, Model, Run, Statistics, TensorInfo, TensorPlan
+from mediant.values import Array, LayerStatistics, Model, Statistics, TensorInfo
 from mediant.workers import ordered
 
 QUANTIZED_ROLES = ("linear", "embedding", "head", "expert")

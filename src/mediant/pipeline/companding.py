@@ -30,10 +30,11 @@ from mediant.pipeline.choose import quantizable
 from mediant.planning import dual_ascent
 from mediant.planning.recipe import Recipe
 from mediant.planning.size import check_range
+from mediant.plans import Plan, TensorPlan
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import CalibrationText, compute_alone
 from mediant.statistics.output_gradients import components, squares
-from mediant.values import Array, LayerStatistics, Model, Plan, Statistics, TensorInfo, TensorPlan
+from mediant.values import Array, LayerStatistics, Model, Statistics, TensorInfo
 from mediant.workers import ordered
 
 Demands = dict[str, Demand]

@@ -44,13 +44,14 @@ from mediant.pipeline.tune import learned, steps_within, taken_up, tuning_window
 from mediant.pipeline.workspace import Workspace
 from mediant.planning.recipe import Recipe, load_recipe, needs_hessian, plan_needs_hessian
 from mediant.planning.size import check_range, human, parse_size
+from mediant.plans import Plan
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
 from mediant.statistics.amount import amounts, sentence
 from mediant.statistics.calibration import CalibrationText, calibration_tokens, unwritten
 from mediant.statistics.hessian import Accumulator, Hessians, file_name
 from mediant.statistics.sensitivity import collect
-from mediant.values import Encoding, Model, Plan, Statistics
+from mediant.values import Encoding, Model, Statistics
 
 
 def compress(request: Request, progress: Progress = SILENT) -> Checkpoint:

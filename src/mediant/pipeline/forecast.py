@@ -22,10 +22,11 @@ from mediant.methods.quantize import quantize
 from mediant.pipeline.choose import outline, quantizable
 from mediant.pipeline.one_denominator import SAMPLED_ROWS
 from mediant.planning.recipe import Recipe, load_recipe
+from mediant.plans import Run
 from mediant.statistics.calibration import compute_alone
 from mediant.statistics.lattice import lattice
 from mediant.statistics.sensitivity import BACKWARD_SHARE
-from mediant.values import LayerStatistics, Model, Run
+from mediant.values import LayerStatistics, Model
 from mediant.workers import ordered, threads
 
 # Side of the products and metrics that are tried, and rows that are rounded.

@@ -20,10 +20,11 @@ from mediant.methods.stack import prepare_any
 from mediant.models.weights import WeightReader
 from mediant.pipeline.choose import Matrix, matrices, quantizable
 from mediant.planning.size import check_range
+from mediant.plans import Plan, TensorPlan
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
-from mediant.values import Model, Plan, Statistics, TensorPlan
+from mediant.values import Model, Statistics
 from mediant.workers import ordered
 
 RECIPE = "denominator"

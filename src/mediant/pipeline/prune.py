@@ -24,8 +24,9 @@ from mediant.models.weights import WeightReader
 from mediant.pipeline.compress import Compression
 from mediant.pipeline.request import Request
 from mediant.planning.recipe import SPARSE_ROLES, load_recipe
+from mediant.plans import Plan, TensorPlan
 from mediant.progress import SILENT, Progress
-from mediant.values import Model, Plan, TensorPlan
+from mediant.values import Model
 
 RECIPE = "prune"
 EDITS = "mediant-edits.json"

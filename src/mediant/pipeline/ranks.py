@@ -33,19 +33,11 @@ from mediant.pipeline.choose import Matrix, matrices, quantizable
 from mediant.planning.rate_distortion import Unit, choose_whole
 from mediant.planning.recipe import Recipe
 from mediant.planning.size import check_range
+from mediant.plans import Plan, Run, TensorPlan, tensor_plan_from_dict, tensor_plan_to_dict
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
-from mediant.values import (
-    Model,
-    Plan,
-    Run,
-    Statistics,
-    TensorInfo,
-    TensorPlan,
-    tensor_plan_from_dict,
-    tensor_plan_to_dict,
-)
+from mediant.values import Model, Statistics, TensorInfo
 from mediant.workers import ordered
 
 # Ranks on offer for a matrix, and for one whose every rank has to be tried.

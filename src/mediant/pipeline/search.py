@@ -23,9 +23,9 @@ from mediant.evaluation.divergence import Forward, compare
 from mediant.models.opening import positions
 from mediant.models.reference import load_reference
 from mediant.planning.size import exact
+from mediant.plans import Plan
 from mediant.runtime.loading import load
 from mediant.statistics.calibration import compute_alone, held_out_windows
-from mediant.values import Plan
 from mediant.workers import ordered
 
 if TYPE_CHECKING:

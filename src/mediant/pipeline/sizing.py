@@ -14,7 +14,8 @@ from mediant.planning.rate_distortion import Unit, allocate, merged, predicted_l
 from mediant.planning.recipe import Recipe
 from mediant.planning.same_everywhere import allocate_same
 from mediant.planning.size import check_range
-from mediant.values import Model, Plan, Run, TensorPlan
+from mediant.plans import Plan, Run, TensorPlan
+from mediant.values import Model
 
 ATTEMPTS = 12
 # A folder this close to its target is not improved any more.

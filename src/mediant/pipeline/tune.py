@@ -26,10 +26,11 @@ from mediant.models.opening import positions
 from mediant.models.reference import load_reference
 from mediant.models.weights import WeightReader
 from mediant.pipeline.approximate import cast
+from mediant.plans import MOST_STEPS, Plan
 from mediant.progress import Progress
 from mediant.statistics.calibration import calibration_tokens, sampled_windows
 from mediant.statistics.hessian import Hessians
-from mediant.values import MOST_STEPS, Array, Encoding, Model, Plan, Statistics
+from mediant.values import Array, Encoding, Model, Statistics
 
 if TYPE_CHECKING:
     from mediant.pipeline.compress import Compression

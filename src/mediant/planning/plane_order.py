@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mediant.planning.rate_distortion import Unit, predicted_loss
-from mediant.values import Drop, Run
+from mediant.plans import Drop, Run
 
 Runs = Mapping[str, Sequence[Run]]
 

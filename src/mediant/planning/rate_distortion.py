@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mediant.planning.size import check_range
-from mediant.values import Run
+from mediant.plans import Run
 
 CELLS = 1 << 18
 # Where a unit has dozens of options instead of seven depths.

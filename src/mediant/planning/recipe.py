@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 import yaml
 
+from mediant.checked_fields import checked_fields
 from mediant.errors import PlanError
 from mediant.planning import stages
-from mediant.values import MOST_STEPS, Role, Run, Storage, TensorPlan, checked_fields
+from mediant.plans import MOST_STEPS, Run, Storage, TensorPlan
+from mediant.values import Role
 
 # Planning does not import methods, so it has to know which of them need the Hessian.
 HESSIAN_ROUNDINGS = ("babai", "gptq", "k_best", "nested")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from mediant.checkpoint.manifest import Calibration, Entry, Manifest, Origin
 from mediant.kernels.part_shapes import ITEM_BYTES
 from mediant.planning.size import STORED_BYTES
-from mediant.values import Certificate, TensorInfo, TensorPlan, described, pattern_name
+from mediant.plans import TensorPlan, described, pattern_name
+from mediant.values import Certificate, TensorInfo
 
 KINDS = {"embedding": "embedding", "head": "head", "norm": "norms", "bias": "biases", "expert": "experts"}
 

@@ -24,8 +24,9 @@ from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.checkpoint.writer import write
 from mediant.errors import CheckpointError, StorageError
 from mediant.models.folder import read_config
+from mediant.plans import TensorPlan
 from mediant.progress import SILENT, Progress
-from mediant.values import Encoding, Model, TensorPlan
+from mediant.values import Encoding, Model
 
 # Part of the name: raise it when the same file would give another expansion.
 FORMAT = 1

@@ -15,8 +15,8 @@ from mediant.checkpoint.reader import Checkpoint
 from mediant.errors import CheckpointError
 from mediant.kernels import native
 from mediant.kernels.block_sparse import BlockSparse
+from mediant.plans import Drop, Run
 from mediant.runtime.block_sparse_layers import stored_blocks
-from mediant.values import Drop, Run
 
 if TYPE_CHECKING:
     from mediant.models.weights import WeightReader

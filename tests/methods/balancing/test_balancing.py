@@ -17,7 +17,8 @@ from mediant.methods.balancing.awq import Awq
 from mediant.methods.balancing.smoothquant import Smoothquant
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
-from mediant.values import Encoding, LayerStatistics, Run, TensorInfo, TensorPlan
+from mediant.plans import Run, TensorPlan
+from mediant.values import Encoding, LayerStatistics, TensorInfo
 
 NAMES = discovery.names("balancing")
 PLAN = TensorPlan(

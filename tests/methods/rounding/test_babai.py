@@ -8,7 +8,7 @@ import pytest
 from mediant.errors import PlanError
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
-from mediant.values import Run, TensorPlan
+from mediant.plans import Run, TensorPlan
 
 
 def plan(**rounding):

@@ -14,8 +14,8 @@ from mediant.methods.quantize import quantize
 from mediant.methods.rounding.gptq import Gptq
 from mediant.methods.scales import Fit
 from mediant.methods.scales.absmax import Absmax
+from mediant.plans import Run, TensorPlan
 from mediant.statistics.lattice import damped, lattice
-from mediant.values import Run, TensorPlan
 
 LEVELS = np.arange(-3.0, 4)
 PLAN = TensorPlan(

@@ -14,7 +14,8 @@ from mediant.kernels.rotation import rotate
 from mediant.methods.grids.nested import ALONE, Nested, readings
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
-from mediant.values import Encoding, Run, TensorInfo, TensorPlan
+from mediant.plans import Run, TensorPlan
+from mediant.values import Encoding, TensorInfo
 
 ROWS, COLUMNS = 64, 96
 INFO = TensorInfo("w", (ROWS, COLUMNS), "float32", "linear", "out_in")

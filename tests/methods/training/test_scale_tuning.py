@@ -13,7 +13,7 @@ from mediant.models.opening import open_model
 from mediant.models.reference import load_reference, parameters_to_modules
 from mediant.pipeline.choose import quantizable
 from mediant.planning.recipe import load_recipe
-from mediant.values import Plan, Run, TensorPlan
+from mediant.plans import Plan, Run, TensorPlan
 
 
 def plan_of(model):

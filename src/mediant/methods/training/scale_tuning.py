@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mediant.models.reference import parameters_to_modules
+from mediant.plans import Plan
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import compute_alone
 from mediant.statistics.sensitivity import reads_rows
-from mediant.values import Plan, TensorInfo
+from mediant.values import TensorInfo
 from mediant.workers import ordered
 
 # Windows a step; their gradients are added in order, so the result does not depend on the number of threads.
