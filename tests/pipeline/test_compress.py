@@ -17,7 +17,8 @@ from mediant.checkpoint.decoding import decode
 from mediant.errors import MediantError, PlanError, SizeError
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
-from mediant.pipeline.compress import begun, check_weights, compress
+from mediant.pipeline.calibrate import check_weights
+from mediant.pipeline.compress import begun, compress
 from mediant.pipeline.request import Request
 from mediant.planning.recipe import recipe_names
 from mediant.planning.size import FULLEST
@@ -77,7 +78,7 @@ def test_one_byte_less_or_half_a_percent_more_is_refused(tiny_folder, text, feas
 
 def test_what_is_refused_is_refused_before_any_work(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("mediant.pipeline.compress.calibration_tokens", None)
-    monkeypatch.setattr("mediant.pipeline.compress.collect", None)
+    monkeypatch.setattr("mediant.pipeline.calibrate.collect", None)
     with pytest.raises(SizeError):
         compress(Request(str(tiny_folder("llama")), tmp_path / "out", size="1"))
     assert list(tmp_path.iterdir()) == []

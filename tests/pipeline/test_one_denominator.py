@@ -89,7 +89,7 @@ def test_a_size_that_cannot_be_met_is_refused(asked, tmp_path, monkeypatch):
     with pytest.raises(SizeError, match="largest"):
         compress(asked("llama", 10_000_000))
     # What the files beside the weights take alone is seen before any work.
-    monkeypatch.setattr("mediant.pipeline.compress.collect", None)
+    monkeypatch.setattr("mediant.pipeline.calibrate.collect", None)
     with pytest.raises(SizeError, match="smallest"):
         compress(asked("llama", 1000))
     assert list(tmp_path.iterdir()) == []

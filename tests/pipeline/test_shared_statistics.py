@@ -108,7 +108,7 @@ def test_a_second_run_does_not_calibrate_and_gives_the_same_bytes(tiny_folder, t
     monkeypatch.setenv("MEDIANT_CACHE_SIZE", str(10**9))
     request = Request(str(tiny_folder("llama")), tmp_path / "one", size="60kB", calibration=text)
     first = compress(request)
-    monkeypatch.setattr("mediant.pipeline.compress.collect", None)
+    monkeypatch.setattr("mediant.pipeline.calibrate.collect", None)
     second = compress(Request(str(tiny_folder("llama")), tmp_path / "two", size="60kB", calibration=text))
     assert contents(first.folder) == contents(second.folder)
     with pytest.raises(TypeError):

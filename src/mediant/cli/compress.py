@@ -104,7 +104,7 @@ def command(
         with begun(request, progress) as run:
             chosen = run.plan()
             figures = _figures(chosen, run.folder_bytes(chosen), run.model.weights, out)
-            figures |= {"calibration": run.calibration_amounts()}
+            figures |= {"calibration": run.calibrator.amounts()}
             _save(save_plan, chosen)
             if not dry_run:
                 run.pack(chosen)

@@ -21,9 +21,9 @@ from mediant.methods.companded import Demand
 from mediant.models.card import model_card
 from mediant.models.companions import CARD, companion_files
 from mediant.models.opening import open_model
-from mediant.models.weights import WeightReader
-from mediant.pipeline import forecast, shared_statistics
+from mediant.pipeline import forecast
 from mediant.pipeline.approximate import approximate, check, check_methods, check_original
+from mediant.pipeline.calibrate import Calibrator
 from mediant.pipeline.choose import measure, outline, quantizable, units_from_json, units_to_json
 from mediant.pipeline.companding import (
     Companding,
@@ -47,9 +47,8 @@ from mediant.planning.size import check_range, human, parse_size
 from mediant.plans import Plan
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
-from mediant.statistics.amount import amounts, sentence
 from mediant.statistics.calibration import CalibrationText, calibration_tokens, unwritten
-from mediant.statistics.hessian import Accumulator, Hessians, file_name
+from mediant.statistics.hessian import Hessians
 from mediant.statistics.sensitivity import collect
 from mediant.values import Encoding, Model, Statistics
 
@@ -219,49 +218,28 @@ class Compression:
             return None
         if self.model.weights < forecast.FEWEST_WEIGHTS:
             return None
-        calibrated = self.workspace.has("statistics") or shared_statistics.has(self._statistics_key)
         expected = forecast.seconds(
-            self.model, r, self.described.tokens, self.entropy_coded, calibrated, forecast.measure_speeds()
+            self.model, r, self.described.tokens, self.entropy_coded, self.calibrator.done, forecast.measure_speeds()
         )
         return forecast.sentence(expected, self.request.tune)
 
+    @cached_property
+    def calibrator(self) -> Calibrator:
+        """Measures on the calibration text."""
+        d = self.described
+        return Calibrator(
+            self.model, lambda: self.text, (d.source, d.fingerprint), self.needs_hessian, self.workspace, self.progress
+        )
+
     @property
-    def _statistics_key(self) -> dict[str, Any]:
-        text = [self.described.source, self.described.fingerprint]
-        return {"model": self.model.fingerprint, "text": text, "hessian": self.needs_hessian}
-
-    @cached_property
     def statistics(self) -> Statistics:
-        """Sensitivities over the calibration text, measured by this run or left by another one."""
-        if not self.workspace.has("statistics"):
-            key = self._statistics_key
-            if not shared_statistics.take(key, self.workspace.folder):
-                shared_statistics.offer(key, self.workspace.folder, self._calibrate())
-        return storage.from_bytes(self.workspace.read("statistics"))
+        """Sensitivities over the calibration text."""
+        return self.calibrator.statistics
 
-    def _calibrate(self) -> list[str]:
-        """Measures statistics and Hessians, and returns the files that hold them; the last one is there if all are."""
-        check_weights(self.model, self.progress)
-        accumulator = Accumulator() if self.needs_hessian else None
-        found = collect(self.model, self.text, self.progress, accumulator)
-        inputs = {} if accumulator is None else accumulator.store(self.workspace.folder, found.tokens).inputs
-        self.workspace.write("hessians.json", json.dumps(inputs).encode())
-        self.workspace.write("statistics", storage.to_bytes(found))
-        return [*map(file_name, sorted(set(inputs.values()))), "hessians.json", "statistics"]
-
-    @cached_property
+    @property
     def hessians(self) -> Hessians:
         """Hessians of all inputs, where they are needed."""
-        tokens = self.statistics.tokens
-        found = Hessians(self.workspace.folder, json.loads(self.workspace.read("hessians.json")))
-        self.progress.say(sentence(amounts(self.model, tokens, found)))
-        return found
-
-    def calibration_amounts(self) -> list[dict[str, Any]]:
-        """Tokens for each input of every width of layer; none where nothing was calibrated, or without Hessians."""
-        if not self.workspace.has("statistics"):
-            return []
-        return [dataclasses.asdict(a) for a in amounts(self.model, self.statistics.tokens, self.hessians)]
+        return self.calibrator.hessians
 
     @cached_property
     def companding(self) -> Companding:
@@ -449,14 +427,3 @@ class Compression:
         """All tensors approximated by the plan, before any training."""
         steps, demands = self.steps(plan), self.demands(plan)
         return approximate(self.model, plan, self.statistics, self.hessians, steps, self.progress, demands)
-
-
-def check_weights(model: Model, progress: Progress = SILENT) -> None:
-    """Reads all weights once: a model with NaN in them would fail in the midst of the work, and far less clearly.
-
-    Raises:
-        ModelError: naming the first tensor that holds a value that is not finite.
-    """
-    with WeightReader(model) as weights:
-        for info in progress.track(model.tensors, "Checking the weights"):
-            weights.read(info.name)
