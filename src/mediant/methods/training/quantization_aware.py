@@ -25,7 +25,7 @@ training starts from the network that Babai or any other rounding found; `MARGIN
 
 >>> v, g = torch.tensor([[0.4, 0.6, 9.0]], requires_grad=True), torch.ones(1, requires_grad=True)
 >>> w = straight_through(v, g, torch.ones(1, 3), 0.0, torch.tensor([-1.0, 0.0, 1.0]))
->>> (-w).sum().backward(); w.tolist(), v.grad.tolist()
+>>> (-w).sum().backward(); w.tolist(), (0 + v.grad).tolist()
 ([[0.0, 1.0, 1.0]], [[-1.0, -1.0, 0.0]])
 """
 
