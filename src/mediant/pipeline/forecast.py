@@ -3,7 +3,7 @@
 Three speeds are measured in about a second, all threads working at once as they will: multiply-adds of float32
 products, which the passes over the calibration text consist of; of factoring a metric in float64; and of rounding on a
 lattice, everything around it included. What a stage takes beside these is in its factor below, found on SmolLM2-135M
-and checked on a model of another width and depth (docs/log.md).
+(docs/log.md).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SIDE, ROWS = 576, 128
 LEAST_SECONDS = 0.15
 # Operations beside those counted: attention, probabilities, copies; Hessians, of which some layers share one; rates at
 # several steps; coding the whole model more than once.
-PASSES, GRAMS, RATES, CODINGS = 2.2, 0.35, 12.0, 2.0
+PASSES, GRAMS, RATES, CODINGS = 1.4, 0.35, 12.0, 2.0
 SECONDS = 60
 # A smaller model is done before a forecast would be read.
 FEWEST_WEIGHTS = 10**7
