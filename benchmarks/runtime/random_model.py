@@ -1,7 +1,7 @@
 """A checkpoint of the shape of a large model, with random codes, written without ever holding a dense matrix.
 
-    python benchmarks/runtime/random_model.py /tmp/random-7b --bits 4
-    mediant bench /tmp/random-7b
+    python benchmarks/runtime/random_model.py random-7b --bits 4
+    mediant bench random-7b
 
 The codes are noise, and so is what it writes; its speed and memory are those of a real model of that shape. The default
 shape is that of Llama 2 7B.

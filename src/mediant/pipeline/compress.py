@@ -218,10 +218,10 @@ class Compression:
             return None
         if self.model.weights < forecast.FEWEST_WEIGHTS:
             return None
-        expected = forecast.seconds(
-            self.model, r, self.described.tokens, self.entropy_coded, self.calibrator.done, forecast.measure_speeds()
-        )
-        return forecast.sentence(expected, self.request.tune)
+        tokens, done = self.described.tokens, self.calibrator.done
+        expected = forecast.seconds(self.model, r, tokens, self.entropy_coded, done, forecast.measure_speeds())
+        writes = self.request.calibration is None and self.model.causal and not done
+        return forecast.sentence(expected, self.request.tune, writes)
 
     @cached_property
     def calibrator(self) -> Calibrator:

@@ -93,16 +93,20 @@ def _rate(work: Callable[[], object], operations: float) -> float:
     return sum(ordered(repeated, range(threads()), compute_alone))
 
 
-def sentence(expected: float, tuning: float = 0.0) -> str:
+def sentence(expected: float, tuning: float = 0.0, writes: bool = False) -> str:
     """What a person should know of it; `tuning` is the minutes that were asked for.
+
+    `writes` says that the model writes its calibration text first, of which there is no forecast.
 
     >>> sentence(170), sentence(9000)
     ('This takes about 3 minutes.', 'This takes about 2.5 hours.')
     >>> sentence(20, tuning=15)
     'This takes about 20 seconds and 15 minutes of tuning.'
+    >>> sentence(100, writes=True)
+    'This takes about 1.5 minutes, once the model has written its calibration text.'
     """
-    said = f"This takes about {_spoken(expected)}"
-    return f"{said} and {_spoken(tuning * SECONDS)} of tuning." if tuning else f"{said}."
+    said = f"This takes about {_spoken(expected)}" + (f" and {_spoken(tuning * SECONDS)} of tuning" if tuning else "")
+    return said + (", once the model has written its calibration text." if writes else ".")
 
 
 def _spoken(duration: float) -> str:
