@@ -9,8 +9,9 @@ import pytest
 from mediant.models.opening import open_model
 from mediant.pipeline.forecast import Speeds, measure_speeds, seconds
 from mediant.planning.recipe import load_recipe
+from mediant.statistics.calibration import calibration_tokens, tokens_to_write
 
-SPEEDS = Speeds(products=1e9, factors=1e9, rounding=1e9)
+SPEEDS = Speeds(products=1e9, few_vectors=1e9, factors=1e9, rounding=1e9)
 
 
 @pytest.fixture
@@ -33,6 +34,23 @@ def test_calibration_grows_with_the_text_and_is_not_counted_twice(model):
     times = [seconds(model, recipe, tokens, False, False, SPEEDS) for tokens in (0, 512, 1024)]
     assert times[2] - times[1] == pytest.approx(times[1] - times[0], rel=1e-9)
     assert times[1] > times[0] == seconds(model, recipe, 512, False, True, SPEEDS)
+
+
+def test_text_that_the_model_has_yet_to_write_counts(model):
+    recipe = load_recipe("default")
+    times = [seconds(model, recipe, 512, False, False, SPEEDS, written) for written in (0, 512, 1024)]
+    assert times[2] - times[1] == pytest.approx(times[1] - times[0], rel=1e-9)
+    assert times[0] == seconds(model, recipe, 512, False, False, SPEEDS) < times[1]
+    slow = dataclasses.replace(SPEEDS, few_vectors=5e8)
+    assert seconds(model, recipe, 512, False, False, slow, 512) - times[0] == pytest.approx(2 * (times[1] - times[0]))
+
+
+def test_text_in_the_cache_is_not_written_again(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDIANT_CACHE", str(tmp_path))
+    monkeypatch.setattr("mediant.statistics.calibration.WRITTEN", (2, 8))
+    assert tokens_to_write(model, 0) == 16
+    calibration_tokens(model, None, 0)
+    assert tokens_to_write(model, 0) == 0 and tokens_to_write(model, 1) == 16
 
 
 def test_speeds_are_of_work_that_was_done():

@@ -47,7 +47,7 @@ from mediant.planning.size import check_range, human, parse_size
 from mediant.plans import Plan
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
-from mediant.statistics.calibration import CalibrationText, calibration_tokens, unwritten
+from mediant.statistics.calibration import CalibrationText, calibration_tokens, tokens_to_write, unwritten
 from mediant.statistics.hessian import Hessians
 from mediant.statistics.sensitivity import collect
 from mediant.values import Encoding, Model, Statistics
@@ -219,9 +219,11 @@ class Compression:
         if self.model.weights < forecast.FEWEST_WEIGHTS:
             return None
         tokens, done = self.described.tokens, self.calibrator.done
-        expected = forecast.seconds(self.model, r, tokens, self.entropy_coded, done, forecast.measure_speeds())
         writes = self.request.calibration is None and self.model.causal and not done
-        return forecast.sentence(expected, self.request.tune, writes)
+        written = tokens_to_write(self.original, self.seed) if writes else 0
+        speeds = forecast.measure_speeds()
+        expected = forecast.seconds(self.model, r, tokens, self.entropy_coded, done, speeds, written)
+        return forecast.sentence(expected, self.request.tune)
 
     @cached_property
     def calibrator(self) -> Calibrator:

@@ -1,9 +1,9 @@
 """How long a compression will take, told before it starts: the operations of its stages over this machine's speeds.
 
-Three speeds are measured in about a second, all threads working at once as they will: multiply-adds of float32
-products, which the passes over the calibration text consist of; of factoring a metric in float64; and of rounding on a
-lattice, everything around it included. What a stage takes beside these is in its factor below, found on SmolLM2-135M
-(docs/log.md).
+Four speeds are measured in about a second, all threads working at once as they will: multiply-adds of float32
+products, which the passes over the calibration text consist of; of products with a few vectors, which the model writes
+text by; of factoring a metric in float64; and of rounding on a lattice, everything around it included. What a stage
+takes beside these is in its factor below, found on SmolLM2-135M (docs/log.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mediant.pipeline.choose import outline, quantizable
 from mediant.pipeline.one_denominator import SAMPLED_ROWS
 from mediant.planning.recipe import Recipe, load_recipe
 from mediant.plans import Run
-from mediant.statistics.calibration import compute_alone
+from mediant.statistics.calibration import MOST_AT_ONCE, compute_alone
 from mediant.statistics.lattice import lattice
 from mediant.statistics.sensitivity import BACKWARD_SHARE
 from mediant.values import LayerStatistics, Model
@@ -31,10 +31,12 @@ from mediant.workers import ordered, threads
 
 # Side of the products and metrics that are tried, and rows that are rounded.
 SIDE, ROWS = 576, 128
+# Of the sides, so that a matrix does not stay in the cache while it is multiplied with a few vectors.
+WIDE = 16
 LEAST_SECONDS = 0.15
 # Operations beside those counted: attention, probabilities, copies; Hessians, of which some layers share one; rates at
-# several steps; coding the whole model more than once.
-PASSES, GRAMS, RATES, CODINGS = 1.4, 0.35, 12.0, 2.0
+# several steps; coding the whole model more than once; choosing tokens.
+PASSES, GRAMS, RATES, CODINGS, WRITING = 1.4, 0.35, 12.0, 2.0, 1.6
 SECONDS = 60
 # A smaller model is done before a forecast would be read.
 FEWEST_WEIGHTS = 10**7
@@ -45,12 +47,25 @@ class Speeds:
     """Multiply-adds a second of all threads together."""
 
     products: float
+    few_vectors: float
     factors: float
     rounding: float
 
 
-def seconds(model: Model, recipe: Recipe, tokens: int, entropy_coded: bool, calibrated: bool, speeds: Speeds) -> float:
-    """Seconds until the folder is there, without tuning; `calibrated` says that the statistics are there."""
+def seconds(
+    model: Model, recipe: Recipe, tokens: int, entropy_coded: bool, calibrated: bool, speeds: Speeds, written: int = 0
+) -> float:
+    """Seconds until the folder is there, without tuning.
+
+    Args:
+        model: to be compressed.
+        recipe: it is compressed by.
+        tokens: of the calibration text.
+        entropy_coded: or of a fixed length.
+        calibrated: whether the statistics are there already.
+        speeds: of this machine.
+        written: tokens that the model has yet to write.
+    """
     passes = grams = factors = rounded = 0.0
     for info in quantizable(model):
         rows, columns = info.matrix_shape
@@ -62,7 +77,8 @@ def seconds(model: Model, recipe: Recipe, tokens: int, entropy_coded: bool, cali
         for unit in outline(model, recipe):
             rounded += len(recipe.depths) * sample_rows(unit.rows, unit.columns) * unit.columns**2
     calibration = 0.0 if calibrated else (PASSES * passes + GRAMS * grams) / speeds.products
-    return calibration + factors / speeds.factors + rounded / speeds.rounding
+    writing = WRITING * written * sum(math.prod(info.matrix_shape) for info in quantizable(model))
+    return writing / speeds.few_vectors + calibration + factors / speeds.factors + rounded / speeds.rounding
 
 
 def measure_speeds() -> Speeds:
@@ -71,12 +87,14 @@ def measure_speeds() -> Speeds:
     x = generator.standard_normal((SIDE, SIDE)).astype(np.float32)
     metric = (x.T @ x / SIDE + np.eye(SIDE)).astype(np.float64)
     matrix = torch.from_numpy(x)
+    few, wide = matrix[:MOST_AT_ONCE], matrix.repeat(WIDE, 1)
     statistics = LayerStatistics(np.ones(SIDE), np.zeros(SIDE), np.ones(ROWS), tokens=0)
     plan = load_recipe("default").tensor_plan((Run(ROWS, 3),))
     layer = prepare(x[:ROWS], plan, statistics, metric)
     quantize(layer, plan)
     return Speeds(
         _rate(lambda: matrix @ matrix, SIDE**3),
+        _rate(lambda: few @ wide.T, few.shape[0] * wide.numel()),
         _rate(lambda: lattice(metric), SIDE**3),
         _rate(lambda: quantize(layer, plan), ROWS * SIDE**2),
     )
@@ -93,20 +111,16 @@ def _rate(work: Callable[[], object], operations: float) -> float:
     return sum(ordered(repeated, range(threads()), compute_alone))
 
 
-def sentence(expected: float, tuning: float = 0.0, writes: bool = False) -> str:
+def sentence(expected: float, tuning: float = 0.0) -> str:
     """What a person should know of it; `tuning` is the minutes that were asked for.
-
-    `writes` says that the model writes its calibration text first, of which there is no forecast.
 
     >>> sentence(170), sentence(9000)
     ('This takes about 3 minutes.', 'This takes about 2.5 hours.')
     >>> sentence(20, tuning=15)
     'This takes about 20 seconds and 15 minutes of tuning.'
-    >>> sentence(100, writes=True)
-    'This takes about 1.5 minutes, once the model has written its calibration text.'
     """
-    said = f"This takes about {_spoken(expected)}" + (f" and {_spoken(tuning * SECONDS)} of tuning" if tuning else "")
-    return said + (", once the model has written its calibration text." if writes else ".")
+    tuned = f" and {_spoken(tuning * SECONDS)} of tuning" if tuning else ""
+    return f"This takes about {_spoken(expected)}{tuned}."
 
 
 def _spoken(duration: float) -> str:

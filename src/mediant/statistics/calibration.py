@@ -10,6 +10,7 @@ Held-out text for evaluation comes from the same procedure with another stream o
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,12 @@ def unwritten(model: Model, seed: int) -> CalibrationText:
     return CalibrationText(torch.zeros(_shape(model, None), dtype=torch.int64), _written(seed))
 
 
+def tokens_to_write(model: Model, seed: int) -> int:
+    """How many tokens of calibration text the model has yet to write; none where they are in the cache folder."""
+    shape = _shape(model, None)
+    return 0 if _cached(model, *shape, seed, "calibration").exists() else math.prod(shape)
+
+
 def _shape(model: Model, file: Path | None, windows: int | None = None, window: int | None = None) -> tuple[int, int]:
     usual = WRITTEN if file is None else FROM_FILE
     return windows or usual[0], min(window or usual[1], positions(model) or usual[1])
@@ -104,8 +111,7 @@ def sampled_windows(
     model: Model, windows: int, window: int, seed: int, stream: str, progress: Progress = SILENT
 ) -> torch.Tensor:
     """Text written by the model, [windows, window]; kept in the cache folder and the same for any thread count."""
-    key = f"{model.fingerprint}-{windows}x{window}-{seed}-{stream}"
-    cached = files.cache_folder() / "texts" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    cached = _cached(model, windows, window, seed, stream)
     if cached.exists():
         tokens: torch.Tensor = load_file(cached)["tokens"]
         return tokens
@@ -120,6 +126,11 @@ def sampled_windows(
     written = torch.cat(list(ordered(lambda job: _write(*job, steps), jobs, compute_alone)))
     files.write(cached, save({"tokens": written}))
     return written
+
+
+def _cached(model: Model, windows: int, window: int, seed: int, stream: str) -> Path:
+    key = f"{model.fingerprint}-{windows}x{window}-{seed}-{stream}"
+    return files.cache_folder() / "texts" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 
 
 class _Steps:
