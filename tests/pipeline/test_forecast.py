@@ -50,7 +50,8 @@ def test_text_in_the_cache_is_not_written_again(model, tmp_path, monkeypatch):
     monkeypatch.setattr("mediant.statistics.calibration.WRITTEN", (2, 8))
     assert tokens_to_write(model, 0) == 16
     calibration_tokens(model, None, 0)
-    assert tokens_to_write(model, 0) == 0 and tokens_to_write(model, 1) == 16
+    assert tokens_to_write(model, 0) == 0
+    assert tokens_to_write(model, 1) == 16
 
 
 def test_speeds_are_of_work_that_was_done():
