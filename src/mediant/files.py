@@ -6,10 +6,13 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from mediant.errors import StorageError
+from mediant.errors import StorageError, UsageError
+
+USUAL_CACHE = 8 * 10**9
 
 
 @contextlib.contextmanager
@@ -80,3 +83,34 @@ def cache_folder() -> Path:
         os.environ.get("MEDIANT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mediant"
     )
     return Path(base)
+
+
+def cache_limit() -> int:
+    """The most bytes that each kind of entry takes in the cache folder: `MEDIANT_CACHE_SIZE`, or 8 GB.
+
+    Raises:
+        UsageError: `MEDIANT_CACHE_SIZE` is not a number of bytes.
+    """
+    text = os.environ.get("MEDIANT_CACHE_SIZE", "")
+    if text and not text.isdigit():
+        raise UsageError(f"MEDIANT_CACHE_SIZE is {text!r}; it takes a number of bytes, such as {USUAL_CACHE}.")
+    return int(text) if text else USUAL_CACHE
+
+
+def trim(folder: Path, needed: Path | None = None) -> None:
+    """Removes the entries of a cache used longest ago until the rest is small enough, but not the one that is needed.
+
+    An entry is used when its time is set (`os.utime`), and renamed before it goes. Files that a process has mapped stay
+    readable to it.
+    """
+    with contextlib.suppress(OSError):
+        entries = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=lambda e: -e.stat().st_mtime)
+        kept = 0
+        for entry in entries:
+            size = folder_bytes(entry)
+            if entry == needed or kept + size <= cache_limit():
+                kept += size
+                continue
+            doomed = entry.with_name(f".{entry.name}.{os.getpid()}.gone")
+            entry.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)

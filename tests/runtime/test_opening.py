@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -122,6 +123,22 @@ def test_another_file_has_another_expansion(tiny_folder: Callable[[str], Path], 
     name = "model.embed_tokens.weight"
     np.testing.assert_array_equal(two.weight(name), expanded(tmp_path / "two").weight(name))
     assert not np.array_equal(one.weight(name), two.weight(name))
+
+
+def test_expansions_used_longest_ago_go(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("one", "two", "three")):
+        factor = np.float32(2.0**number)
+        write_encoded(tiny_folder("llama"), tmp_path / name, lambda info, weights, f=factor: coded(info, weights * f))
+    monkeypatch.setenv("MEDIANT_CACHE_SIZE", str(10**9))
+    one, two = (expanded(tmp_path / name).folder for name in ("one", "two"))
+    for age, folder in enumerate((one, two)):
+        os.utime(folder, (1000 - age, 1000 - age))
+    expanded(tmp_path / "two")
+    monkeypatch.setenv("MEDIANT_CACHE_SIZE", str(5 * files.folder_bytes(one) // 2))
+    three = expanded(tmp_path / "three").folder
+    assert {f.name for f in cache.iterdir()} == {two.name, three.name}
 
 
 def test_half_an_expansion_is_never_used(

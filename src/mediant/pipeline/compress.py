@@ -14,14 +14,13 @@ from typing import Any
 from mediant import files
 from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
-from mediant.checkpoint.writer import overhead_bytes, write
+from mediant.checkpoint.writer import write
 from mediant.errors import UsageError
-from mediant.kernels.part_shapes import CodedForm, Form, form_of, payload_bytes
+from mediant.kernels.part_shapes import CodedForm, Form, form_of
 from mediant.methods.companded import Demand
-from mediant.models.card import model_card
-from mediant.models.companions import CARD, companion_files
 from mediant.models.opening import open_model
 from mediant.pipeline import forecast
+from mediant.pipeline.accounts import Accounts
 from mediant.pipeline.approximate import approximate, check, check_methods, check_original
 from mediant.pipeline.calibrate import Calibrator
 from mediant.pipeline.choose import measure, outline, quantizable, units_from_json, units_to_json
@@ -306,22 +305,17 @@ class Compression:
         )  # fmt: skip
 
     @cached_property
-    def beside(self) -> dict[str, bytes]:
-        """The files that travel with the weights, with an empty card."""
-        return companion_files(self.model, "")
-
-    def companions(self, plan: Plan) -> dict[str, bytes]:
-        """The files that travel with the weights."""
-        card = model_card(self.model, plan.recipe, plan.seed, self.described.source)
-        return self.beside | {CARD: card.encode()}
+    def accounts(self) -> Accounts:
+        """What a plan's folder has beside its codes, and how many bytes."""
+        return Accounts(self.model, self.described)
 
     def folder_bytes(self, plan: Plan) -> int:
         """Bytes of the folder that a plan leads to, everything counted, exactly. Coded tensors are coded for it."""
-        return self._counted(plan, self.forms(plan))
+        return self.accounts.folder_bytes(plan, self.forms(plan))
 
     def least_bytes(self, plan: Plan) -> int:
         """The same without any coded number."""
-        return self._counted(plan, {})
+        return self.accounts.folder_bytes(plan, {})
 
     def forms(self, plan: Plan) -> dict[str, Form]:
         """How long the coded parts are that a plan leads to, by tensor."""
@@ -335,13 +329,6 @@ class Compression:
 
         found = json.loads(self.steps(plan).step("forms", compute))
         return {name: CodedForm(*lengths) for name, lengths in found.items()}
-
-    def _counted(self, plan: Plan, forms: Mapping[str, Form]) -> int:
-        companions = self.companions(plan)
-        text = Calibration(self.described.source, self.described.tokens, self.described.fingerprint)
-        payload = sum(payload_bytes(i, plan.tensors[i.name], forms.get(i.name)) for i in self.model.tensors)
-        beside = sum(map(len, companions.values()))
-        return payload + beside + overhead_bytes(self.model, plan, text, companions, forms)
 
     def target(self) -> int | None:
         """The size that was asked for, in bytes."""
@@ -415,7 +402,7 @@ class Compression:
         # Closed also when writing fails, so that no thread goes on with a workspace that is about to go.
         with contextlib.closing(encodings):
             final = encodings if tuned is None else taken_up(encodings, tuned, self.model, s, self.hessians)
-            write(folder, self.model, plan, calibration, final, self.companions(plan), forms)
+            write(folder, self.model, plan, calibration, final, self.accounts.companions(plan), forms)
         return open_checkpoint(folder)
 
     def rounded(self, plan: Plan) -> Generator[Encoding, None, None]:

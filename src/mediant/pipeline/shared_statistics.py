@@ -9,7 +9,6 @@ set; with 0 nothing is kept.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -18,16 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from mediant import files
-from mediant.errors import UsageError
 from mediant.pipeline.workspace import versions
-
-USUAL_BYTES = 8 * 10**9
 
 
 def take(key: Mapping[str, Any], folder: Path) -> bool:
     """Puts the files of the entry for `key` into `folder`; False, and nothing there, if there is none."""
     entry, taken = _entry(key), []
-    if most_bytes() == 0 or not entry.is_dir():
+    if files.cache_limit() == 0 or not entry.is_dir():
         return False
     try:
         os.utime(entry)
@@ -44,13 +40,13 @@ def take(key: Mapping[str, Any], folder: Path) -> bool:
 
 def has(key: Mapping[str, Any]) -> bool:
     """Whether there is an entry for `key`."""
-    return most_bytes() > 0 and _entry(key).is_dir()
+    return files.cache_limit() > 0 and _entry(key).is_dir()
 
 
 def offer(key: Mapping[str, Any], folder: Path, names: Iterable[str]) -> None:
     """Keeps files of `folder` as the entry for `key`; where that fails, nothing is kept and nothing else happens."""
     entry = _entry(key)
-    if most_bytes() == 0 or entry.exists():
+    if files.cache_limit() == 0 or entry.exists():
         return
     staging = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
     try:
@@ -63,19 +59,7 @@ def offer(key: Mapping[str, Any], folder: Path, names: Iterable[str]) -> None:
         pass
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    _trim(entry.parent)
-
-
-def most_bytes() -> int:
-    """The most that is kept.
-
-    Raises:
-        UsageError: `MEDIANT_CACHE_SIZE` is not a number of bytes.
-    """
-    text = os.environ.get("MEDIANT_CACHE_SIZE", "")
-    if text and not text.isdigit():
-        raise UsageError(f"MEDIANT_CACHE_SIZE is {text!r}; it takes a number of bytes, such as {USUAL_BYTES}.")
-    return int(text) if text else USUAL_BYTES
+    files.trim(entry.parent)
 
 
 def _entry(key: Mapping[str, Any]) -> Path:
@@ -91,18 +75,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _trim(cache: Path) -> None:
-    """Removes the entries used longest ago until the rest is small enough; an entry is renamed before it goes."""
-    with contextlib.suppress(OSError):
-        entries = sorted((e for e in cache.iterdir() if not e.name.startswith(".")), key=lambda e: -e.stat().st_mtime)
-        kept = 0
-        for entry in entries:
-            size = files.folder_bytes(entry)
-            if kept + size <= most_bytes():
-                kept += size
-                continue
-            doomed = entry.with_name(f".{entry.name}.{os.getpid()}.gone")
-            entry.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)

@@ -5,11 +5,14 @@ bits, so they do not fit the 8 bits of tiles; weights become float16, whose roun
 small beside what the steps of the numbers have cost (docs/log.md, 2026-11-28).
 
 An expansion is a checkpoint of its own: every hash is checked on the way, it appears whole or not at all
-(`checkpoint.writer`), and its name has the SHA-256 of the manifest, which has those of all parts.
+(`checkpoint.writer`), and its name has the SHA-256 of the manifest, which has those of all parts. Those used longest
+ago go when all together are larger than `MEDIANT_CACHE_SIZE` bytes, 8 GB unless set.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -53,6 +56,7 @@ def expanded(folder: Path, progress: Progress = SILENT) -> Checkpoint:
     except StorageError as problem:
         progress.say(f"{problem} The model is expanded again at every start.")
         return checkpoint
+    files.trim(target.parent, needed=target)
     return open_checkpoint(target)
 
 
@@ -61,7 +65,10 @@ def _kept(target: Path) -> Checkpoint | None:
     if not target.exists():
         return None
     try:
-        return open_checkpoint(target)
+        kept = open_checkpoint(target)
+        with contextlib.suppress(OSError):
+            os.utime(target)
+        return kept
     except CheckpointError:
         shutil.rmtree(target, ignore_errors=True)
         return None
