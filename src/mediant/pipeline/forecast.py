@@ -35,8 +35,8 @@ SIDE, ROWS = 576, 128
 WIDE = 16
 LEAST_SECONDS = 0.15
 # Operations beside those counted: attention, probabilities, copies; Hessians, of which some layers share one; rates at
-# several steps; coding the whole model more than once; choosing tokens.
-PASSES, GRAMS, RATES, CODINGS, WRITING = 1.4, 0.35, 12.0, 2.0, 1.6
+# several steps; coding the whole model more than once; choosing tokens; reading, turning, certifying and packing.
+PASSES, GRAMS, RATES, CODINGS, WRITING, ROUNDING = 1.4, 0.35, 12.0, 2.0, 1.6, 1.8
 SECONDS = 60
 # A smaller model is done before a forecast would be read.
 FEWEST_WEIGHTS = 10**7
@@ -78,7 +78,8 @@ def seconds(
             rounded += len(recipe.depths) * sample_rows(unit.rows, unit.columns) * unit.columns**2
     calibration = 0.0 if calibrated else (PASSES * passes + GRAMS * grams) / speeds.products
     writing = WRITING * written * sum(math.prod(info.matrix_shape) for info in quantizable(model))
-    return writing / speeds.few_vectors + calibration + factors / speeds.factors + rounded / speeds.rounding
+    rounding = factors / speeds.factors + ROUNDING * rounded / speeds.rounding
+    return writing / speeds.few_vectors + calibration + rounding
 
 
 def measure_speeds() -> Speeds:

@@ -39,6 +39,7 @@ from torch import nn
 from mediant.errors import PlanError
 from mediant.methods.training._descent import LEAST, Course, Descent, Gradient, State, keep_nothing
 from mediant.methods.training.adapters import Adapters
+from mediant.methods.training.divergence import divergence
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import compute_alone
 from mediant.workers import ordered
@@ -170,10 +171,9 @@ def hard_loss(student: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def soft_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
     """T^2 times the mean KL(teacher || student) at temperature T, of logits [tokens, vocabulary]."""
-    p = (teacher / temperature).log_softmax(-1)
-    q = (student / temperature).log_softmax(-1)
-    divergence: torch.Tensor = nn.functional.kl_div(q, p, reduction="sum", log_target=True)
-    return temperature**2 * divergence / len(student)
+    if temperature == 1:
+        return divergence(student, teacher)
+    return temperature**2 * divergence(student / temperature, teacher / temperature)
 
 
 def hidden_loss(student: Hidden, teacher: Hidden) -> torch.Tensor:

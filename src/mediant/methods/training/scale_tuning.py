@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mediant.methods.training.divergence import divergence
 from mediant.models.reference import parameters_to_modules
 from mediant.plans import Plan
 from mediant.progress import SILENT, Progress
@@ -131,16 +132,17 @@ class Tuner:
                 return True
         elif getattr(module, "weight", None) is not None and module.weight.ndim == 2:
             bias = getattr(module, "bias", None)
-            module.register_forward_hook(lambda m, inputs, y: y + (y if bias is None else y - bias) * gain)
+            if bias is None:
+                module.register_forward_hook(lambda m, inputs, y: y * (1 + gain))
+            else:
+                module.register_forward_hook(lambda m, inputs, y: y + (y - bias) * gain)
             return True
         return False
 
     def _divergence(self, window: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            p = self.reference(input_ids=window[None], use_cache=False).logits[0].log_softmax(-1)
-        q = self.network(input_ids=window[None], use_cache=False).logits[0].log_softmax(-1)
-        divergence: torch.Tensor = nn.functional.kl_div(q, p, reduction="sum", log_target=True) / len(window)
-        return divergence
+            wanted = self.reference(input_ids=window[None], use_cache=False).logits[0]
+        return divergence(self.network(input_ids=window[None], use_cache=False).logits[0], wanted)
 
     def _gradient(self, window: torch.Tensor) -> Sequence[torch.Tensor]:
         parameters = list(self.parameters.values())
