@@ -10,6 +10,7 @@ from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.statistics import storage
 from mediant.statistics.calibration import CalibrationText, calibration_tokens
+from mediant.statistics.hessian import Accumulator
 from mediant.statistics.sensitivity import MOST_ENERGY, collect, sampled, tempered
 
 
@@ -56,6 +57,17 @@ def test_input_moments_are_those_of_the_inputs(model, statistics):
     tolerance = 512 * np.finfo(np.float32).eps
     np.testing.assert_allclose(layer.input_square, (inputs**2).mean(0), rtol=tolerance)
     np.testing.assert_allclose(layer.input_mean, inputs.mean(0), atol=tolerance * np.abs(inputs).max())
+
+
+def test_activations_held_as_bfloat16_hardly_change_the_fisher(model):
+    """A window's gradients with and without Hessians beside it, which is when activations are held so."""
+    text = random_text(model, 1, 64)
+    exact, held = collect(model, text).layers, collect(model, text, hessians=Accumulator()).layers
+    differ = [
+        np.abs(held[name].output_fisher - layer.output_fisher).sum() / layer.output_fisher.sum()
+        for name, layer in exact.items()
+    ]
+    assert 0 < max(differ) < 0.01
 
 
 def test_no_token_owns_the_inputs_and_none_is_lost():

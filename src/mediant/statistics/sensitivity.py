@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from mediant.errors import ModelError
 from mediant.models.reference import load_reference
@@ -41,6 +42,9 @@ MOST_ENERGY = 64
 
 # With Hessians, whose forward pass sees all windows, one window in so many is also run backwards.
 BACKWARD_SHARE = 4
+
+# Tokens whose probabilities are in memory together.
+AT_ONCE = 128
 
 # What only windows that run backwards tell.
 BACKWARD_PARTS = ("fisher", "columns", "expected", "variance")
@@ -80,6 +84,7 @@ class _Recorder:
         self.stride = 1 if hessians is None else BACKWARD_SHARE
         self.local = threading.local()
         self.backward = Turns()
+        self.fixed = {_place(p) for p in (*network.parameters(), *network.buffers())}
         network.config.use_cache = False
         if self.stride > 1:
             _spare_logits(network.get_output_embeddings())
@@ -97,8 +102,8 @@ class _Recorder:
     def run(self, job: tuple[int, torch.Tensor]) -> Sums:
         """Sums over one window.
 
-        A backward pass holds all activations, so beside Hessians, which fill memory too, there is one at a time; the
-        other threads go on with windows that only run forward.
+        A backward pass holds all activations, so beside Hessians, which fill memory too, there is one at a time, and it
+        holds them as bfloat16; the other threads go on with windows that only run forward.
         """
         index, window = job
         self.local.sums, self.local.window = defaultdict(float), index
@@ -106,7 +111,8 @@ class _Recorder:
         try:
             alone = backward and self.hessians is not None
             turn = self.backward.take(index // self.stride) if alone else contextlib.nullcontext()
-            with turn, torch.set_grad_enabled(backward):
+            held = saved_tensors_hooks(self._held, _unheld) if alone else contextlib.nullcontext()
+            with turn, held, torch.set_grad_enabled(backward):
                 out = self.network(input_ids=window[None])
                 if backward:
                     self._differentiate(out, torch.Generator().manual_seed(index))
@@ -130,6 +136,11 @@ class _Recorder:
         # d log p(label) / d logits = [label] - p, in the memory of p: logits are the largest arrays there are.
         gradient = p.neg_().scatter_add_(1, labels, torch.ones_like(labels, dtype=p.dtype))
         logits.backward(gradient.to(logits.dtype))
+
+    def _held(self, x: torch.Tensor) -> tuple[bool, torch.Tensor]:
+        """What is kept of an activation until it runs backward: 2^-9 of a square's noise, averaged over all tokens."""
+        halved = x.dtype == torch.float32 and _place(x) not in self.fixed
+        return halved, x.bfloat16() if halved else x
 
     def _add(self, name: str, part: str, value: torch.Tensor) -> None:
         self.local.sums[name, part] += value.detach().double().numpy()
@@ -163,11 +174,12 @@ class _Recorder:
             if module is self.network.get_output_embeddings():
                 if self.stride > 1 and not torch.is_grad_enabled():
                     return
-                p = _tokens(output.detach()).float().softmax(-1)
-                expected = p.sum(0)
-                self._add(name, "expected", expected)
-                # E[p - p^2], without another array of the logits' size; rounding may take it below 0.
-                self._add(name, "variance", (expected - p.square_().sum(0)).clamp(min=0))
+                # In parts, as logits are the largest arrays there are. E[p - p^2]: rounding may take it below 0.
+                for logits in _tokens(output.detach()).split(AT_ONCE):
+                    p = logits.float().softmax(-1)
+                    expected = p.sum(0)
+                    self._add(name, "expected", expected)
+                    self._add(name, "variance", (expected - p.square_().sum(0)).clamp(min=0))
             elif output.requires_grad:
                 output.register_hook(lambda g: self._add(name, "fisher", _tokens(g).square().sum(0)))
 
@@ -194,6 +206,16 @@ def sampled(p: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def reads_rows(module: torch.nn.Embedding) -> bool:
     """Whether its input says which rows come out; the positions of OPT and BART are computed inside the module."""
     return type(module).forward is torch.nn.Embedding.forward
+
+
+def _unheld(kept: tuple[bool, torch.Tensor]) -> torch.Tensor:
+    halved, x = kept
+    return x.float() if halved else x
+
+
+def _place(x: torch.Tensor) -> int:
+    """The same for all views of a tensor."""
+    return x.untyped_storage().data_ptr()
 
 
 def _tokens(x: torch.Tensor) -> torch.Tensor:
