@@ -122,6 +122,6 @@ def test_experts_are_left_alone(tiny_folder):
     tuner = tuner_of(model)
     experts = {t.name for t in model.tensors if t.role == "expert"}
     assert experts
-    assert not experts & set(tuner.parameters)
+    assert not experts & set(tuner.descent.parameters)
     assert "lm_head.weight" in tuner.gains
     assert parameters_to_modules(tuner.network)

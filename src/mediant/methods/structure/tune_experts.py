@@ -22,7 +22,8 @@ from torch import nn
 from mediant.errors import PlanError
 from mediant.methods.experts.router import energies, fitted
 from mediant.methods.structure import State
-from mediant.methods.training.scale_tuning import BETAS, RATE, Tuner
+from mediant.methods.training._descent import Descent, size_of
+from mediant.methods.training.scale_tuning import RATE, Tuner
 from mediant.plans import MOST_STEPS
 from mediant.progress import Progress
 
@@ -84,13 +85,13 @@ class MixtureTuner(Tuner):
         network.requires_grad_(False)
         self.gains = {}
         self.others = dict(_learnable(network, learn))
-        groups = []
+        sizes = {}
         for name, parameter in self.others.items():
             parameter.requires_grad_(True)
-            size = float(parameter.detach().square().mean().sqrt()) or 1 / parameter.shape[-1] ** 0.5
-            rate = MATRIX_RATE if ".experts." in name or "shared_expert." in name else RATE
-            groups.append({"params": [parameter], "rate": rate * size})
-        self.optimizer = torch.optim.Adam(groups, lr=RATE, betas=BETAS)
+            size = size_of(parameter) or 1 / parameter.shape[-1] ** 0.5
+            matrix = ".experts." in name or "shared_expert." in name
+            sizes[name] = size * (MATRIX_RATE / RATE if matrix else 1.0)
+        self.descent = Descent(self.others, RATE, sizes=sizes)
 
     def values(self) -> dict[str, torch.Tensor]:
         """What was learned, by the tensor's name."""

@@ -45,15 +45,20 @@ class Course:
 
 @dataclass
 class Descent:
-    """Parameters by name that learn; `rate` is relative to the root mean square of each, at least `least`."""
+    """Parameters by name that learn; `rate` is relative to the size of each.
+
+    That is the root mean square, at least `least`, or what `sizes` says of the parameter.
+    """
 
     parameters: Mapping[str, nn.Parameter]
     rate: float
     least: float = LEAST
+    sizes: Mapping[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        groups = [{"params": [p], "rate": self.rate * max(self.least, _size(p))} for p in self.parameters.values()]
+        sizes = {name: max(self.least, size_of(p)) for name, p in self.parameters.items()} | dict(self.sizes)
+        groups = [{"params": [p], "rate": self.rate * sizes[name]} for name, p in self.parameters.items()]
         self.optimizer = torch.optim.Adam(groups, lr=self.rate, betas=BETAS)
 
     def run(
@@ -127,7 +132,8 @@ def curve(losses: Sequence[float], width: int = CURVE) -> str:
     return f"{''.join(marks)} {losses[-1]:.3f}"
 
 
-def _size(parameter: nn.Parameter) -> float:
+def size_of(parameter: nn.Parameter) -> float:
+    """Its root mean square."""
     return float(parameter.detach().square().mean().sqrt())
 
 
