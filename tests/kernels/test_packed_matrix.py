@@ -113,6 +113,39 @@ def test_other_scales_and_groups(instruction_set, form, group):
     assert np.all(np.abs(matrix.multiply(x[:1]) - matrix.multiply_reference(x[:1])) <= tolerance(matrix, x[:1]))
 
 
+@pytest.mark.parametrize("precise", [False, True])
+@pytest.mark.parametrize("seed", [None, 5])
+def test_fixed_ranges_clip(instruction_set, precise, seed):
+    matrix = packed([(19, 3), (40, 4)], 100, seed=seed)
+    x = np.random.default_rng(3).standard_normal((5, 100)).astype(np.float32)
+    dynamic, ranges = matrix.multiply(x, precise), np.array([0.5, 4, 0, 1], np.float32)
+    matrix.set_ranges(ranges)
+    found, expected = matrix.multiply(x, precise), matrix.multiply_reference(x, precise)
+    assert np.all(np.abs(found - expected) <= tolerance(matrix, x))
+    assert not np.allclose(found, dynamic, rtol=0.1)
+    if seed is None:
+        wide = np.repeat(ranges, 32)[:100]
+        assert np.array_equal(found, matrix.multiply(np.clip(x, -wide, wide), precise))
+    matrix.set_ranges(None)
+    assert np.array_equal(matrix.multiply(x, precise), dynamic)
+
+
+def test_the_largest_as_range_is_what_is_found_without(instruction_set):
+    matrix = packed([(19, 3)], 64)
+    x = np.random.default_rng(3).standard_normal((1, 64)).astype(np.float32)
+    dynamic = matrix.multiply(x)
+    matrix.set_ranges(np.abs(x).reshape(2, 32).max(1))
+    assert np.array_equal(matrix.multiply(x), dynamic)
+
+
+@pytest.mark.parametrize("ranges", [[1.0], [1.0, 2.0, 3.0], [1.0, -1.0], [1.0, np.nan], [np.inf, 1.0]])
+def test_ranges_that_are_none_are_refused(ranges):
+    matrix = packed([(8, 3)], 64)
+    with pytest.raises(ValueError, match="range"):
+        matrix.set_ranges(np.array(ranges, np.float32))
+    assert matrix.ranges is None
+
+
 @pytest.mark.parametrize("unaligned", [1, 3])
 def test_parts_need_no_alignment(instruction_set, unaligned):
     x = np.random.default_rng(0).standard_normal((1, 64)).astype(np.float32)

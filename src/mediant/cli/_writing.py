@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -62,6 +63,15 @@ KvBitsOption = Annotated[int, typer.Option(help="Bits of each remembered key and
 ActivationsOption = Annotated[
     int, typer.Option(help="Bits to which the native decoder rounds what packed matrices multiply: 15, or 8, faster.")
 ]
+RangesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--activation-ranges",
+        metavar="FILE",
+        help="Ranges to round them in, as 'mediant ranges' found them.",
+        show_default="each token's own",
+    ),
+]
 RuntimeOption = Annotated[
     str, typer.Option(help="What runs the model: 'native', 'transformers', or 'auto' for the first that can.")
 ]
@@ -99,12 +109,13 @@ def load(
     threads: int | None = None,
     kv_bits: int = 16,
     activation_bits: int = USUAL,
+    ranges: Path | None = None,
 ) -> Loaded:
     """Opens a compressed or plain model for writing.
 
     Raises:
         ModelError: it is no model that writes, or not one for the runtime that was asked for.
-        UsageError: there is no such runtime.
+        UsageError: there is no such runtime, or ranges are no use to it.
     """
     from mediant.cli._opening import opened
     from mediant.models.reference import load_tokenizer
@@ -124,7 +135,13 @@ def load(
         from mediant.runtime.decoder import Decoder
 
         decoder = Decoder.open(source.folder, threads, kv_bits, activation_bits=activation_bits, progress=progress)
+        if ranges is not None:
+            from mediant.runtime import static_ranges
+
+            decoder.set_ranges(static_ranges.read(ranges))
         return Loaded(NativeWriter(decoder), tokenizer, "native", choice.reason)
+    if ranges is not None:
+        raise UsageError("--activation-ranges is for the native decoder, and transformers runs this model.")
     reason = choice.reason if not choice.native else "it was asked for"
     return Loaded(TransformersWriter(source.load().eval()), tokenizer, "transformers", reason)
 

@@ -38,6 +38,7 @@ def command(
     threads: options.ThreadsOption = None,
     kv_bits: options.KvBitsOption = 16,
     activations: options.ActivationsOption = USUAL,
+    activation_ranges: options.RangesOption = None,
     runtime: options.RuntimeOption = "auto",
 ) -> None:
     """Talk with a model. Ctrl-C stops an answer; /help lists what else there is.
@@ -50,7 +51,7 @@ def command(
     from mediant.runtime.sampling import Sampling
 
     policy = options.policy(precision_policy, precision, draft)
-    loaded = options.load(model, runtime, RichProgress(), threads, kv_bits, activations)
+    loaded = options.load(model, runtime, RichProgress(), threads, kv_bits, activations, activation_ranges)
     request = Request(
         max_tokens=max_tokens,
         sampling=Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed),

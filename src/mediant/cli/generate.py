@@ -38,6 +38,7 @@ def command(
     threads: options.ThreadsOption = None,
     kv_bits: options.KvBitsOption = 16,
     activations: options.ActivationsOption = USUAL,
+    activation_ranges: options.RangesOption = None,
     runtime: options.RuntimeOption = "auto",
     json: JsonOption = None,
 ) -> None:
@@ -49,7 +50,7 @@ def command(
     from mediant.runtime.sampling import Sampling
 
     policy = options.policy(precision_policy, precision, draft)
-    loaded = options.load(model, runtime, RichProgress(), threads, kv_bits, activations)
+    loaded = options.load(model, runtime, RichProgress(), threads, kv_bits, activations, activation_ranges)
     ids = _prompt_ids(loaded.tokenizer, prompt, chat)
     request = Request(
         max_tokens=max_tokens,
@@ -76,6 +77,7 @@ def command(
         "runtime": loaded.runtime,
         "runtime_reason": loaded.reason,
         "activation_bits": activations if loaded.runtime == "native" else None,
+        "activation_ranges": None if activation_ranges is None else str(activation_ranges),
     }
     write_json(json, figures)
 

@@ -7,8 +7,9 @@ that share the scale a in every block of 32 columns,
 
 The inner sums are exact in integers; the outer one is float32, block by block. Activations are rotated first if the
 matrix is (kernels/rotation.py), then rounded to 8 bits with sign, or to 15 if `precise`: q = 128 h + l with h, l of 8
-bits each. A block whose largest magnitude is below 2^-100 counts as 0; one with a number that is not finite makes all
-results NaN.
+bits each. The largest q stands for the largest magnitude of its block (dynamic), or for a range that is fixed
+beforehand (static), beyond which activations are clipped. A block whose largest magnitude, or range, is below 2^-100
+counts as 0; one with a number that is not finite makes all results NaN.
 
 The native twin works on the parts where they are mapped, any number of threads, the same bits for any number of them.
 Instruction sets differ in whether a product and a sum round once or twice.
@@ -152,6 +153,7 @@ class PackedMatrix:
             raise ValueError("the levels of a run are not those of its depth, or not evenly spaced from 6 bits on")
         if scale_codes.size != sum(octets(run.rows) for run in runs) * groups * form.bits + 1:
             raise ValueError("the scale codes do not have the size of the octets' groups and one byte")
+        self.ranges: Floats | None = None
         self.handle = None if native is None else self._native(columns)
 
     def _native(self, columns: int) -> Any:
@@ -168,6 +170,21 @@ class PackedMatrix:
             matrix.add(run.rows, LAYOUTS.index(run.widths), parts, levels, run.levels.zero, run.levels.unit)
         matrix.seal()
         return matrix
+
+    def set_ranges(self, ranges: Floats | None) -> None:
+        """Fixes the range of every block of activations [blocks], in the basis of the codes; None: its own largest.
+
+        Raises:
+            ValueError: there is not one for every 32 columns, or one is negative or not finite.
+        """
+        found = None if ranges is None else np.array(ranges, np.float32)
+        if found is not None and found.shape != (-(-self.shape[1] // BLOCK),):
+            raise ValueError("a packed matrix has a range for every 32 columns")
+        if found is not None and not (np.isfinite(found) & (found >= 0)).all():
+            raise ValueError("a range is not a finite magnitude")
+        self.ranges = found
+        if self.handle is not None:
+            self.handle.set_ranges(found)
 
     def multiply(self, x: Floats, precise: bool = False) -> Floats:
         """The matrix times every row of x [count, columns]: float32 [count, rows]."""
@@ -192,7 +209,7 @@ class PackedMatrix:
     def multiply_reference(self, x: Floats, precise: bool = False) -> Floats:
         """`multiply` in NumPy: the same integers, sums in float64."""
         rotated = x if self.seed is None else rotate(x, self.seed)
-        numbers, scales = quantize_activations(rotated, precise)
+        numbers, scales = quantize_activations(rotated, precise, self.ranges)
         y = np.empty((len(x), self.shape[0]), np.float64)
         factors = self._factors_by_group()
         row = 0
@@ -230,12 +247,16 @@ class PackedMatrix:
         return wide[:, : -(-self.shape[1] // BLOCK)]
 
 
-def quantize_activations(x: Floats, precise: bool) -> tuple[NDArray[np.int16], Floats]:
-    """Whole numbers [count, blocks, 32] and scales [count, blocks] of vectors [count, columns]."""
+def quantize_activations(x: Floats, precise: bool, ranges: Floats | None = None) -> tuple[NDArray[np.int16], Floats]:
+    """Whole numbers [count, blocks, 32] and scales [count, blocks] of vectors [count, columns]; ranges are [blocks]."""
     most = np.float32(FINE if precise else COARSE)
     blocks = _by_block(x)
-    top = np.abs(blocks).max(axis=2)
     finite = np.isfinite(blocks).all(axis=2)
+    if ranges is None:
+        top = np.abs(blocks).max(axis=2)
+    else:
+        top = np.broadcast_to(ranges, finite.shape)
+        blocks = np.clip(blocks, -ranges[:, None], ranges[:, None])
     counts = finite & (top >= LEAST)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         inverse = np.where(counts, most / top, np.float32(0))

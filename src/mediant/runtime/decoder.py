@@ -11,6 +11,7 @@ number of threads. Arithmetic beside the matrices is float32; keys and values ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,8 @@ class Decoder:
             chunk,
         )
         self.matrices: list[Matrix] = []
+        # Packed ones that activations meet: not an embedding beside a head of its own.
+        self.multiplied: list[Matrix] = []
         self.drafts = Drafts()
         layers = [(layer.window, layer.rope) for layer in description.layers]
         ropes = [(np.ascontiguousarray(rope.frequencies, np.float32), rope.scale) for rope in description.ropes]
@@ -185,6 +188,24 @@ class Decoder:
         self.native.set_precise(is_precise(bits))
         self.activation_bits = bits
 
+    def set_ranges(self, ranges: Mapping[str, Floats] | None) -> None:
+        """From the next call on, inputs of packed matrices are rounded within fixed ranges (static), by tensor name.
+
+        None lets every token have its own again (dynamic).
+
+        Raises:
+            UsageError: ranges are missing, or are not those of a matrix of that shape.
+        """
+        for matrix in self.multiplied:
+            if ranges is not None and matrix.name not in ranges:
+                raise UsageError(f"The ranges say nothing of {matrix.name!r}; they were found for another model.")
+            try:
+                for packed in matrix.packed:
+                    packed.set_ranges(None if ranges is None else ranges[matrix.name])
+            except ValueError as problem:
+                self.set_ranges(None)
+                raise UsageError(f"The ranges of {matrix.name!r} do not fit it: {problem}.") from None
+
     def sequence(self) -> Sequence:
         """A new, empty sequence."""
         return Sequence(self.native.cache(self.kv_bits, self.chunk))
@@ -245,19 +266,21 @@ class Decoder:
             for role, name in d.norms.items():
                 self._norm(source, role, index, name.format(index))
         # Tied to the embedding, the head is left out: its matrix and the embedding's are one.
+        tied = "head" not in d.single or _tied(source, d.single["embedding"], d.single["head"])
         for role in SINGLE_ROLES:
             module = d.single.get(role)
             if role == "final_norm" and module is not None:
                 self._norm(source, role, -1, module)
-            elif module is not None and (role != "head" or not _tied(source, d.single["embedding"], module)):
-                self._matrix(source, role, -1, module)
+            elif module is not None and not (role == "head" and tied):
+                self._matrix(source, role, -1, module, multiplied=role != "embedding" or tied)
 
-    def _matrix(self, source: Source, role: str, layer: int, module: str) -> None:
+    def _matrix(self, source: Source, role: str, layer: int, module: str, multiplied: bool = True) -> None:
         matrix = source.matrix(_known(source, f"{module}.weight"))
         bias = source.vector(f"{module}.bias") if f"{module}.bias" in source else None
         self.native.set_linear(role, layer, list(matrix.views), bias)
         if role != "positions":
             self.matrices.append(matrix)
+            self.multiplied += [matrix] if matrix.packed and multiplied else []
 
     def _norm(self, source: Source, role: str, layer: int, module: str) -> None:
         if f"{module}.weight" not in source and self.description.layer_norm:

@@ -15,6 +15,7 @@ from mediant.checkpoint.reader import Checkpoint
 from mediant.errors import CheckpointError
 from mediant.kernels import native
 from mediant.kernels.block_sparse import BlockSparse
+from mediant.kernels.packed_matrix import PackedMatrix
 from mediant.plans import Drop, Run
 from mediant.runtime.block_sparse_layers import stored_blocks
 
@@ -30,13 +31,16 @@ class Matrix:
     """A matrix for the native decoder: whole, and then with less and less of it.
 
     `bits` are the most that each view reads of a code, `runs` the depths of all codes where there are any, `drops` the
-    places of the views in the order in which the model gives up bits, where the file has one.
+    places of the views in the order in which the model gives up bits, where the file has one. `packed` are the matrices
+    behind the views, where kernels multiply by codes, and `name` the tensor that they are of.
     """
 
     views: tuple[Any, ...]
     bits: tuple[int, ...] = ()
     runs: tuple[Run, ...] = ()
     drops: tuple[Drop, ...] = ()
+    packed: tuple[PackedMatrix, ...] = ()
+    name: str = ""
 
     @property
     def codes(self) -> int:
@@ -102,7 +106,7 @@ class CheckpointSource:
                 bits.append(fewer)
         assert native is not None
         views = tuple(native.packed_linear(matrix.handle) for matrix in packed)
-        return Matrix(views, tuple(bits), plan.runs, plan.drops)
+        return Matrix(views, tuple(bits), plan.runs, plan.drops, tuple(packed), known)
 
     def vector(self, name: str) -> Floats:
         """Decoded."""

@@ -184,8 +184,8 @@ def _file_windows(model: Model, file: Path, windows: int, window: int) -> torch.
     return torch.stack([ids[i * window : (i + 1) * window] for i in chosen])
 
 
-def token_ids(model: Model, file: Path) -> list[int]:
-    """Token ids of a text file, without special tokens.
+def token_ids(model: Model | Path, file: Path) -> list[int]:
+    """Token ids of a text file, by the tokenizer of a model or of the folder of one, without special tokens.
 
     Raises:
         TextError: the file is missing or is not UTF-8 text.

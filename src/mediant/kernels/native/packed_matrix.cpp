@@ -2,6 +2,7 @@
 // mediant.kernels.packed_matrix.
 #include "packed_matrix.h"
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -9,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -80,7 +82,8 @@ Activations::~Activations() {
     delete[] signs_;
 }
 
-void Activations::resize(int64_t columns, int64_t count, bool rotated, uint64_t seed, bool precise) {
+void Activations::resize(int64_t columns, int64_t count, bool rotated, uint64_t seed, bool precise,
+                         const float *ranges) {
     const int64_t blocks = (columns + kBlock - 1) / kBlock, numbers = rounded(blocks * kBlock * count);
     const int64_t floats = rounded(blocks * count * 4);
     const int64_t bytes = 2 * numbers + 2 * floats + kMargin;
@@ -93,7 +96,7 @@ void Activations::resize(int64_t columns, int64_t count, bool rotated, uint64_t 
     }
     auto *at = static_cast<uint8_t *>(storage_);
     view_ = {columns, blocks, count, precise, reinterpret_cast<int8_t *>(at), reinterpret_cast<int8_t *>(at + numbers),
-             reinterpret_cast<float *>(at + 2 * numbers), reinterpret_cast<float *>(at + 2 * numbers + floats)};
+             reinterpret_cast<float *>(at + 2 * numbers), reinterpret_cast<float *>(at + 2 * numbers + floats), ranges};
     if (rotated && (columns != signed_columns_ || seed != seed_)) {
         delete[] signs_;
         signs_ = nullptr;
@@ -173,6 +176,7 @@ struct HeldMatrix : PackedMatrix {
     std::vector<PackedRun> held;
     std::vector<Part> parts;
     Halves held_scales;
+    std::vector<float> held_ranges;
 
     HeldMatrix(int64_t row_count, int64_t column_count, int64_t group, Halves row_scale, Part codes, int bits,
                Numbers scale_factors, bool is_rotated, uint64_t rotation_seed)
@@ -189,7 +193,27 @@ struct HeldMatrix : PackedMatrix {
         std::fill(factors, factors + 256, 0.0f);
         std::copy(scale_factors.data(), scale_factors.data() + scale_factors.size(), factors);
         rotated = is_rotated, seed = rotation_seed;
+        ranges = nullptr, ranges_key = 0;
         parts.push_back(codes);
+    }
+
+    // Fixed ranges of the activations' blocks, or none. Not while the matrix is in use.
+    void set_ranges(std::optional<Numbers> given) {
+        if (given) {
+            require(static_cast<int64_t>(given->size()) == blocks, "a packed matrix has a range for every 32 columns");
+            for (size_t b = 0; b < given->size(); ++b)
+                require(given->data()[b] >= 0 && given->data()[b] <= __FLT_MAX__, "a range is not a finite magnitude");
+        }
+        held_ranges.clear(), ranges = nullptr, ranges_key = 0;
+        if (!given) return;
+        held_ranges.assign(given->data(), given->data() + given->size());
+        ranges = held_ranges.data(), ranges_key = 0xCBF29CE484222325u;
+        for (float range : held_ranges) {
+            uint32_t bits;
+            std::memcpy(&bits, &range, 4);
+            ranges_key = (ranges_key ^ bits) * 0x100000001B3u;
+        }
+        ranges_key |= 1;
     }
 
     // A run of `count` rows: the digits' regions, the whole number of every code's level, and what makes it a level.
@@ -234,7 +258,7 @@ void multiply_rows(const HeldMatrix &m, Rows x, bool precise, int threads, OutRo
     nb::gil_scoped_release release;
     thread_local Activations activations;
     Activations &shared = activations;
-    shared.resize(m.columns, count, m.rotated, m.seed, precise);
+    shared.resize(m.columns, count, m.rotated, m.seed, precise, m.ranges);
     parallel_for(count, std::min<int64_t>(threads, count), [&](int64_t begin, int64_t end) {
         shared.fill(x.data(), m.columns, begin, end);
     });
@@ -322,6 +346,7 @@ MEDIANT_KERNEL(packed_matrix) {
         .def("add", &HeldMatrix::add, nb::arg("rows"), nb::arg("layout"), nb::arg("regions"), nb::arg("levels"),
              nb::arg("zero"), nb::arg("unit"))
         .def("seal", &HeldMatrix::seal)
+        .def("set_ranges", &HeldMatrix::set_ranges, nb::arg("ranges").none())
         .def("multiply", &multiply_rows, nb::arg("x"), nb::arg("precise"), nb::arg("threads"), nb::arg("y").noconvert())
         .def("row", &decode_one, nb::arg("row"), nb::arg("out").noconvert());
     m.def("multiply_each", &multiply_each, nb::arg("matrices"), nb::arg("x"), nb::arg("precise"), nb::arg("threads"),

@@ -39,15 +39,19 @@ struct PackedMatrix {
     float factors[256];          // of each scale code, relative to the row scale
     bool rotated;
     uint64_t seed;
+    const float *ranges;         // [blocks] for its activations (ActivationView), null: each block's own
+    uint64_t ranges_key;         // equal where ranges are equal, 0 without
 };
 
 // Vectors as the kernels take them, for `count` of them: [blocks][count][32] and [blocks][count]. The value of a number
-// is scale * high, or scale * (128 high + low) if precise; sums holds scale times the sum of a block's numbers.
+// is scale * high, or scale * (128 high + low) if precise; sums holds scale times the sum of a block's numbers. `ranges`
+// has the magnitude that the largest number of each block stands for, what is beyond being clipped; null: its largest.
 struct ActivationView {
     int64_t columns, blocks, count;
     bool precise;
     int8_t *high, *low;
     float *scales, *sums;
+    const float *ranges;
 };
 
 // One instruction set. A file tiles_NAME.cpp makes one of these known (tiles.h); the first by rank that the processor
@@ -78,7 +82,8 @@ public:
     Activations &operator=(const Activations &) = delete;
     ~Activations();
     // Room for `count` vectors; grows but never shrinks.
-    void resize(int64_t columns, int64_t count, bool rotated, uint64_t seed, bool precise);
+    void resize(int64_t columns, int64_t count, bool rotated, uint64_t seed, bool precise,
+                const float *ranges = nullptr);
     // Prepares vectors [begin, end) of x, `stride` numbers apart; different ranges may be done by different threads.
     void fill(const float *x, int64_t stride, int64_t begin, int64_t end);
     const ActivationView &view() const { return view_; }

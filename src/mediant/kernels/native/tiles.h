@@ -456,8 +456,8 @@ void rotate(float *x, const float *signs, float *scratch, int64_t columns, bool 
 }
 
 // A block of at most 32 numbers to integers and their scale. Below 2^-100 all is 0; with a number that is not finite
-// the scale is NaN, and so is every product.
-void quantize_block(const float *x, int64_t count, int64_t place, const ActivationView &out) {
+// the scale is NaN, and so is every product. A negative range is none.
+void quantize_block(const float *x, int64_t count, int64_t place, float range, const ActivationView &out) {
     int8_t *high = out.high + kBlock * place, *low = out.precise ? out.low + kBlock * place : nullptr;
     float padded[kBlock] = {0}, top = 0;
     bool finite = true;
@@ -468,6 +468,12 @@ void quantize_block(const float *x, int64_t count, int64_t place, const Activati
         finite &= size <= __FLT_MAX__;
     }
     const float most = out.precise ? 127 * 128 + 63 : 127;
+    if (range >= 0) {
+        for (int j = 0; j < kBlock; ++j) {
+            padded[j] = padded[j] > range ? range : padded[j] < -range ? -range : padded[j];
+        }
+        top = range;
+    }
     const bool counts = finite && top >= 0x1p-100f;
     const float inverse = counts ? most / top : 0;
     int32_t sum = 0;
@@ -490,6 +496,7 @@ void prepare(const float *x, const float *signs, float *scratch, int64_t index, 
     }
     for (int64_t b = 0; b < out.blocks; ++b) {
         const int64_t left = out.columns - b * kBlock;
-        quantize_block(x + b * kBlock, left < kBlock ? left : kBlock, b * out.count + index, out);
+        const float range = out.ranges ? out.ranges[b] : -1;
+        quantize_block(x + b * kBlock, left < kBlock ? left : kBlock, b * out.count + index, range, out);
     }
 }

@@ -14,14 +14,15 @@ class PackedLinear final : public Linear {
         Activations activations;
     };
 
-    // Inputs depend on the rotation and on the bits of an activation alone.
+    // Inputs depend on the rotation and on the bits and ranges of an activation alone.
     uint64_t form(bool precise) const override {
         return 1 + 2 * static_cast<uint64_t>(matrix_.rotated) + 4 * static_cast<uint64_t>(precise) +
-               8 * (matrix_.rotated ? matrix_.seed : 0);
+               8 * ((matrix_.rotated ? matrix_.seed : 0) ^ matrix_.ranges_key);
     }
     std::unique_ptr<Prepared> scratch() const override { return std::make_unique<Inputs>(); }
     void resize(Prepared &prepared, int64_t tokens, bool precise) const override {
-        static_cast<Inputs &>(prepared).activations.resize(columns, tokens, matrix_.rotated, matrix_.seed, precise);
+        static_cast<Inputs &>(prepared).activations.resize(columns, tokens, matrix_.rotated, matrix_.seed, precise,
+                                                           matrix_.ranges);
     }
     void prepare(Prepared &prepared, const float *x, int64_t begin, int64_t end) const override {
         static_cast<Inputs &>(prepared).activations.fill(x, columns, begin, end);
