@@ -10,6 +10,7 @@ import torch
 
 from mediant.checkpoint.decoding import decode
 from mediant.checkpoint.reader import open_checkpoint
+from mediant.checkpoint.sparse_blocks import in_blocks
 from mediant.checkpoint.writer import write
 from mediant.kernels import native
 from mediant.kernels.part_shapes import positions_of
@@ -17,7 +18,6 @@ from mediant.models.companions import companion_files
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.plans import Plan, TensorPlan
-from mediant.runtime.block_sparse_layers import in_blocks
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.loading import load
 from mediant.values import Encoding

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -186,6 +188,18 @@ def test_without_a_cache_the_model_runs_all_the_same(
     assert expanded(tmp_path / "coded", heard).folder == tmp_path / "coded"
     assert "no space" in heard.said[-1]
     assert np.isfinite(logits(tmp_path / "coded")).all()
+
+
+def test_opening_needs_neither_torch_nor_transformers(tiny_checkpoint: Callable[..., Path]) -> None:
+    """They would take two seconds and 200 MB, more than a small model itself."""
+    program = (
+        "import sys; from mediant.runtime.decoder import Decoder; d = Decoder.open(sys.argv[1]);"
+        "d.prefill(d.sequence(), [1, 2]); print([m for m in ('torch', 'transformers', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_checkpoint("llama"))], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def test_halves_are_used_as_they_are() -> None:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from mediant.checkpoint.packing import packed_matrix
 from mediant.checkpoint.reader import Checkpoint
+from mediant.checkpoint.sparse_blocks import stored_blocks
 from mediant.errors import CheckpointError
 from mediant.kernels import native
 from mediant.kernels.block_sparse import BlockSparse
 from mediant.kernels.packed_matrix import PackedMatrix
 from mediant.plans import Drop, Run
-from mediant.runtime.block_sparse_layers import stored_blocks
 
 if TYPE_CHECKING:
     from mediant.models.weights import WeightReader
