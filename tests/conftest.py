@@ -17,6 +17,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TQDM_DISABLE"] = "1"
 
+import hypothesis
 import pytest
 import torch
 import transformers
@@ -25,6 +26,10 @@ from tokenizers import decoders as token_decoders
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mediant import files
+
+# A busy machine must not fail a test: examples have no deadline.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 VOCABULARY = 320
 TEXT = "the quick brown fox jumps over the lazy dog and runs away from 12 angry bees . "

@@ -116,7 +116,7 @@ def test_a_model_is_exactly_itself_and_runs_once(itself: bool) -> None:
     assert len(calls) == WINDOWS
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), spread=st.floats(0, 30))
 def test_divergence_is_never_negative(seed: int, spread: float) -> None:
     found = compare(table_model(seed, spread), table_model(seed + 1, spread), token_windows(seed))
@@ -220,7 +220,6 @@ figures = st.integers(1, 5).flatmap(
 )
 
 
-@settings(deadline=None)
 @given(figures)
 def test_standard_error_is_the_textbook_formula_on_window_means(rows: list[list[int]]) -> None:
     means = [Fraction(sum(row), len(row)) for row in rows]

@@ -1,13 +1,12 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mediant.errors import TextError, UsageError
 from mediant.evaluation.windows import cut, predicting, scored
 
 
-@settings(deadline=None)
 @given(windows=st.integers(1, 6), window=st.integers(2, 9), rest=st.integers(0, 20))
 def test_windows_are_the_text_from_its_start(windows: int, window: int, rest: int) -> None:
     tokens = list(range(100, 100 + windows * window + rest))
@@ -18,7 +17,6 @@ def test_windows_are_the_text_from_its_start(windows: int, window: int, rest: in
     assert torch.equal(cut(torch.tensor(tokens), windows, window), found)
 
 
-@settings(deadline=None)
 @given(window=st.integers(2, 600))
 def test_scored_tokens_are_the_second_half_each_predicted_one_before(window: int) -> None:
     positions = range(window)
@@ -31,7 +29,6 @@ def test_the_published_protocol_scores_256_of_512() -> None:
     assert range(512)[predicting(512)] == range(255, 511)
 
 
-@settings(deadline=None)
 @given(windows=st.integers(1, 6), window=st.integers(2, 9), short=st.integers(1, 54))
 def test_a_text_too_short_says_what_it_has_what_is_needed_and_what_would_work(
     windows: int, window: int, short: int

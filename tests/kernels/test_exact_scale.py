@@ -97,7 +97,7 @@ def test_all_small_groups_with_a_zero_point(bits):
         assert is_optimal(w, h, scale, zero, levels, least_error(w, h, levels, levels)), (group, scale, zero)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(GRIDS)), st.integers(0, 2**32 - 1), st.integers(1, 4))
 def test_random_groups(grid, seed, size):
     generator = np.random.default_rng(seed)
@@ -189,7 +189,7 @@ def test_native_equals_reference_on_awkward_groups(bits):
 
 
 @needs_native
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.tuples(st.integers(1, 3), st.integers(1, 12)).flatmap(
         lambda shape: st.tuples(

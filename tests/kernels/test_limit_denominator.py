@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mediant.errors import UsageError
@@ -87,7 +87,6 @@ def test_native_is_the_reference(bound, lanes):
     st.integers(1, 2**63 - 1) | st.sampled_from([2**51 - 1, 2**51, 2**51 + 1]),
     st.booleans(),
 )
-@settings(deadline=None)
 def test_native_is_the_reference_for_every_double(values, bound, lanes):
     x = np.array(values, np.float64)
     assert same(natively(x, bound, lanes), continued_fractions.limit_denominator(x, bound))

@@ -69,7 +69,7 @@ def test_native_equals_reference(levels, shape):
 
 
 @needs_native
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     arrays(np.float32, (2, 7), elements=finite),
     arrays(np.float32, 2, elements=finite),

@@ -41,7 +41,7 @@ def cuts(units: list[Unit]) -> list[tuple[int, str, int]]:
     return sorted((drop.place, name, drop.bits) for name, drops in order.items() for drop in drops)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(models)
 def test_no_choice_of_depths_loses_less_with_as_many_bytes(model: list[tuple[int, tuple[float, ...]]]) -> None:
     units = units_of(model, convex=True)
@@ -55,7 +55,7 @@ def test_no_choice_of_depths_loses_less_with_as_many_bytes(model: list[tuple[int
         assert loss <= best * (1 + 1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(models)
 def test_a_tensor_is_cut_from_deep_to_shallow_however_losses_fall(model: list[tuple[int, tuple[float, ...]]]) -> None:
     units = units_of(model, convex=False)

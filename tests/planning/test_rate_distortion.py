@@ -39,7 +39,7 @@ def brute_force(units: list[Unit], budget: int) -> float:
 shapes = st.lists(st.tuples(st.integers(1, 9), st.integers(8, 40), st.floats(1e-3, 1e3)), min_size=1, max_size=5)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(shapes, st.floats(0, 1))
 def test_never_worse_than_the_best_whole_choice_and_never_over(shapes, share):
     units = [unit(f"t{i}", *s) for i, s in enumerate(shapes)]
@@ -61,7 +61,7 @@ def test_uses_the_budget_to_within_one_row():
         assert budget - used <= 64 // 8 + 2 * 4  # a row of one more bit, and the ends of planes
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shapes)
 def test_more_bytes_never_predict_more_loss(shapes):
     units = [unit(f"t{i}", *s) for i, s in enumerate(shapes)]

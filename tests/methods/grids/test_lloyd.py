@@ -52,7 +52,7 @@ def test_many_levels_come_near_the_high_resolution_limit(bits):
     assert error(np.quantile(sample, (np.arange(2**bits) + 0.5) / 2**bits)) > np.sqrt(3) * np.pi / 2
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.integers(1, 4))
 def test_levels_are_means_of_their_cells(seed, size, bits):
     generator = np.random.default_rng(seed)
