@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,12 @@ def threads() -> int:
             raise UsageError(f"MEDIANT_THREADS is {wanted!r}; it takes a whole number from 1.")
         return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def return_memory() -> None:
+    """Gives freed memory back to the system; C libraries other than glibc do it by themselves or not at all."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Turns:

@@ -20,6 +20,7 @@ from mediant.kernels.rotation import rotate, rotate_back
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import WIDTHS, pack_scale_codes, pack_tiles
 from mediant.methods.grids.bell import Bell
+from mediant.methods.grids.paired import Paired
 from mediant.plans import Run
 
 SETS = [] if native is None else native.instruction_sets()
@@ -50,7 +51,7 @@ def packed(runs, columns, form=THREE, group=32, storage="tiles", seed=None, kept
     def run(count: int, bits: int) -> PackedRun:
         codes = generator.integers(0, 1 << bits, (count, columns)).astype(np.uint8)
         used = min(bits, kept or bits)
-        levels = (grid or Bell()).levels(used).astype(np.float32)
+        levels = (grid or Bell()).levels(used).reshape(-1).astype(np.float32)
         data = placed(pack_tiles(codes, bits, storage))
         return PackedRun(count, widths_of(storage, bits, used), data, WholeLevels.of(levels, used))
 
@@ -95,6 +96,20 @@ def test_every_depth(instruction_set, storage, bits):
     for count in (1, 5):
         x = np.random.default_rng(bits).standard_normal((count, 100)).astype(np.float32)
         assert np.all(np.abs(matrix.multiply(x) - matrix.multiply_reference(x)) <= tolerance(matrix, x))
+
+
+@pytest.mark.parametrize("columns", [96, 100, 35])
+@pytest.mark.parametrize("seed", [None, 5])
+def test_codes_in_pairs(instruction_set, columns, seed):
+    matrix = packed([(19, 2), (9, 3), (5, 2)], columns, grid=Paired(), seed=seed)
+    for count in (1, 5):
+        x = np.random.default_rng(count).standard_normal((count, columns)).astype(np.float32)
+        for precise in (False, True):
+            wrong = np.abs(matrix.multiply(x, precise) - matrix.multiply_reference(x, precise))
+            assert np.all(wrong <= tolerance(matrix, x))
+    whole = matrix.matrix() if seed is None else rotate_back(matrix.matrix(), seed)
+    for row in (0, 18, 19, 32):
+        np.testing.assert_allclose(matrix.row(row), whole[row], rtol=1e-5, atol=1e-5 * np.abs(whole).max())
 
 
 @pytest.mark.parametrize("kept", [2, 3])

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from mediant.kernels.rotation import rotate, rotate_back, rotate_metric, signs
+from mediant.kernels import native
+from mediant.kernels import rotation as module
+from mediant.kernels.rotation import hadamard_reference, rotate, rotate_back, rotate_metric, signs
+
+needs_native = pytest.mark.skipif(native is None, reason="the native kernels were not built")
 
 SIZES = [1, 2, 3, 6, 8, 12, 35, 64, 96, 576]
 
@@ -57,3 +61,28 @@ def test_seeds_differ_and_signs_are_balanced():
 
 def test_float32_stays_float32():
     assert rotate(np.ones((2, 12), np.float32), 0).dtype == np.float32
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(0, 4), (1, 1), (3, 1), (5, 2), (2, 4), (3, 8), (7, 64), (2, 1024)])
+def test_native_equals_reference(shape, dtype):
+    x = np.random.default_rng(1).standard_t(2, shape).astype(dtype)
+    expected = hadamard_reference(x)
+    for threads in (1, 3):
+        found = np.full(shape, np.nan, dtype)
+        native.hadamard(x, found, threads)
+        np.testing.assert_array_equal(found, expected)
+
+
+@needs_native
+def test_a_sum_in_another_order_would_be_seen():
+    x = np.random.default_rng(2).standard_normal((4, 64)).astype(np.float32)
+    assert (hadamard_reference(x) != x @ (scipy.linalg.hadamard(64) / 8).astype(np.float32)).any()
+
+
+def test_without_native_kernels_the_result_is_the_same(monkeypatch):
+    x = np.random.default_rng(3).standard_normal((6, 96))[:, ::2]  # not contiguous
+    expected = rotate(x, 4)
+    monkeypatch.setattr(module, "native", None)
+    np.testing.assert_array_equal(rotate(x, 4), expected)

@@ -209,3 +209,42 @@ def test_neutral_statistics_say_what_zeroing_costs():
 def test_rows_of_keeps_the_rows():
     part = rows_of(statistics(6, 4), np.array([1, 3]))
     assert len(part.output_fisher) == len(part.head_fisher) == 2
+
+
+PAIRS = TensorPlan(
+    "quantize", grid={"name": "paired"}, scale={"name": "exact"}, rounding={"name": "babai"},
+    runs=(Run(7, 2), Run(5, 3)), group=32, scale_bits=3, scale_signed=False, scale_steps=4,
+    basis={"name": "rotation", "seed": 0},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("storage", ["rows", "tiles"])
+@pytest.mark.parametrize("columns", [8, 38, 96])
+def test_pairs_decode_to_what_was_measured(storage, columns):
+    plan = dataclasses.replace(PAIRS, storage=storage)
+    result, encoding = encoded(matrix(columns=columns), plan)
+    np.testing.assert_allclose(decode(encoding), rotate_back(result.matrix, 0), atol=1e-6)
+    assert encoding.parts["levels.2"].shape == (32,)
+    assert result.certificate.worst_error is None
+    assert result.certificate.expected_error is None
+
+
+def test_pairs_lose_less_than_levels():
+    h = hessian(96)
+    weights, levels = matrix(64, 96), dataclasses.replace(PAIRS, grid={"name": "bell"}, runs=(Run(64, 2),))
+    pairs = dataclasses.replace(levels, grid={"name": "paired"})
+    losses = [quantized(weights, plan, None, h).certificate.weighted_error for plan in (pairs, levels)]
+    assert losses[0] < 0.97 * losses[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rounding": {"name": "nearest"}}, "goes with Babai"),
+        ({"rounding": {"name": "k_best"}}, "goes with Babai"),
+        ({"rounding": {"name": "babai", "order": "pivot"}}, "natural order"),
+    ],
+)
+def test_pairs_with_another_rounding_are_refused(change, message):
+    with pytest.raises(PlanError, match=message):
+        quantized(matrix(), dataclasses.replace(PAIRS, **change))

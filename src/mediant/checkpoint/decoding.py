@@ -16,6 +16,7 @@ from mediant.kernels.coded_matrix import CodedMatrix
 from mediant.kernels.companded_matrix import LEVELS, CompandedMatrix
 from mediant.kernels.dequantize import dequantize
 from mediant.kernels.factor_product import factor_product
+from mediant.kernels.pairs import is_codebook, join
 from mediant.kernels.part_shapes import (
     CodedForm,
     FactorsForm,
@@ -83,7 +84,7 @@ def decode(encoding: Encoding, form: Form | None = None, planes: int | None = No
         if used < run.bits:
             _check_leading(encoding, form, used)
         dequantize(
-            codes >> np.uint8(run.bits - used),
+            codes if used == run.bits else codes >> np.uint8(run.bits - used),
             scale[here],
             None if zero is None else zero[here],
             levels(encoding, form, used),
@@ -96,7 +97,7 @@ def decode(encoding: Encoding, form: Form | None = None, planes: int | None = No
 
 
 def _check_leading(encoding: Encoding, form: GridForm, bits: int) -> None:
-    if bits not in form.counts:
+    if bits not in form.counts or is_codebook(bits, form.counts[bits]):
         raise ValueError(f"the {bits} leading bits of the codes of {encoding.info.name!r} have no levels of their own")
 
 
@@ -139,17 +140,23 @@ def _kept(encoding: Encoding, form: SparseForm) -> Encoding:
 
 
 def run_codes(encoding: Encoding) -> Iterator[NDArray[np.uint8]]:
-    """The codes of each run of a quantized matrix, [rows, columns]."""
+    """The codes of each run of a quantized matrix, [rows, columns]: places in its table of levels or points."""
     plan, columns = encoding.plan, encoding.info.matrix_shape[1]
     byte = 0
     for run in plan.runs:
         if plan.storage == "rows":
-            yield unpack(encoding.parts["codes"][byte:], run.rows * columns, run.bits).reshape(run.rows, columns)
+            codes = unpack(encoding.parts["codes"][byte:], run.rows * columns, run.bits).reshape(run.rows, columns)
             byte += packed_bytes(run.rows * columns, run.bits)
         else:
             widths = WIDTHS[plan.storage][run.bits]
-            yield unpack_tiles(encoding.parts["tiles"][byte:], run.rows, columns, widths)
+            codes = unpack_tiles(encoding.parts["tiles"][byte:], run.rows, columns, widths)
             byte += tile_bytes([run], columns)
+        yield join(codes) if _in_pairs(encoding, run.bits) else codes
+
+
+def _in_pairs(encoding: Encoding, bits: int) -> bool:
+    table = encoding.parts.get(f"levels.{bits}")
+    return table is not None and is_codebook(bits, table.size)
 
 
 def factors(encoding: Encoding, form: Form | None = None) -> dict[str, Floats]:
@@ -173,7 +180,7 @@ def factor_encodings(encoding: Encoding) -> dict[str, Encoding]:
 
 
 def levels(encoding: Encoding, form: GridForm, bits: int) -> Floats:
-    """The level of every code at one depth, float32."""
+    """The level of every code at one depth, or the points of its codebook, flat: float32."""
     if form.counts:
         return np.asarray(encoding.parts[f"levels.{bits}"], np.float32)
     return np.float32(form.first.get(bits, 0)) + np.arange(1 << bits, dtype=np.float32)
@@ -262,8 +269,8 @@ def _check_factors(encoding: Encoding, form: FactorsForm) -> None:
 
 
 def _check_levels(encoding: Encoding, form: GridForm) -> None:
-    for bits in form.counts:
-        if not np.all(np.diff(encoding.parts[f"levels.{bits}"]) > 0):
+    for bits, count in form.counts.items():
+        if not is_codebook(bits, count) and not np.all(np.diff(encoding.parts[f"levels.{bits}"]) > 0):
             raise CheckpointError(f"The levels of {encoding.info.name!r} at {bits} bits do not ascend.")
 
 

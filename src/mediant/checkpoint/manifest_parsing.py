@@ -11,6 +11,7 @@ from mediant.checkpoint import strict_json
 from mediant.checkpoint.header import MOST_AXES
 from mediant.checkpoint.manifest import FORMAT, VERSION, Calibration, Entry, Manifest, Origin, Part, is_companion
 from mediant.errors import CheckpointError, PlanError
+from mediant.kernels.pairs import is_codebook
 from mediant.kernels.part_shapes import CodedForm, FactorsForm, Form, GridForm, SparseForm, part_shapes
 from mediant.kernels.sparse_positions import Positions
 from mediant.plans import FACTORS, LATTICE_FIELDS, TensorPlan, checked_edits, tensor_plan_from_dict, tensor_plan_to_dict
@@ -271,9 +272,11 @@ def _coded_form(info: TensorInfo, plan: TensorPlan, parts: Mapping[str, Part]) -
 
 
 def _count(levels: Part | None, bits: int, where: str) -> int:
-    if levels is None or len(levels.shape) != 1 or not 1 <= levels.shape[0] <= 1 << min(bits, 8):
-        raise CheckpointError(f"In {where}, a table grid needs 1 to 2^{bits} levels in the part 'levels.{bits}'.")
-    return levels.shape[0]
+    if levels is not None and len(levels.shape) == 1:
+        count = levels.shape[0]
+        if 1 <= count <= 1 << min(bits, 8) or is_codebook(bits, count):
+            return count
+    raise CheckpointError(f"In {where}, a table grid needs 1 to 2^{bits} levels in the part 'levels.{bits}'.")
 
 
 def _part(value: Any, where: str) -> Part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mediant.checkpoint.decoding import levels
 from mediant.errors import CheckpointError
 from mediant.kernels.packed_matrix import PackedMatrix, PackedRun, WholeLevels, bytes_before, widths_of
+from mediant.kernels.pairs import is_codebook
 from mediant.kernels.part_shapes import Form, GridForm, grid_form
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.values import Encoding
@@ -45,6 +46,6 @@ def packed_matrix(encoding: Encoding, form: Form | None = None, bits: int | None
 
 
 def _leading_levels(encoding: Encoding, grid: GridForm, bits: int, used: int) -> WholeLevels:
-    if used in grid.counts:
+    if used in grid.counts and (used == bits or not is_codebook(used, grid.counts[used])):
         return WholeLevels.of(levels(encoding, grid, used), used)
     return WholeLevels.of(levels(encoding, grid, bits), bits).leading(used)

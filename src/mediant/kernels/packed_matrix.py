@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from mediant.kernels import native, threads
 from mediant.kernels.bfloat16 import to_float32
+from mediant.kernels.pairs import PAIRS, is_codebook, join
 from mediant.kernels.rotation import rotate, rotate_back
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import (
@@ -54,7 +55,7 @@ LEAST = np.float32(2.0**-100)
 
 @dataclass(frozen=True)
 class WholeLevels:
-    """Levels as u (v - z): `numbers` v, uint8 [2^bits]; `zero` z; `unit` u."""
+    """Levels as u (v - z): `numbers` v, uint8 [2^bits], or [32] for a codebook of pairs; `zero` z; `unit` u."""
 
     numbers: Bytes
     zero: float
@@ -67,22 +68,34 @@ class WholeLevels:
         Raises:
             ValueError: levels are not whole steps apart, or too many steps for a kernel of that depth.
         """
-        gaps = np.diff(levels.astype(np.float64))
+        gaps = np.diff(np.sort(levels.astype(np.float64)))
         unit = float(gaps.min()) if bits > 5 and len(gaps) else common_step(gaps)
-        numbers = (levels - levels[0]).astype(np.float64) / unit
+        lowest = levels.min()
+        numbers = (levels - lowest).astype(np.float64) / unit
         most = LARGEST.get(bits, (1 << bits) - 1)
         if np.any(numbers != np.rint(numbers)) or numbers.max() > most:
             raise ValueError(f"kernels need levels that are whole steps apart, at most {most} at {bits} bits")
         if bits > 5 and not np.array_equal(numbers, np.arange(1 << bits)):
             raise ValueError("kernels need evenly spaced levels from 6 bits on")
-        padded = np.zeros(1 << bits, np.uint8)
+        padded = np.zeros(max(1 << bits, len(numbers)), np.uint8)
         padded[: len(numbers)] = numbers
-        return cls(padded, float(-levels[0]) / unit, unit)
+        return cls(padded, float(-lowest) / unit, unit)
 
     def suits(self, bits: int) -> bool:
         """Whether there is a number for each code of so many bits, which from 6 bits on is the code."""
         count = 1 << bits
-        return len(self.numbers) == count and (bits <= 5 or np.array_equal(self.numbers, np.arange(count)))
+        fits = len(self.numbers) == count or is_codebook(bits, len(self.numbers))
+        return fits and (bits <= 5 or np.array_equal(self.numbers, np.arange(count)))
+
+    def looked_up(self, bits: int) -> Bytes:
+        """The 32 numbers that native kernels look up: of 2 bits, those of the lower and of the upper of two codes."""
+        table = np.zeros(32, np.uint8)
+        if bits == 2 and not is_codebook(bits, len(self.numbers)):
+            both = np.arange(PAIRS)
+            table[:PAIRS], table[PAIRS:] = self.numbers[both & 3], self.numbers[both >> 2]
+        elif bits <= 5:
+            table[: len(self.numbers)] = self.numbers
+        return table
 
     def leading(self, kept: int) -> WholeLevels:
         """Levels of the `kept` leading bits of the codes: means of those that they lead to, on whole steps again."""
@@ -163,10 +176,8 @@ class PackedMatrix:
             _factors(self.form), self.seed is not None, self.seed or 0,
         )  # fmt: skip
         for run in self.runs:
-            levels = np.zeros(32, np.uint8)
-            known = run.levels.numbers[:32] if len(run.levels.numbers) <= 32 else np.zeros(32, np.uint8)
-            levels[: len(known)] = known
             parts = list(regions(run.data, run.rows, columns, run.widths))
+            levels = run.levels.looked_up(sum(run.widths))
             matrix.add(run.rows, LAYOUTS.index(run.widths), parts, levels, run.levels.zero, run.levels.unit)
         matrix.seal()
         return matrix
@@ -236,7 +247,11 @@ class PackedMatrix:
         return np.asarray(whole[begin:end], np.float32)
 
     def _codes(self) -> list[Bytes]:
-        return [unpack_tiles(run.data, run.rows, self.shape[1], run.widths) for run in self.runs]
+        found = [unpack_tiles(run.data, run.rows, self.shape[1], run.widths) for run in self.runs]
+        return [
+            join(codes) if is_codebook(sum(run.widths), len(run.levels.numbers)) else codes
+            for run, codes in zip(self.runs, found, strict=True)
+        ]
 
     def _factors_by_group(self) -> Floats:
         """[rows, blocks]."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mediant import discovery
 from mediant.errors import PlanError
 from mediant.kernels.bit_planes import packed_bytes
+from mediant.kernels.pairs import is_codebook
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.sparse_positions import Positions
 from mediant.kernels.tiles import BLOCK, STORAGES, scale_code_bytes, tile_bytes
@@ -47,9 +48,9 @@ Parts = dict[str, tuple[str, tuple[int, ...]]]
 class GridForm:
     """What a file must say about a grid, by depth in bits.
 
-    An *affine* grid has the levels first, first + 1, ... and says only `first`; a *table* grid stores its levels and
-    says here how many there are, also for the depths at which leading bits of its codes can be read alone. A grid with
-    a zero point is affine from 0.
+    An *affine* grid has the levels first, first + 1, ... and says only `first`; a *table* grid stores its levels, or
+    the points of a codebook of pairs, and says here how many numbers these are, also for the depths at which leading
+    bits of its codes can be read alone. A grid with a zero point is affine from 0.
     """
 
     first: Mapping[int, float] = field(default_factory=dict)
@@ -159,7 +160,7 @@ def _grid_form(spec: str, depths: tuple[int, ...]) -> GridForm:
     if hasattr(grid, "leading"):
         depths = tuple(sorted({*depths, *(leading for bits in depths for leading in grid.leading(bits))}))
     try:
-        tables = {bits: np.asarray(grid.levels(bits, _ANY_SAMPLE)) for bits in depths}
+        tables = {bits: np.asarray(grid.levels(bits, _ANY_SAMPLE)).reshape(-1) for bits in depths}
     except (ArithmeticError, TypeError, ValueError) as problem:
         raise PlanError(f"The grid {spec} does not have the depths {depths}: {problem}.") from None
     if grid.zero_point:
@@ -383,6 +384,8 @@ def _check_quantize(info: TensorInfo, plan: TensorPlan, rows: int) -> None:
 
 
 def _check_tiles(info: TensorInfo, plan: TensorPlan, form: GridForm) -> None:
+    if plan.storage == "nested" and any(is_codebook(bits, count) for bits, count in form.counts.items()):
+        raise PlanError(f"The tensor {info.name!r} cannot be stored as nested with a codebook of pairs.")
     if plan.group % BLOCK or plan.scale_bits > 8 or form.zero_point:
         raise PlanError(
             f"The tensor {info.name!r} cannot be stored as {plan.storage}: that takes groups of a multiple of {BLOCK}"

@@ -22,6 +22,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mediant.kernels import native, threads
+
+# Below this many numbers a thread costs more than it saves.
+_NUMBERS_PER_THREAD = 1 << 18
 # Of one of the two arrays that a transform goes back and forth between.
 CACHED_BYTES = 1 << 18
 
@@ -37,10 +41,10 @@ def rotate(matrix: Real, seed: int) -> Real:
     rows, columns = matrix.shape
     power, odd = _factors(columns)
     x = matrix * signs(columns, seed).astype(matrix.dtype)
-    x = _hadamard(x.reshape(rows * odd, power))
+    x = hadamard(x.reshape(rows * odd, power))
     if odd > 1:
         x = np.ascontiguousarray(x.reshape(rows, odd, power).transpose(0, 2, 1))
-        x = _hadamard(x.reshape(rows * odd, power))
+        x = hadamard(x.reshape(rows * odd, power))
     return x.reshape(rows, columns)
 
 
@@ -48,10 +52,10 @@ def rotate_back(matrix: Real, seed: int) -> Real:
     """Matrix @ Q^T, the inverse of `rotate`; a new array."""
     rows, columns = matrix.shape
     power, odd = _factors(columns)
-    x = _hadamard(matrix.reshape(rows * odd, power))
+    x = hadamard(matrix.reshape(rows * odd, power))
     if odd > 1:
         x = np.ascontiguousarray(x.reshape(rows, power, odd).transpose(0, 2, 1))
-        x = _hadamard(x.reshape(rows * odd, power))
+        x = hadamard(x.reshape(rows * odd, power))
     result: Real = x.reshape(rows, columns) * signs(columns, seed).astype(matrix.dtype)
     return result
 
@@ -81,8 +85,21 @@ def _factors(columns: int) -> tuple[int, int]:
     return power, columns // power
 
 
-def _hadamard(x: NDArray[Any]) -> NDArray[Any]:
-    """Hadamard transform of each row [rows, 2^k], divided by sqrt(2^k); a new array."""
+def hadamard(x: Real) -> Real:
+    """Hadamard transform of each row [rows, 2^k] of float32 or float64, divided by sqrt(2^k); a new array.
+
+    >>> hadamard(np.array([[3.0, 1.0, 0.0, 0.0]])).tolist()
+    [[2.0, 1.0, 2.0, 1.0]]
+    """
+    if native is None:
+        return hadamard_reference(x)
+    result = np.empty(x.shape, x.dtype)
+    native.hadamard(np.ascontiguousarray(x), result, min(threads(), 1 + x.size // _NUMBERS_PER_THREAD))
+    return result
+
+
+def hadamard_reference(x: Real) -> Real:
+    """`hadamard` in NumPy."""
     rows, size = x.shape
     result = np.empty_like(x)
     step = max(1, CACHED_BYTES // (size * x.itemsize))

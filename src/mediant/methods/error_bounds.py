@@ -13,6 +13,8 @@ expected loss an upper estimate.
 *Weight by weight*, E = e. Against a diagonal C, both sums are as above with C_jj for d_j. Against a full C, at worst
 all errors conspire: E C E^T <= (sum_j |e_j| sqrt(C_jj))^2.
 
+A codebook of pairs, whose points lie in the plane, has no bounds here: its cells have other shapes in every metric.
+
 v of a level with half gaps a and c to its neighbours is (a^3 + c^3) / 3 (a + c); the outermost have the inner one
 twice.
 """
@@ -24,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import Delaunay
 
 from mediant.kernels.babai import Lattice
 from mediant.methods.layer import Layer
@@ -80,8 +83,22 @@ def outside(error: Floats, lattice: Lattice, scales: Floats, table: NDArray[Any]
 
 
 def reach(table: Doubles) -> float:
-    """Half the widest gap between levels."""
+    """Half the widest gap between levels; of points [2, count], the largest radius of a circle between three of them.
+
+    No weight, or pair of weights, between levels is farther than that from one.
+    """
+    if table.ndim == 2:
+        return _largest_circle(table)
     return float(np.diff(table).max()) / 2 if len(table) > 1 else 0.0
+
+
+def _largest_circle(points: Doubles) -> float:
+    """The largest circumradius abc / 4 area of the Delaunay triangles of points [2, count]."""
+    corners = points.T[Delaunay(points.T).simplices]
+    sides = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2)
+    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    twice_areas = np.abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0])
+    return float((sides.prod(axis=1) / (2 * twice_areas)).max())
 
 
 def in_matrix_order(lattice: Lattice) -> Doubles:

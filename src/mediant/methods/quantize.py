@@ -22,6 +22,7 @@ from mediant.kernels.babai import Lattice
 from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.kernels.bit_planes import pack
 from mediant.kernels.dequantize import dequantize
+from mediant.kernels.pairs import split
 from mediant.kernels.part_shapes import grid_form, scales_columns
 from mediant.kernels.scale_codes import FULL, ScaleForm, decode_scales, encode_scales
 from mediant.kernels.tiles import pack_scale_codes, pack_tiles
@@ -32,6 +33,7 @@ from mediant.methods.rounding.babai import Babai
 from mediant.methods.rounding.gptq import Gptq
 from mediant.methods.scales import Fit
 from mediant.plans import Run, TensorPlan
+from mediant.statistics.column_order import NATURAL, PAIRS
 from mediant.values import Array, Certificate, LayerStatistics
 
 # Weights per pass: bounds the memory of the padded float32 copies to a few times 4 MB.
@@ -124,15 +126,18 @@ def _quantized(layer: Layer, plan: TensorPlan) -> Quantized:
         table = tables[run.bits]
         codes = np.empty((run.rows, columns), np.uint8)
         zeros = []
+        flat = table.reshape(-1).astype(np.float32)
         for begin, end in _chunks(layer, start, run.rows):
             where = slice(start + begin, start + end)
             piece = _chunk(layer.rows(where), plan, table)
             codes[begin:end] = piece.codes
-            decoded[where] = dequantize(piece.codes, piece.scale, piece.zero, table.astype(np.float32), plan.group)
+            decoded[where] = dequantize(piece.codes, piece.scale, piece.zero, flat, plan.group)
             error.add(layer.rows(where), piece, table, plan.group)
             for name, part in piece.stored.items():
                 parts.setdefault(name, []).append(part)
             zeros.append(piece.zero)
+        if table.ndim == 2:
+            codes = split(codes)
         if plan.storage == "rows":
             parts.setdefault("codes", []).append(pack(codes.reshape(-1), run.bits))
         else:
@@ -145,7 +150,7 @@ def _quantized(layer: Layer, plan: TensorPlan) -> Quantized:
         whole["scale_codes"] = _packed_scale_codes(whole["scale_codes"], plan)
     # Also those at which leading bits can be read alone.
     stored_tables = {bits: tables[bits] if bits in tables else levels(layer, plan, bits) for bits in form.counts}
-    whole |= {f"levels.{bits}": _filled(stored_tables[bits], count) for bits, count in form.counts.items()}
+    whole |= {f"levels.{bits}": _filled(stored_tables[bits].reshape(-1), count) for bits, count in form.counts.items()}
     return Quantized(whole, decoded, error.certificate(decoded, tables))
 
 
@@ -162,7 +167,7 @@ def _filled(table: NDArray[np.float64], count: int) -> Floats:
 
 
 def levels(layer: Layer, plan: TensorPlan, bits: int) -> NDArray[np.float64]:
-    """The grid's levels at a depth that it has; a fitted grid sees an evenly strided sample of the matrix."""
+    """The grid's levels [count], or points [2, count], at a depth; a fitted grid sees a sample of the matrix."""
     stride = max(1, layer.matrix.size // SAMPLE)
     sample = layer.matrix[::stride]
     groups = to_groups(sample, plan.group)
@@ -208,6 +213,8 @@ def _chunk(layer: Layer, plan: TensorPlan, table: NDArray[np.float64]) -> _Piece
     form = ScaleForm.of(plan)
     rounding = discovery.make("rounding", plan.rounding)
     zero_point = discovery.make("grids", plan.grid).zero_point
+    if table.ndim == 2 and (type(rounding) is not Babai or rounding.order != NATURAL):
+        raise PlanError("A grid of pairs goes with Babai rounding of columns in their natural order.")
     if isinstance(rounding, Babai):
         return _chunk_on_lattice(layer, plan, table, rounding)
     if isinstance(rounding, Gptq):
@@ -226,7 +233,8 @@ def _chunk_on_lattice(layer: Layer, plan: TensorPlan, table: NDArray[np.float64]
     form = ScaleForm.of(plan)
     if discovery.make("grids", plan.grid).zero_point or plan.scale.get("name") != "exact" or form.bits == FULL:
         raise PlanError("Babai rounding goes with exact scales of at most 8 bits and a grid without zero points.")
-    lattice = layer.lattice(rounding.damping, rounding.order, plan.group)
+    order = PAIRS if hasattr(discovery.make("grids", plan.grid), "paired") else rounding.order
+    lattice = layer.lattice(rounding.damping, order, plan.group)
     found = rounding.round(layer.matrix, lattice, table, plan.group, form)
     stored: dict[str, Array] = {"row_scales": from_float32(found.row_scales), "scale_codes": found.scale_codes}
     scale = decode_scales(stored, form)
@@ -262,12 +270,16 @@ class Errors:
         self.layer = layer
         self.outside = 0
         self.worst = self.expected = 0.0
+        self.bounded = True
 
     def add(self, layer: Layer, piece: _Piece, table: NDArray[np.float64], group: int) -> None:
         """Takes up some rows of the layer."""
-        known = bounds(layer, piece.lattice, piece.scale, piece.codes, table, group)
-        self.worst += known.worst
-        self.expected += known.expected
+        if table.ndim == 2:
+            self.bounded = False
+        else:
+            known = bounds(layer, piece.lattice, piece.scale, piece.codes, table, group)
+            self.worst += known.worst
+            self.expected += known.expected
         if piece.outside is None:
             self.count_clipped(layer.matrix, piece.scale, piece.zero, table, group)
         else:
@@ -288,11 +300,15 @@ class Errors:
     def certificate(self, decoded: Floats, tables: dict[int, NDArray[np.float64]]) -> Certificate:
         """Errors of what was decoded, as shares."""
         size, zeroing = self.layer.matrix.size, self.layer.zeroing
+
+        def bound(loss: float) -> float | None:
+            return None if not self.bounded else loss / zeroing if zeroing else 0.0
+
         return Certificate(
             relative_error=self.layer.relative_error(decoded),
             weighted_error=self.layer.weighted_error(decoded),
             bound=max(map(reach, tables.values())),
             clipped=self.outside / size if size else 0.0,
-            worst_error=self.worst / zeroing if zeroing else 0.0,
-            expected_error=self.expected / zeroing if zeroing else 0.0,
+            worst_error=bound(self.worst),
+            expected_error=bound(self.expected),
         )

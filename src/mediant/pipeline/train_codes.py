@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 from mediant.checkpoint.decoding import decode, levels, run_codes, scales, zeros
 from mediant.errors import PlanError
 from mediant.kernels.bit_planes import pack
+from mediant.kernels.pairs import is_codebook
 from mediant.kernels.part_shapes import grid_form, scales_columns
 from mediant.kernels.rotation import rotate
 from mediant.kernels.tiles import pack_tiles
@@ -203,6 +204,8 @@ class _Pupil:
         seed = plan.basis.get("seed")
         runs, row = [], 0
         for run, codes in zip(plan.runs, run_codes(encoding), strict=True):
+            if is_codebook(run.bits, form.counts.get(run.bits, 0)):
+                raise PlanError(f"The codes of {name!r} are in pairs, which are not trained; take the grid bell.")
             table = torch.from_numpy(np.array(levels(encoding, form, run.bits)))
             runs.append(Rows(slice(row, row + run.rows), table, torch.from_numpy(codes.astype(np.int64))))
             row += run.rows

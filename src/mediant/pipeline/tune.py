@@ -83,6 +83,7 @@ def _learned(tuner: Tuner, run: Compression, plan: Plan) -> Tuned:
     kept = _name("tuning", plan)
     state = load(steps.read(kept)) if steps.has(kept) else None
     before = tuner.divergence(windows[held])
+    tuner.fit_rate(before)
     tuner.run(windows[~held], plan.tune_steps, plan.seed, run.progress, state, lambda s: steps.write(kept, save(s)))
     after = tuner.divergence(windows[held])
     run.progress.say(f"Tuned in {plan.tune_steps} steps: KL {before:.4f} -> {after:.4f} on text not learned from.")

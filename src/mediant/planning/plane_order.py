@@ -53,7 +53,8 @@ def _slopes(units: Sequence[Unit], runs: Sequence[Run]) -> list[tuple[int, float
     pools: list[tuple[float, int, int]] = []  # loss, bits, and how many steps share them
     for step in range(len(depths)):
         pools.append((losses[step + 1] - losses[step], sizes[step] - sizes[step + 1], 1))
-        while len(pools) > 1 and pools[-2][0] * pools[-1][1] > pools[-1][0] * pools[-2][1]:
+        # the very quotients that are sorted by: products of the same numbers may round the other way
+        while len(pools) > 1 and pools[-2][0] / pools[-2][1] > pools[-1][0] / pools[-1][1]:
             loss, size, count = pools.pop()
             pools[-1] = (pools[-1][0] + loss, pools[-1][1] + size, pools[-1][2] + count)
     slopes = [loss / size for loss, size, count in pools for _ in range(count)]

@@ -22,6 +22,9 @@ from mediant.values import Role
 HESSIAN_ROUNDINGS = ("babai", "gptq", "k_best", "nested")
 HESSIAN_LOW_RANK = ("whitened_svd", "residual")
 HESSIAN_SCORES = ("sparsegpt",)
+# The grid whose codes of 2 bits stand for two weights at once; and the one in its place where each weight has to go
+# alone: among sparse ones, and where codes are trained.
+PAIRED, ALONE = {"name": "paired"}, {"name": "bell"}
 ROTATION_SEED = 0
 SPARSE_ROLES: tuple[Role, ...] = ("linear", "expert")
 
@@ -181,6 +184,8 @@ def _checked(recipe: Recipe) -> Recipe:
     apart = recipe.rotate or bool(recipe.balance) or recipe.outliers > 0 or recipe.storage != "rows"
     if bool(recipe.pattern) != bool(recipe.score) or (recipe.pattern and not recipe.low_rank and apart):
         raise ValueError("a pattern goes with a score and storage rows, and not with rotate, balance or outliers")
+    if recipe.grid == PAIRED and (recipe.pattern or recipe.block_steps or recipe.code_steps):
+        recipe = dataclasses.replace(recipe, grid=ALONE)
     if recipe.pattern and recipe.low_rank and not (recipe.factors == "quantize" and recipe.whole):
         raise ValueError("a pattern goes with low_rank where factors are quantized and matrices may stay whole")
     if recipe.method == "compand":

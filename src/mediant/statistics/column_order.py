@@ -9,6 +9,8 @@ is undone before anything is stored, and costs no byte.
 et al. 2022). `pivot`: from the last column to the first, each time the column that those already placed explain best,
 the group by its mean (minimal pivots, Chen et al. 2025, arXiv 2507.18553, section 5).
 
+`pairs`: the two columns of every pair of a codebook behind one another (kernels/pairs.py).
+
 >>> column_order(np.diag([1.0, 2, 5, 4]), 2, "largest").tolist()
 [2, 3, 1, 0]
 """
@@ -18,10 +20,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mediant.kernels.pairs import pair_order
+
 Doubles = NDArray[np.float64]
 Order = NDArray[np.int64]
 
 ORDERS = NATURAL, LARGEST, PIVOT = ("natural", "largest", "pivot")
+# Not to be chosen: it comes with a grid of pairs.
+PAIRS = "pairs"
 
 
 def column_order(metric: Doubles, group: int, name: str) -> Order | None:
@@ -32,6 +38,8 @@ def column_order(metric: Doubles, group: int, name: str) -> Order | None:
     """
     if name == NATURAL:
         return None
+    if name == PAIRS:
+        return pair_order(len(metric))
     if name == LARGEST:
         return _largest(metric, group)
     if name == PIVOT:

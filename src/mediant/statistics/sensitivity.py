@@ -31,7 +31,7 @@ from mediant.statistics import experts
 from mediant.statistics.calibration import CalibrationText, compute_alone
 from mediant.statistics.hessian import Accumulator
 from mediant.values import Array, LayerStatistics, Model, Statistics, TensorInfo
-from mediant.workers import Turns, ordered
+from mediant.workers import Turns, ordered, return_memory
 
 # An embedding row's frequency is half what calibration saw, half what the model expects, with a tenth spread
 # evenly so that a token that never came up is not starved.
@@ -117,6 +117,10 @@ class _Recorder:
                 if backward:
                     self._differentiate(out, torch.Generator().manual_seed(index))
             failed = False
+            if backward:
+                # Two thirds of a gigabyte of SmolLM2 would stay with the allocator, beside what other threads free.
+                del out
+                return_memory()
         finally:
             if self.hessians is not None:
                 self.hessians.finish(index, failed)

@@ -125,3 +125,12 @@ def test_experts_are_left_alone(tiny_folder):
     assert not experts & set(tuner.descent.parameters)
     assert "lm_head.weight" in tuner.gains
     assert parameters_to_modules(tuner.network)
+
+
+@pytest.mark.parametrize(("divergence", "factor"), [(3.0, 1.0), (0.2, 1.0), (0.05, 0.5), (0.0, 0.0), (-1e-7, 0.0)])
+def test_little_to_gain_makes_for_small_steps(tiny_folder, divergence, factor):
+    tuner = tuner_of(open_model(str(tiny_folder("llama"))))
+    rates = [group["rate"] for group in tuner.descent.optimizer.param_groups]
+    tuner.fit_rate(divergence)
+    slower = [group["rate"] for group in tuner.descent.optimizer.param_groups]
+    assert slower == pytest.approx([factor * rate for rate in rates])

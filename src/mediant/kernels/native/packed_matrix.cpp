@@ -63,6 +63,16 @@ int code_at(const PackedMatrix &m, const PackedRun &run, int64_t octet, int64_t 
     return code;
 }
 
+// The whole number of the level at a place (PackedRun).
+int number_at(const PackedMatrix &m, const PackedRun &run, int64_t octet, int64_t column, int row) {
+    const int code = code_at(m, run, octet, column, row);
+    if (width_sum(run.layout) > 5) return code;
+    if (run.layout != kTwoBits) return run.levels[code];
+    const bool upper = column % 8 >= 4;
+    const int other = code_at(m, run, octet, upper ? column - 4 : column + 4, row);
+    return upper ? run.levels[16 + other + 4 * code] : run.levels[code + 4 * other];
+}
+
 }  // namespace
 
 TileRegistration::TileRegistration(const TileKernels *kernels) : kernels(kernels), next(registered()) {
@@ -140,14 +150,13 @@ void decode_row(const PackedMatrix &m, int64_t row, float *out) {
     const uint32_t bits = static_cast<uint32_t>(m.row_scales[row]) << 16;
     float whole;
     std::memcpy(&whole, &bits, 4);
-    const bool table = width_sum(run->layout) <= 5;
     for (int64_t j = 0; j < m.columns; ++j) {
         const int64_t group = j / (kBlock * m.blocks_per_group);
         uint64_t word = 0;
         std::memcpy(&word, codes + group * m.scale_bits, static_cast<size_t>(m.scale_bits));
         const float factor = m.factors[word >> (m.scale_bits * in_octet) & ((1u << m.scale_bits) - 1)];
-        const int code = code_at(m, *run, octet, j, in_octet);
-        const float level = run->unit * (static_cast<float>(table ? run->levels[code] : code) - run->zero);
+        const int number = number_at(m, *run, octet, j, in_octet);
+        const float level = run->unit * (static_cast<float>(number) - run->zero);
         out[j] = whole * factor * level;
     }
     if (m.rotated) {

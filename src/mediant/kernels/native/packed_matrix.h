@@ -11,6 +11,7 @@ constexpr int kOctet = 8;    // rows in lanes
 constexpr int kBlock = 32;   // columns that share an activation scale, and the least group
 constexpr int kDigits = 5;   // regions of a run at most
 constexpr int kLayouts = 13; // lists of digit widths, see kWidths
+constexpr int kTwoBits = 1;  // the one of a single digit of 2 bits
 
 // Widths of the digits of a code, most significant first; the bits of a code are their sum. Prefixes of the nested lists
 // are lists themselves.
@@ -19,7 +20,8 @@ constexpr int kWidths[kLayouts][kDigits] = {
     {2, 1, 1}, {2, 1, 1, 1}, {2, 1, 1, 2}, {2, 1, 1, 2, 1}, {2, 1, 1, 4},
 };
 
-// Rows of one depth. The level of code c is unit * (levels[c] - zero); from 6 bits on levels[c] is c.
+// Rows of one depth. The level of code c is unit * (levels[c] - zero); from 6 bits on levels[c] is c. Codes of 2 bits are
+// in pairs, of columns 4 apart: with p = lower code + 4 * upper code, the lower has levels[p], the upper levels[16 + p].
 struct PackedRun {
     int64_t first_row, rows, first_octet, octets;
     int bits, layout;

@@ -123,12 +123,12 @@ MEDIANT_TILE_INLINE void expand(const uint8_t *const *at, const Tables &tables, 
     if constexpr (kPart<layout> * (part + 1) < 8) expand<layout, part + 1>(at, tables, out);
 }
 
-// Codes of 2 bits are looked up two at a time, once for the lower and once for the upper.
+// Codes of 2 bits are looked up two at a time, once for the lower and once for the upper, whatever the two stand for.
 Tables tables_of(const PackedRun &run, int layout) {
     uint8_t low[16], high[16];
     for (int i = 0; i < 16; ++i) {
-        low[i] = run.levels[layout == 1 ? i & 3 : layout == 2 ? (i & 3) << 1 | (i >> 2 & 1) : i];
-        high[i] = run.levels[layout == 1 ? i >> 2 : 16 + i];
+        low[i] = run.levels[layout == 2 ? (i & 3) << 1 | (i >> 2 & 1) : i];
+        high[i] = run.levels[16 + i];
     }
     return {Lanes::table(low), Lanes::table(high)};
 }

@@ -11,7 +11,8 @@ Source: Frantar et al. 2022 (arXiv 2210.17323), section 3; Chen et al. 2025 (arX
 Babai's algorithm. Deviations: (1) scales are not fixed beforehand by absmax but chosen, when a group is reached, as the
 best that can be stored, in the metric of the errors that are carried on; (2) `sweeps` rounds of coordinate descent
 (mediant.kernels.descent) follow; (3) damping is 1 % of the mean diagonal, as in GPTQ, and dead inputs get the mean;
-(4) with another `order` than the natural one, columns of a group stay together, as they share a scale.
+(4) with another `order` than the natural one, columns of a group stay together, as they share a scale; (5) where the
+levels are points [2, 16] of a codebook of pairs, two columns are rounded at a time (mediant.kernels.pair_babai).
 
 Cost: columns^3 once, then columns^2 / 2 multiply-adds a row, and as much again for each sweep.
 """
@@ -25,6 +26,9 @@ from numpy.typing import NDArray
 
 from mediant.kernels.babai import Lattice, Rounded, babai
 from mediant.kernels.descent import descent
+from mediant.kernels.pair_babai import pair_babai
+from mediant.kernels.pair_descent import pair_descent
+from mediant.kernels.pairs import paired_columns
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.methods.error_bounds import outside
 from mediant.statistics.column_order import NATURAL, ORDERS
@@ -65,16 +69,24 @@ class Babai:
     ) -> Rounded:
         """Codes and scales of a matrix [rows, columns]; the lattice may be that of reordered columns.
 
+        Levels are [count], or points [2, 16], which need pairs to be neighbours in the lattice's order.
+
         Raises:
             ValueError: `form` has 16 bits.
         """
         table = levels.astype(np.float32)
         w = matrix if lattice.order is None else matrix[:, lattice.order]
-        found = self.nearest_planes(w, lattice, table, group, form)
+        in_pairs, pairs = table.ndim == 2, paired_columns(w.shape[1])
+        if in_pairs:
+            found = pair_babai(w, lattice, table, group, form, pairs)
+        else:
+            found = self.nearest_planes(w, lattice, table, group, form)
         codes, scales = found.codes, found.scales(form)
-        decoded = np.repeat(scales, group, axis=1)[:, : w.shape[1]] * table[codes]
+        decoded = np.repeat(scales, group, axis=1)[:, : w.shape[1]] * table.reshape(-1)[codes]
         beyond = outside(w - decoded, lattice, scales, table, group)
-        if self.sweeps:
+        if self.sweeps and in_pairs:
+            codes = pair_descent(w, codes, scales, lattice.metric, table, group, pairs, self.sweeps)
+        elif self.sweeps:
             codes = descent(w, codes, scales, lattice.metric, table, group, self.sweeps)
         return in_place(Rounded(codes, found.row_scales, found.scale_codes, beyond), lattice.order, group)
 

@@ -61,6 +61,11 @@ class Descent:
         groups = [{"params": [p], "rate": self.rate * sizes[name]} for name, p in self.parameters.items()]
         self.optimizer = torch.optim.Adam(groups, lr=self.rate, betas=BETAS)
 
+    def slow_down(self, factor: float) -> None:
+        """Multiplies the rate by a factor, from the next step on."""
+        for group in self.optimizer.param_groups:
+            group["rate"] *= factor
+
     def run(
         self,
         gradient: Gradient,

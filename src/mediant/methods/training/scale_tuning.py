@@ -30,8 +30,10 @@ from mediant.statistics.sensitivity import reads_rows
 from mediant.values import TensorInfo
 from mediant.workers import ordered
 
-# Of Adam: relative to the size of each parameter, which is 1 for gains.
-RATE = 3e-3
+# Of Adam: relative to the size of each parameter, which is 1 for gains; and the KL from which on it is right. Its steps
+# leave noise that costs in proportion to the rate's square, and what can be gained is in proportion to the KL, so below
+# that the rate goes with the root of the KL.
+RATE, RIGHT_FROM = 3e-3, 0.2
 # Tensors without scales of their rows.
 UNGAINED = ("cast", "compand")
 
@@ -69,6 +71,10 @@ class Tuner:
             elif info.role in ("norm", "bias") and float(state[info.name].detach().square().mean()) > 0:
                 self.others[info.name] = state[info.name].requires_grad_(True)
         self.descent = Descent(self.gains | self.others, RATE)
+
+    def fit_rate(self, divergence: float) -> None:
+        """Slows learning down where there is little to be gained; call once, before `run`."""
+        self.descent.slow_down(min(1.0, max(divergence, 0.0) / RIGHT_FROM) ** 0.5)
 
     def run(
         self,

@@ -1,0 +1,91 @@
+// Native twin of mediant.kernels.pair_descent, which states the contract. Rows are independent; several are taken
+// together so that each row of the metric is read once for all of them.
+#include "pair_plane.h"
+#include "registry.h"
+
+namespace {
+
+constexpr int kBlock = 8;
+
+struct Problem {
+    const float *w, *metric, *scales, *book;
+    int64_t columns, group, groups, paired, sweeps;
+    uint8_t *codes;
+};
+
+MEDIANT_INLINE void move_pair(const Problem &p, float scale, float *decoded, float *gradient, uint8_t *codes, int64_t j) {
+    const mediant::Points points = mediant::scaled(p.book, scale);
+    const float *along = p.metric + j * p.columns, *next = along + p.columns;
+    const float r1 = gradient[j] + gradient[j], r2 = gradient[j + 1] + gradient[j + 1], cross = along[j + 1] + along[j + 1];
+    float costs[mediant::kPairs];
+    for (int k = 0; k < mediant::kPairs; ++k) {
+        const float x = points.first[k] - decoded[j], y = points.second[k] - decoded[j + 1];
+        costs[k] = (x * (r1 + along[j] * x) + y * (r2 + next[j + 1] * y)) + cross * (x * y);
+    }
+    const int best = mediant::least(costs, mediant::kPairs);
+    if (!(costs[best] < 0)) return;
+    const float x = points.first[best] - decoded[j], y = points.second[best] - decoded[j + 1];
+    codes[j] = static_cast<uint8_t>(best), codes[j + 1] = static_cast<uint8_t>(mediant::kPairs + best);
+    decoded[j] = points.first[best], decoded[j + 1] = points.second[best];
+    mediant::add(gradient, along, x, p.columns);
+    mediant::add(gradient, next, y, p.columns);
+}
+
+MEDIANT_INLINE void move_single(const Problem &p, float scale, float *decoded, float *gradient, uint8_t *codes,
+                                int64_t j) {
+    const float *along = p.metric + j * p.columns, r = gradient[j] + gradient[j];
+    float costs[mediant::kSingles], moves[mediant::kSingles];
+    for (int k = 0; k < mediant::kSingles; ++k) {
+        moves[k] = scale * p.book[k] - decoded[j];
+        costs[k] = moves[k] * (r + along[j] * moves[k]);
+    }
+    const int best = mediant::least(costs, mediant::kSingles);
+    if (!(costs[best] < 0)) return;
+    codes[j] = static_cast<uint8_t>(best);
+    decoded[j] = scale * p.book[best];
+    mediant::add(gradient, along, moves[best], p.columns);
+}
+
+MEDIANT_CLONES void descend(const Problem &p, float *decoded, float *gradient, int64_t first, int64_t count) {
+    const int64_t n = p.columns;
+    std::fill_n(gradient, count * n, 0.0f);
+    for (int64_t r = 0; r < count; ++r)
+        for (int64_t j = 0; j < n; ++j)
+            decoded[r * n + j] = p.scales[(first + r) * p.groups + j / p.group] * p.book[p.codes[(first + r) * n + j]];
+    for (int64_t j = 0; j < n; ++j)
+        for (int64_t r = 0; r < count; ++r)
+            mediant::add(gradient + r * n, p.metric + j * n, decoded[r * n + j] - p.w[(first + r) * n + j], n);
+    for (int64_t sweep = 0; sweep < p.sweeps; ++sweep)
+        for (int64_t j = 0; j < n; j += j < p.paired ? 2 : 1)
+            for (int64_t r = 0; r < count; ++r) {
+                const float scale = p.scales[(first + r) * p.groups + j / p.group];
+                uint8_t *codes = p.codes + (first + r) * n;
+                if (j < p.paired) move_pair(p, scale, decoded + r * n, gradient + r * n, codes, j);
+                else move_single(p, scale, decoded + r * n, gradient + r * n, codes, j);
+            }
+}
+
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Codes = nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void pair_descent(Matrix w, Matrix metric, Matrix scales, Matrix book, int64_t group, int64_t paired, int64_t sweeps,
+                  Codes codes, int threads) {
+    const int64_t rows = static_cast<int64_t>(w.shape(0)), columns = static_cast<int64_t>(w.shape(1));
+    const Problem p{w.data(), metric.data(), scales.data(), book.data(), columns, group,
+                    static_cast<int64_t>(scales.shape(1)), paired, sweeps, codes.data()};
+    nb::gil_scoped_release release;
+    mediant::parallel_for((rows + kBlock - 1) / kBlock, threads, [&](int64_t begin, int64_t end) {
+        std::vector<float> decoded(kBlock * columns), gradient(kBlock * columns);
+        for (int64_t block = begin; block < end; ++block) {
+            const int64_t first = block * kBlock;
+            descend(p, decoded.data(), gradient.data(), first, std::min<int64_t>(kBlock, rows - first));
+        }
+    });
+}
+
+}  // namespace
+
+MEDIANT_KERNEL(pair_descent) {
+    m.def("pair_descent", &pair_descent, nb::arg("w"), nb::arg("metric"), nb::arg("scales"), nb::arg("book"),
+          nb::arg("group"), nb::arg("paired"), nb::arg("sweeps"), nb::arg("codes").noconvert(), nb::arg("threads"));
+}
