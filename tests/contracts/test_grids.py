@@ -10,6 +10,7 @@ import pytest
 
 from mediant import discovery
 from mediant.errors import PlanError
+from mediant.kernels.pairs import PAIRS, is_codebook
 
 GRIDS = discovery.names("grids")
 SAMPLE = np.random.default_rng(0).uniform(-1, 1, 5000)
@@ -29,6 +30,9 @@ def tables(name):
 def check(levels, bits):
     """The contract of one table."""
     assert levels.dtype == np.float64
+    if levels.ndim == 2:
+        check_codebook(levels, bits)
+        return
     assert levels.ndim == 1
     assert 1 <= len(levels) <= 2**bits
     assert np.isfinite(levels).all()
@@ -37,11 +41,20 @@ def check(levels, bits):
     assert (np.diff(levels.astype(np.float32)) > 0).all()
 
 
+def check_codebook(points, bits):
+    """The contract of one codebook of pairs."""
+    assert is_codebook(bits, points.size)
+    assert points.shape == (2, PAIRS)
+    assert np.isfinite(points).all()
+    assert len(np.unique(points.astype(np.float32), axis=1).T) == PAIRS
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         np.array([0, 1]), np.array([[0.0, 1.0]]), np.array([]), np.arange(5.0), np.array([0, np.nan]),
         np.array([0, np.inf]), np.array([1.0, 0.0]), np.array([0.0, 0.0]), np.array([1.0, 1 + 1e-12]),
+        np.zeros((2, 16)), np.arange(32.0).reshape(16, 2), np.full((2, 16), np.nan),
     ],
 )  # fmt: skip
 def test_the_check_refuses(wrong):

@@ -18,6 +18,7 @@ from mediant.kernels.packed_matrix import LAYOUTS, PackedMatrix, PackedRun, Whol
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import STORAGES, WIDTHS, scale_code_bytes, tile_bytes
 from mediant.methods.grids.bell import Bell
+from mediant.methods.grids.paired import Paired
 from mediant.plans import Run
 
 VALUES = np.float32([0, -0.0, 1, -1, 1e-45, 1e-38, 3e38, np.inf, -np.inf, np.nan])
@@ -39,7 +40,8 @@ def case(generator: np.random.Generator) -> str:
 
     made = []
     for run in runs:
-        levels = WholeLevels.of(Bell().levels(run.bits).astype(np.float32), run.bits)
+        grid = Paired() if run.bits > 1 and generator.integers(2) else Bell()
+        levels = WholeLevels.of(grid.levels(run.bits).reshape(-1).astype(np.float32), run.bits)
         widths = WIDTHS[storage][run.bits] if generator.integers(16) else LAYOUTS[generator.integers(len(LAYOUTS))]
         if generator.integers(16) == 0:
             levels = WholeLevels(noise(1 << run.bits), 1.5, 1.0)

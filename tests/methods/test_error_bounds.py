@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from mediant.kernels.babai import babai
+from mediant.kernels.pairs import pair_order
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.methods.error_bounds import bounds, outside, reach
+from mediant.methods.grids.paired import Paired
 from mediant.methods.layer import Layer, prepare
 from mediant.methods.quantize import quantize
 from mediant.plans import Run, TensorPlan
@@ -128,3 +130,29 @@ def test_levels_of_uneven_cells():
     assert found.worst == pytest.approx(0.5 * f * 4 * 4)
     cells = [1 / 3, (1 + 0.125) / 4.5, 1 / 12, 1 / 12]
     assert found.expected == pytest.approx(0.5 * f * 4 * sum(cells))
+
+
+def test_pairs_keep_their_bound_where_nothing_is_outside():
+    """Rows near points of the codebook, so that some come out with nothing clipped."""
+    points = Paired().levels(2)
+    plan = dataclasses.replace(
+        PLAN, grid={"name": "paired"}, runs=(Run(1, 2),), group=32, scale_bits=3, scale_signed=False, scale_steps=4
+    )
+    g, kept = np.random.default_rng(0), 0
+    for seed in range(60):
+        chosen = points[:, g.integers(0, 16, 20)] + g.normal(size=(2, 20))
+        row = np.zeros((1, COLUMNS), np.float32)
+        row[0, pair_order(COLUMNS)] = chosen.T.reshape(-1)
+        found = quantize(prepare(row, plan, None, np.eye(COLUMNS) + 0.02 * hessian(seed)), plan).certificate
+        kept += found.clipped == 0
+        assert found.clipped > 0 or found.weighted_error <= found.worst_error
+        assert 0 < found.expected_error < found.worst_error
+    assert kept > 5
+
+
+def test_no_target_between_points_is_farther_than_the_reach():
+    points = Paired().levels(2)
+    weights = np.random.default_rng(1).dirichlet(np.full(16, 0.2), 4000)
+    targets = weights @ points.T
+    nearest = np.sqrt(np.square(targets[:, None] - points.T).sum(axis=2).min(axis=1))
+    assert 0.7 * reach(points) < nearest.max() <= reach(points)

@@ -225,8 +225,8 @@ def test_pairs_decode_to_what_was_measured(storage, columns):
     result, encoding = encoded(matrix(columns=columns), plan)
     np.testing.assert_allclose(decode(encoding), rotate_back(result.matrix, 0), atol=1e-6)
     assert encoding.parts["levels.2"].shape == (32,)
-    assert result.certificate.worst_error is None
-    assert result.certificate.expected_error is None
+    if result.certificate.clipped == 0:
+        assert result.certificate.weighted_error <= result.certificate.worst_error
 
 
 def test_pairs_lose_less_than_levels():

@@ -29,6 +29,17 @@ stages:
 """
 
 
+# The default recipe with each weight by itself.
+ALONE = "{description: alone, stages: [quantize: {recipe: default, grid: {name: bell}}]}"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    file = tmp_path_factory.mktemp("recipe") / "alone.yaml"
+    file.write_text(ALONE)
+    return str(file)
+
+
 def planned(plain, file, **steps):
     file.write_text(dataclasses.replace(plain.plan, **steps).to_json())
     return file
@@ -39,10 +50,11 @@ def at_rate(monkeypatch, rate):
 
 
 @pytest.fixture(scope="module")
-def plain(tiny_folder, text, feasible, tmp_path_factory):
+def plain(tiny_folder, text, feasible, alone, tmp_path_factory):
     """A tiny model near its smallest size, rounded."""
     folder, size = tmp_path_factory.mktemp("rounded"), str(feasible("llama_tied")[0] + 2000)
-    return compress(Request(str(tiny_folder("llama_tied")), folder / "plain", size=size, calibration=text))
+    model = str(tiny_folder("llama_tied"))
+    return compress(Request(model, folder / "plain", size=size, recipe=alone, calibration=text))
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +114,10 @@ def test_certificates_are_of_the_trained_weights(trained, tiny_folder):
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    "recipe", [pytest.param("rtn", marks=SLOW), "hqq", pytest.param("gptq", marks=SLOW), "default"]
-)
-def test_a_latent_that_did_not_learn_gives_the_same_parts(recipe, tiny_folder, text, feasible, tmp_path):
+@pytest.mark.parametrize("recipe", [pytest.param("rtn", marks=SLOW), "hqq", pytest.param("gptq", marks=SLOW), "alone"])
+def test_a_latent_that_did_not_learn_gives_the_same_parts(recipe, tiny_folder, text, feasible, alone, tmp_path):
     """Codes of any layout and depth, scales and zero points survive: into a latent and back is the identity."""
+    recipe = alone if recipe == "alone" else recipe
     size = str(sum(feasible("gpt2", recipe)) // 2)
     with begun(Request(str(tiny_folder("gpt2")), tmp_path / "out", size=size, recipe=recipe, calibration=text)) as run:
         plan = run.plan()
@@ -182,6 +193,12 @@ def test_refusals(plain, tiny_folder, text, tmp_path):
     plan = tmp_path / "plan.json"
     plan.write_text(dataclasses.replace(plain.plan, tensors=cast, block_steps=1).to_json())
     with pytest.raises(PlanError, match="No codes"):
+        compress(Request(str(tiny_folder("llama_tied")), tmp_path / "out", plan=plan, calibration=text))
+    pairs = {n: dataclasses.replace(p, grid={"name": "paired"}) for n, p in plain.plan.tensors.items() if p.grid}
+    assert any(run.bits == 2 for p in pairs.values() for run in p.runs)
+    tensors = {**plain.plan.tensors, **pairs}
+    plan.write_text(dataclasses.replace(plain.plan, tensors=tensors, block_steps=1).to_json())
+    with pytest.raises(PlanError, match="in pairs"):
         compress(Request(str(tiny_folder("llama_tied")), tmp_path / "out", plan=plan, calibration=text))
     data = json.loads(plain.plan.to_json())
     plan.write_text(json.dumps({**data, "code_steps": -1}))

@@ -13,7 +13,9 @@ expected loss an upper estimate.
 *Weight by weight*, E = e. Against a diagonal C, both sums are as above with C_jj for d_j. Against a full C, at worst
 all errors conspire: E C E^T <= (sum_j |e_j| sqrt(C_jj))^2.
 
-A codebook of pairs, whose points lie in the plane, has no bounds here: its cells have other shapes in every metric.
+*In pairs*, the errors of a pair are those of its two columns in turn, and b is the largest circumradius of the
+triangles between points: a pair that lies between points is no farther from one. v is half the mean squared distance
+to the nearest point, of targets spread evenly over the points' hull.
 
 v of a level with half gaps a and c to its neighbours is (a^3 + c^3) / 3 (a + c); the outermost have the inner one
 twice.
@@ -21,6 +23,7 @@ twice.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +33,9 @@ from scipy.spatial import Delaunay
 
 from mediant.kernels.babai import Lattice
 from mediant.methods.layer import Layer
+
+# Lines of the mesh on which the points of a codebook are looked at, each way.
+MESH = 128
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -101,6 +107,15 @@ def _largest_circle(points: Doubles) -> float:
     return float((sides.prod(axis=1) / (2 * twice_areas)).max())
 
 
+@cache
+def _spread_over_hull(points: bytes) -> float:
+    """Half the mean squared distance to the nearest of points [2, count], over a fine mesh of their hull."""
+    corners = np.frombuffer(points).reshape(2, -1).T
+    mesh = np.stack(np.meshgrid(*np.linspace(corners.min(axis=0), corners.max(axis=0), MESH).T), axis=-1).reshape(-1, 2)
+    inside = mesh[Delaunay(corners).find_simplex(mesh) >= 0]
+    return float(np.square(inside[:, None] - corners).sum(axis=2).min(axis=1).mean()) / 2
+
+
 def in_matrix_order(lattice: Lattice) -> Doubles:
     """D for the columns as they lie in the matrix."""
     d = lattice.conditional.astype(np.float64)
@@ -122,6 +137,8 @@ def _shares(layer: Layer) -> Doubles:
 
 
 def _variances(table: Doubles) -> Doubles:
+    if table.ndim == 2:
+        return np.full(table.size, _spread_over_hull(table.tobytes()))
     if len(table) < 2:
         return np.zeros(len(table))
     half = np.diff(table) / 2

@@ -270,16 +270,12 @@ class Errors:
         self.layer = layer
         self.outside = 0
         self.worst = self.expected = 0.0
-        self.bounded = True
 
     def add(self, layer: Layer, piece: _Piece, table: NDArray[np.float64], group: int) -> None:
         """Takes up some rows of the layer."""
-        if table.ndim == 2:
-            self.bounded = False
-        else:
-            known = bounds(layer, piece.lattice, piece.scale, piece.codes, table, group)
-            self.worst += known.worst
-            self.expected += known.expected
+        known = bounds(layer, piece.lattice, piece.scale, piece.codes, table, group)
+        self.worst += known.worst
+        self.expected += known.expected
         if piece.outside is None:
             self.count_clipped(layer.matrix, piece.scale, piece.zero, table, group)
         else:
@@ -300,15 +296,11 @@ class Errors:
     def certificate(self, decoded: Floats, tables: dict[int, NDArray[np.float64]]) -> Certificate:
         """Errors of what was decoded, as shares."""
         size, zeroing = self.layer.matrix.size, self.layer.zeroing
-
-        def bound(loss: float) -> float | None:
-            return None if not self.bounded else loss / zeroing if zeroing else 0.0
-
         return Certificate(
             relative_error=self.layer.relative_error(decoded),
             weighted_error=self.layer.weighted_error(decoded),
             bound=max(map(reach, tables.values())),
             clipped=self.outside / size if size else 0.0,
-            worst_error=bound(self.worst),
-            expected_error=bound(self.expected),
+            worst_error=self.worst / zeroing if zeroing else 0.0,
+            expected_error=self.expected / zeroing if zeroing else 0.0,
         )
