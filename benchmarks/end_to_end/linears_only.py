@@ -1,10 +1,14 @@
-"""Rounding alone: every linear layer at the same depth, all else as it was. No allocation, no tuning, no embedding.
+r"""Rounding alone: every linear layer at the same depth, all else as it was. No allocation, no tuning, no embedding.
 
     python benchmarks/end_to_end/linears_only.py demo wikitext-2-valid.txt wiki.test.raw --json out.json
 
 Prints the bits per weight of the linear layers, every stored bit of them counted, and the KL on the second text, as
 `mediant evaluate` measures it. `--rounding '{"name": "k_best"}'` and `--no-rotation` change how it is rounded, and
-`--bits`, `--group`, `--scale-bits` and `--scale-steps` what is stored.
+`--bits`, `--group`, `--scale-bits` and `--scale-steps` what is stored. One file for several depths against one each:
+
+    ... --group 32 --scale-bits 3 --scale-steps 4 --bits 4 --grid '{"name": "nested"}' --rounding '{"name": "nested"}' \
+        --read 3
+    ... --group 32 --scale-bits 3 --scale-steps 4 --bits 3 --grid '{"name": "bell"}'
 """
 
 from __future__ import annotations
@@ -49,7 +53,7 @@ def main() -> None:
             matrix, plan = to_matrix(weights.read(info.name), info), plans[info.name]
             layer = prepare(matrix, plan, statistics.layers[info.name], hessians.of(info.name))
             found = quantize(layer, plan)
-            return info.name, torch.from_numpy(decode(Encoding(info, plan, found.parts)))
+            return info.name, torch.from_numpy(decode(Encoding(info, plan, found.parts), planes=given.read))
 
         network.load_state_dict(dict(ordered(rounded, linears, compute_alone)), strict=False)
     stored = sum(payload_bytes(info, plans[info.name]) for info in linears)
@@ -84,6 +88,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=60)
     parser.add_argument("--calibration-windows", type=int, default=None)
     parser.add_argument("--bits", type=int, default=3)
+    parser.add_argument("--read", type=int, default=None, help="leading bits of nested codes to read; default: all")
     parser.add_argument("--group", type=int, default=64)
     parser.add_argument("--scale-bits", type=int, default=5)
     parser.add_argument("--scale-steps", type=int, default=8)

@@ -41,12 +41,12 @@ from mediant.pipeline.structure import School, structured
 from mediant.pipeline.train_codes import check_trainable, trained, with_codes
 from mediant.pipeline.tune import learned, steps_within, taken_up, tuning_windows
 from mediant.pipeline.workspace import Workspace
-from mediant.planning.recipe import Recipe, load_recipe, needs_hessian, plan_needs_hessian
+from mediant.planning.recipe import Recipe, load_recipe, plan_needs_hessian
 from mediant.planning.size import check_range, human, parse_size
 from mediant.plans import Plan
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
-from mediant.statistics.calibration import CalibrationText, calibration_tokens, tokens_to_write, unwritten
+from mediant.statistics.calibration import CalibrationText, calibration_tokens, unwritten
 from mediant.statistics.hessian import Hessians
 from mediant.statistics.sensitivity import collect
 from mediant.values import Encoding, Model, Statistics
@@ -87,7 +87,7 @@ def begun(request: Request, progress: Progress = SILENT, kept: Path | None = Non
                 check_trainable(run.model, given)
         run.check_target()
     workspace = run.workspace
-    if (expected := run.forecast()) is not None:
+    if (expected := forecast.of(run)) is not None:
         progress.say(expected)
     try:
         yield run
@@ -208,21 +208,6 @@ class Compression:
         """The text, or, where the model has to write it first, a stand-in of the same source and size."""
         writes = self.request.calibration is None and self.original.causal
         return unwritten(self.original, self.seed) if writes else self.text
-
-    def forecast(self) -> str | None:
-        """How long this will take, in a sentence; None for what no forecast is known of, or hardly takes any time."""
-        r = self.recipe
-        usual = needs_hessian(r.rounding) and not (r.structure or r.low_rank or r.pattern or r.outliers or r.balance)
-        if self.given is not None or self.request.size is None or not (usual or self.entropy_coded):
-            return None
-        if self.model.weights < forecast.FEWEST_WEIGHTS:
-            return None
-        tokens, done = self.described.tokens, self.calibrator.done
-        writes = self.request.calibration is None and self.model.causal and not done
-        written = tokens_to_write(self.original, self.seed) if writes else 0
-        speeds = forecast.measure_speeds()
-        expected = forecast.seconds(self.model, r, tokens, self.entropy_coded, done, speeds, written)
-        return forecast.sentence(expected, self.request.tune)
 
     @cached_property
     def calibrator(self) -> Calibrator:

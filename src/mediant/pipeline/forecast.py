@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,13 +22,16 @@ from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
 from mediant.pipeline.choose import outline, quantizable
 from mediant.pipeline.one_denominator import SAMPLED_ROWS
-from mediant.planning.recipe import Recipe, load_recipe
+from mediant.planning.recipe import Recipe, load_recipe, needs_hessian
 from mediant.plans import Run
-from mediant.statistics.calibration import MOST_AT_ONCE, compute_alone
+from mediant.statistics.calibration import MOST_AT_ONCE, compute_alone, tokens_to_write
 from mediant.statistics.lattice import lattice
 from mediant.statistics.sensitivity import BACKWARD_SHARE
 from mediant.values import LayerStatistics, Model
 from mediant.workers import ordered, threads
+
+if TYPE_CHECKING:
+    from mediant.pipeline.compress import Compression
 
 # Side of the products and metrics that are tried, and rows that are rounded.
 SIDE, ROWS = 576, 128
@@ -50,6 +54,23 @@ class Speeds:
     few_vectors: float
     factors: float
     rounding: float
+
+
+def of(run: Compression) -> str | None:
+    """How long a compression will take, in a sentence.
+
+    None for what no forecast is known of, or hardly takes any time.
+    """
+    recipe, request = run.recipe, run.request
+    plain = not (recipe.structure or recipe.low_rank or recipe.pattern or recipe.outliers or recipe.balance)
+    known = run.entropy_coded or (plain and needs_hessian(recipe.rounding))
+    if run.given is not None or request.size is None or not known or run.model.weights < FEWEST_WEIGHTS:
+        return None
+    tokens, calibrated = run.described.tokens, run.calibrator.done
+    writes = request.calibration is None and run.model.causal and not calibrated
+    written = tokens_to_write(run.original, run.seed) if writes else 0
+    expected = seconds(run.model, recipe, tokens, run.entropy_coded, calibrated, measure_speeds(), written)
+    return sentence(expected, request.tune)
 
 
 def seconds(
