@@ -56,17 +56,22 @@ def test_sanitizers_find_nothing(tmp_path):
     environment = os.environ | {
         "LD_PRELOAD": " ".join(runtime),
         "ASAN_OPTIONS": "detect_leaks=0",
-        "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}",
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT), sysconfig.get_path("purelib")]),
     }
 
     def run(*arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+            # Without `site`, as an editable installation would put itself before this module, and nothing be checked.
+            [sys.executable, "-S", *arguments],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
         return done.stdout
 
-    # An editable installation must not come first, or nothing would be checked.
     assert run("-c", "import mediant.kernels._native as n; print(n.__file__)").strip() == str(module)
     assert "multiplied" in run(str(ROOT / "tests/hostile/fuzz_kernels.py"), "--seconds", "20")
     run("-m", "pytest", "-q", "-m", "not slow", "-n", "0", "-p", "no:cacheprovider", str(ROOT / "tests/kernels"))
