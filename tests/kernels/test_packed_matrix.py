@@ -112,6 +112,17 @@ def test_codes_in_pairs(instruction_set, columns, seed):
         np.testing.assert_allclose(matrix.row(row), whole[row], rtol=1e-5, atol=1e-5 * np.abs(whole).max())
 
 
+def test_the_code_of_a_partner_that_is_not_there_is_refused():
+    matrix = packed([(9, 2)], 35, grid=Paired())
+    run, codes = matrix.runs[0], np.zeros((9, 64), np.uint8)
+    codes[4, 39] = 1
+    data = pack_tiles(codes, 2, "tiles")
+    with pytest.raises(ValueError, match="partner"):
+        PackedMatrix(
+            matrix.shape, (PackedRun(9, run.widths, data, run.levels),), matrix.row_scales, matrix.scale_codes, THREE
+        )
+
+
 @pytest.mark.parametrize("kept", [2, 3])
 def test_leading_bits_alone(instruction_set, kept):
     matrix = packed([(20, 4), (11, 5), (3, 2)], 96, storage="nested", kept=kept)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from mediant.kernels import native, threads
 from mediant.kernels.bfloat16 import to_float32
-from mediant.kernels.pairs import PAIRS, is_codebook, join
+from mediant.kernels.pairs import PAIRS, SPAN, is_codebook, join
 from mediant.kernels.rotation import rotate, rotate_back
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import (
@@ -166,6 +166,8 @@ class PackedMatrix:
             raise ValueError("the levels of a run are not those of its depth, or not evenly spaced from 6 bits on")
         if scale_codes.size != sum(octets(run.rows) for run in runs) * groups * form.bits + 1:
             raise ValueError("the scale codes do not have the size of the octets' groups and one byte")
+        if columns % SPAN and any(_has_partners(run, columns) for run in runs):
+            raise ValueError("a column without a partner in its run has the code of one")
         self.ranges: Floats | None = None
         self.handle = None if native is None else self._native(columns)
 
@@ -260,6 +262,16 @@ class PackedMatrix:
         codes = unpack_scale_codes(self.scale_codes, runs, groups, self.form.bits)
         wide: Floats = np.repeat(_factors(self.form)[codes], self.group // BLOCK, axis=1)
         return wide[:, : -(-self.shape[1] // BLOCK)]
+
+
+def _has_partners(run: PackedRun, columns: int) -> bool:
+    """Whether codes of pairs are there behind the last column, which kernels would see and readers would not."""
+    if not is_codebook(sum(run.widths), len(run.levels.numbers)):
+        return False
+    if run.data.size < octets(run.rows) * -(-columns // BLOCK) * BLOCK * sum(run.widths):
+        return False  # refused for its size
+    wide = -(-columns // BLOCK) * BLOCK
+    return bool(unpack_tiles(run.data, run.rows, wide, run.widths)[:, columns:].any())
 
 
 def quantize_activations(x: Floats, precise: bool, ranges: Floats | None = None) -> tuple[NDArray[np.int16], Floats]:
