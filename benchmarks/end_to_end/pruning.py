@@ -6,7 +6,7 @@
 
 Rows: `unstructured` (half of each row, SparseGPT), `two_of_four`, `neurons` (a quarter of the MLPs), `layers` (four
 fewer), `rank` (80 % of the bytes, whitened SVD), `blocks` (half of all 8 x 32 blocks), and `equal`: one size reached by
-quantization alone, after pruning, and by factors.
+quantization alone, after pruning, by factors, and as the allocator chooses among these.
 
 With `--minutes`, each row is followed by the same after recovery: distillation, in which zeros stay zeros; of `rank`,
 whose factors a distilled model would lose, scale tuning. A row that `--json` already has is not done again. Bytes are
@@ -46,7 +46,13 @@ PATTERNS = {
     "blocks": {"name": "blocks", "sparsity": 0.5, "height": 8, "width": 32},
 }
 PARTS = {"neurons": {"neurons": "25%"}, "layers": {"layers": "4"}}
-EQUAL = {"quantize": "default", "prune + quantize": "prune-quantize", "factor + quantize": "factor-quantize"}
+EQUAL = {
+    "quantize": "default",
+    "prune + quantize": "prune-quantize",
+    "factor + quantize": "factor-quantize",
+    "free": "free",
+    "2:4 + quantize": "sparse-quantize",
+}
 ROWS = (*PATTERNS, *PARTS, "rank", "equal")
 PROMPT, COUNT, ROUNDS = 128, 24, 3
 

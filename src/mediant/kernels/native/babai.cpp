@@ -15,8 +15,9 @@ struct Problem {
     float *row_scales;
 };
 
-MEDIANT_CLONES void round_block(const Problem &p, float *scratch, float *scales, int64_t first, int64_t count) {
+MEDIANT_CLONES void round_block(const Problem &p, float *scratch, int64_t first, int64_t count) {
     const int64_t n = p.columns;
+    float scales[kBlock];
     std::copy_n(p.w + first * n, count * n, scratch);
     for (int64_t r = 0; r < count; ++r)
         p.row_scales[first + r] = mediant::row_scale(p.grid, scratch + r * n, p.conditional, n, p.group);
@@ -53,12 +54,9 @@ void babai(Matrix w, Matrix feedback, Vector conditional, Vector levels, Vector 
                     (columns + group - 1) / group, static_cast<int64_t>(factors.size()), codes.data(),
                     scale_codes.data(), row_scales.data()};
     nb::gil_scoped_release release;
-    mediant::parallel_for((rows + kBlock - 1) / kBlock, threads, [&](int64_t begin, int64_t end) {
-        std::vector<float> scratch(kBlock * columns), scales(kBlock);
-        for (int64_t block = begin; block < end; ++block) {
-            const int64_t first = block * kBlock;
-            round_block(p, scratch.data(), scales.data(), first, std::min<int64_t>(kBlock, rows - first));
-        }
+    const auto scratch = [&] { return std::vector<float>(kBlock * columns); };
+    mediant::parallel_blocks(rows, kBlock, threads, scratch, [&](auto &room, int64_t first, int64_t count) {
+        round_block(p, room.data(), first, count);
     });
 }
 

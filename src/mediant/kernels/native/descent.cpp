@@ -51,12 +51,9 @@ void descent(Matrix w, Matrix metric, Matrix scales, Vector levels, Vector middl
     const Problem p{w.data(), metric.data(), scales.data(), grid, columns, group,
                     static_cast<int64_t>(scales.shape(1)), sweeps, codes.data()};
     nb::gil_scoped_release release;
-    mediant::parallel_for((rows + kBlock - 1) / kBlock, threads, [&](int64_t begin, int64_t end) {
-        std::vector<float> decoded(kBlock * columns), gradient(kBlock * columns);
-        for (int64_t block = begin; block < end; ++block) {
-            const int64_t first = block * kBlock;
-            descend(p, decoded.data(), gradient.data(), first, std::min<int64_t>(kBlock, rows - first));
-        }
+    const auto scratch = [&] { return std::vector<float>(2 * kBlock * columns); };
+    mediant::parallel_blocks(rows, kBlock, threads, scratch, [&](auto &room, int64_t first, int64_t count) {
+        descend(p, room.data(), room.data() + kBlock * columns, first, count);
     });
 }
 

@@ -167,13 +167,10 @@ void nested_babai(Matrix w, Matrix feedback, Vector conditional, Matrix metric, 
                     static_cast<int64_t>(levels.shape(0)), static_cast<int64_t>(levels.shape(1)),
                     static_cast<int64_t>(factors.size()), sweeps, codes.data(), scale_codes.data(), row_scales.data()};
     nb::gil_scoped_release release;
-    mediant::parallel_for((rows + kBlock - 1) / kBlock, threads, [&](int64_t begin, int64_t end) {
-        Scratch scratch(p);
-        for (int64_t block = begin; block < end; ++block) {
-            const int64_t first = block * kBlock;
-            round_block(p, scratch, first, std::min<int64_t>(kBlock, rows - first));
-        }
-    });
+    mediant::parallel_blocks(rows, kBlock, threads, [&] { return Scratch(p); },
+                             [&](Scratch &scratch, int64_t first, int64_t count) {
+                                 round_block(p, scratch, first, count);
+                             });
 }
 
 }  // namespace

@@ -111,12 +111,9 @@ void rate_babai(Matrix w, Matrix feedback, Matrix metric, Vector row_steps, Vect
                     row_classes.data(), column_classes.data(), columns, static_cast<int64_t>(prices.shape(1)), sweeps,
                     numbers.data()};
     nb::gil_scoped_release release;
-    mediant::parallel_for((rows + kBlock - 1) / kBlock, threads, [&](int64_t begin, int64_t end) {
-        std::vector<float> scratch(kBlock * columns);
-        for (int64_t block = begin; block < end; ++block) {
-            const int64_t first = block * kBlock;
-            round_block(p, scratch.data(), first, std::min<int64_t>(kBlock, rows - first));
-        }
+    const auto scratch = [&] { return std::vector<float>(kBlock * columns); };
+    mediant::parallel_blocks(rows, kBlock, threads, scratch, [&](auto &room, int64_t first, int64_t count) {
+        round_block(p, room.data(), first, count);
     });
 }
 

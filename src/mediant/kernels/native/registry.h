@@ -40,6 +40,17 @@ void parallel_for(int64_t count, int threads, Body body) {
     for (auto &worker : workers) worker.join();
 }
 
+// Calls body(scratch, first, rows) on blocks of `block` rows, of which the last may have fewer, with what
+// make_scratch() returned to the thread.
+template <typename Make, typename Body>
+void parallel_blocks(int64_t count, int64_t block, int threads, Make make_scratch, Body body) {
+    parallel_for((count + block - 1) / block, threads, [&](int64_t begin, int64_t end) {
+        auto scratch = make_scratch();
+        for (int64_t first = begin * block; first < std::min(count, end * block); first += block)
+            body(scratch, first, std::min(block, count - first));
+    });
+}
+
 }  // namespace mediant
 
 #define MEDIANT_KERNEL(name)                                             \
