@@ -5,8 +5,8 @@
     python benchmarks/end_to_end/pruning.py demo ... --rows equal --size 50MB
 
 Rows: `unstructured` (half of each row, SparseGPT), `two_of_four`, `neurons` (a quarter of the MLPs), `layers` (four
-fewer), `rank` (80 % of the bytes, whitened SVD), `blocks` (half of all 8 x 32 blocks), and `equal`: one size reached by
-quantization alone, after pruning, by factors, and as the allocator chooses among these.
+fewer), `rank` (80 % of the bytes of 16-bit weights, whitened SVD), `blocks` (half of all 8 x 32 blocks), and `equal`:
+one size reached by quantization alone, after pruning, by factors, and as the allocator chooses among these.
 
 With `--minutes`, each row is followed by the same after recovery: distillation, in which zeros stay zeros; of `rank`,
 whose factors a distilled model would lose, scale tuning. A row that `--json` already has is not done again. Bytes are
@@ -55,6 +55,8 @@ EQUAL = {
 }
 ROWS = (*PATTERNS, *PARTS, "rank", "equal")
 PROMPT, COUNT, ROUNDS = 128, 24, 3
+# Four fifths of 16 bits.
+RANKED = "12.8bpw"
 
 
 class Says:
@@ -143,7 +145,7 @@ class Table:
         out = self.folder / ("rank-tuned" if tuned else "rank")
         if not out.exists():
             minutes = self.given.minutes if tuned else 0.0
-            compress(self.request(out, size="80%", recipe="svd-llm", tune=minutes), Says())
+            compress(self.request(out, size=RANKED, recipe="svd-llm", tune=minutes), Says())
         return out
 
     def recovered(self, name: str) -> tuple[Path, dict[str, Any]]:

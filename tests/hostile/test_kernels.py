@@ -25,6 +25,7 @@ def test_random_arguments_for_a_second():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_sanitizers_find_nothing(tmp_path):
     """The kernels and their tests under the address and undefined-behaviour sanitizers, any finding fatal."""

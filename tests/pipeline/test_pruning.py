@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -21,7 +22,7 @@ from mediant.methods.structure._index_sets import from_text
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.pipeline.compress import begun, compress
-from mediant.pipeline.prune import Wish, prune
+from mediant.pipeline.prune import EDITS, Wish, prune
 from mediant.pipeline.pruning import removed
 from mediant.pipeline.request import Request
 from mediant.runtime.loading import load
@@ -59,6 +60,26 @@ def test_all_parts_together_leave_an_ordinary_model(tiny_folder, text, tmp_path)
     assert (c.num_hidden_layers, c.intermediate_size, c.hidden_size) == (1, 36, 24)
     assert (c.num_attention_heads, c.num_key_value_heads, c.head_dim) == (2, 1, 8)
     assert torch.isfinite(network(input_ids=torch.arange(9)[None]).logits).all()
+
+
+@pytest.mark.parametrize(
+    ("more", "edits"),
+    [
+        ({}, ["drop_layers", "keep_neurons", "keep_heads", "refit", "keep_hidden"]),
+        ({"score": "wanda", "refit": False}, ["drop_layers", "keep_neurons", "keep_heads", "keep_hidden"]),
+        ({"score": "random"}, ["drop_layers", "keep_neurons", "keep_heads", "keep_hidden"]),
+        ({"score": "random", "refit": True}, ["drop_layers", "keep_neurons", "keep_heads", "refit", "keep_hidden"]),
+    ],
+)
+def test_thinned_parts_are_refitted_where_text_is_looked_at(more, edits, tiny_folder, text, tmp_path):
+    wish = Wish({"hidden": "25%", "heads": 1, "neurons": "25%", "layers": 1}, **more)
+    out = prune(Request(str(tiny_folder("llama")), tmp_path / "out", calibration=text), wish)
+    done = json.loads((out / EDITS).read_text())["structure"]
+    assert [edit["edit"] for edit in done] == edits
+    if "refit" in edits:
+        assert done[3] == {"edit": "refit", "parts": ["neurons", "heads"], "layers": done[3]["layers"]}
+        assert len(done[3]["layers"]) == 1
+        assert done[3]["layers"] != done[0]["layers"]
 
 
 def test_losses_of_parts_are_those_of_their_weights(tiny_folder, text, tmp_path):
@@ -130,7 +151,7 @@ def test_stages_keep_to_one_size_and_repeat(recipe, tiny_folder, text, contents,
     size = sum(f.stat().st_size for f in (tmp_path / "one").iterdir())
     assert 0.99 * target <= size <= target
     plan = checkpoint.plan
-    assert [edit["edit"] for edit in plan.structure] == ["keep_neurons", "keep_heads"]
+    assert [edit["edit"] for edit in plan.structure] == ["keep_neurons", "keep_heads", "refit"]
     assert len(from_text(plan.structure[0]["neurons"][1], 48)) == 36
     assert plan.tune_steps == 2
     assert plan.tensors["model.layers.0.mlp.up_proj.weight"].method == "sparse"

@@ -51,6 +51,14 @@ def command(
             "influence. By default sparsegpt for weights, influence for parts.",
         ),
     ] = None,
+    refit: Annotated[
+        bool | None,
+        typer.Option(
+            "--refit/--no-refit",
+            help="Refit what leads out of thinned parts, to make up for the rest. By default with scores that look at "
+            "text.",
+        ),
+    ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Text to measure on. Without it the model writes its own, which takes time."),
@@ -73,7 +81,7 @@ def command(
     from mediant.pipeline.request import Request
 
     parts = {"layers": layers, "neurons": neurons, "heads": heads, "hidden": hidden}
-    wish = Wish({n: v for n, v in parts.items() if v is not None}, _pattern(pattern, sparsity), score)
+    wish = Wish({n: v for n, v in parts.items() if v is not None}, _pattern(pattern, sparsity), score, refit=refit)
     progress = RichProgress()
     request = Request(model, out, calibration=calibration, seed=seed, resume=resume)
     try:

@@ -15,15 +15,14 @@ from mediant import files
 from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.checkpoint.writer import write
-from mediant.errors import UsageError
 from mediant.kernels.part_shapes import CodedForm, Form, form_of
 from mediant.methods.companded import Demand
 from mediant.models.opening import open_model
-from mediant.pipeline import forecast
+from mediant.pipeline import forecast, refusals
 from mediant.pipeline.accounts import Accounts
-from mediant.pipeline.approximate import approximate, check, check_methods, check_original
+from mediant.pipeline.approximate import approximate, check_methods, check_original
 from mediant.pipeline.calibrate import Calibrator
-from mediant.pipeline.choose import measure, outline, quantizable, units_from_json, units_to_json
+from mediant.pipeline.choose import measure, outline, units_from_json, units_to_json
 from mediant.pipeline.companding import (
     Companding,
     companded_forms,
@@ -31,18 +30,19 @@ from mediant.pipeline.companding import (
     demands_to_bytes,
     measure_demands,
 )
-from mediant.pipeline.one_denominator import OneDenominator, curves_from_json, curves_to_json, denominator_plan
+from mediant.pipeline.one_denominator import OneDenominator, curves_from_json, curves_to_json
 from mediant.pipeline.one_denominator import measure as measure_rates
 from mediant.pipeline.pruning import Pruner
-from mediant.pipeline.ranks import RankSizing, choices_from_json, choices_to_json, measure_ranks, outline_ranks
+from mediant.pipeline.ranks import RankSizing, choices_from_json, choices_to_json, measure_ranks
 from mediant.pipeline.request import Request
 from mediant.pipeline.sizing import Sizing
 from mediant.pipeline.structure import School, structured
-from mediant.pipeline.train_codes import check_trainable, trained, with_codes
+from mediant.pipeline.train_codes import trained, with_codes
 from mediant.pipeline.tune import learned, steps_within, taken_up, tuning_windows
 from mediant.pipeline.workspace import Workspace
 from mediant.planning.recipe import Recipe, load_recipe, plan_needs_hessian
-from mediant.planning.size import check_range, human, parse_size
+from mediant.planning.size import human, parse_size
+from mediant.planning.stages import PARTS
 from mediant.plans import Plan
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
@@ -80,12 +80,8 @@ def begun(request: Request, progress: Progress = SILENT, kept: Path | None = Non
     if given is not None:
         check_original(given, original)
     run = Compression(request, original, recipe, given, progress, kept)
-    with _refusals(run):
-        if given is not None:
-            check(given, run.model)
-            if given.block_steps or given.code_steps:
-                check_trainable(run.model, given)
-        run.check_target()
+    with _cleared(run):
+        refusals.check(run)
     workspace = run.workspace
     if (expected := forecast.of(run)) is not None:
         progress.say(expected)
@@ -100,8 +96,8 @@ def begun(request: Request, progress: Progress = SILENT, kept: Path | None = Non
 
 
 @contextlib.contextmanager
-def _refusals(run: Compression) -> Iterator[None]:
-    """Checks before any work but the edits; what those left goes if a check fails."""
+def _cleared(run: Compression) -> Iterator[None]:
+    """For checks before any work but the edits: what those left goes if a check fails."""
     try:
         yield
     except Exception:
@@ -147,11 +143,11 @@ class Compression:
         """The edits of one stage; `prune` chooses parts of the original."""
         if name != "prune":
             return [{"edit": name, **fields}]
-        score = fields.get("score", "influence")
         pruner = Pruner(
-            self.original, lambda: self.original_statistics, lambda: self.text.windows, score, self.seed, self.progress
-        )
-        return pruner.edits({part: wanted for part, wanted in fields.items() if part != "score"})
+            self.original, lambda: self.original_statistics, lambda: self.text.windows,
+            fields.get("score", "influence"), self.seed, fields.get("refit"), self.progress,
+        )  # fmt: skip
+        return pruner.edits({name: fields[name] for name in PARTS if name in fields})
 
     @property
     def original_statistics(self) -> Statistics:
@@ -318,35 +314,6 @@ class Compression:
     def target(self) -> int | None:
         """The size that was asked for, in bytes."""
         return None if self.request.size is None else parse_size(self.request.size, self.original)
-
-    def check_target(self) -> None:
-        """Refuses before any work what cannot be met however the weights turn out.
-
-        Raises:
-            UsageError, SizeError: the size is none, or outside what the recipe offers; or the model has no KL.
-        """
-        target = self.target()
-        if target is not None and self.entropy_coded:
-            steps = {info.name: 1.0 for info in quantizable(self.model)}
-            plan = denominator_plan(self.model, steps, self.recipe.keep, self.seed, target)
-            check_range(target, self.least_bytes(plan), target)
-        elif target is not None and self.recipe.method == "compand":
-            check_range(target, *self.companding.range())
-        elif target is not None and self.recipe.low_rank:
-            choices = outline_ranks(self.model, self.recipe)
-            RankSizing(self.model, self.recipe, choices, self.folder_bytes, self.seed).check(target)
-        elif target is not None:
-            units = outline(self.model, self.recipe)
-            Sizing(self.model, self.recipe, units, self.folder_bytes, self.seed).check(target)
-        if self.request.max_kl is not None and not self.model.causal:
-            raise UsageError("--max-kl needs a model that predicts tokens; give --size for an encoder.")
-        if self.recipe.method == "compand" and (target is None or self.request.tune) and self.given is None:
-            raise UsageError(f"The recipe {self.recipe.name} goes with --size, and without --tune.")
-        trains = self.recipe if self.given is None else self.given
-        if (trains.block_steps or trains.code_steps) and not self.model.causal:
-            raise UsageError("Training codes needs a model that predicts tokens; take another recipe for an encoder.")
-        if self.request.tune and not self.model.causal:
-            raise UsageError("--tune needs a model that predicts tokens; leave it out for an encoder.")
 
     def plan(self) -> Plan:
         """The plan that was given, or the one that meets the asked size or loss."""

@@ -34,12 +34,16 @@ EDITS = "mediant-edits.json"
 
 @dataclass(frozen=True)
 class Wish:
-    """What a person wants pruned: `parts` of the model (pipeline/pruning.py), a `pattern` of zeros with its score."""
+    """What a person wants pruned: `parts` of the model (pipeline/pruning.py), a `pattern` of zeros with its score.
+
+    `refit` says whether what is left of thinned parts makes up for them; None leaves it to the score.
+    """
 
     parts: Mapping[str, Any] = field(default_factory=dict)
     pattern: Mapping[str, Any] = field(default_factory=dict)
     score: str | None = None
     dtype: str = "float16"
+    refit: bool | None = None
 
     def check(self) -> None:
         """Refuses what is nothing, or names what is not there.
@@ -67,7 +71,7 @@ def prune(request: Request, wish: Wish, progress: Progress = SILENT) -> Path:
     """
     wish.check()
     (check_replaceable if wish.pattern else check_free)(request.out)
-    stages = [["prune", {**wish.parts, "score": _part_score(wish)}]] if wish.parts else []
+    stages = [["prune", {**wish.parts, "score": _part_score(wish), "refit": wish.refit}]] if wish.parts else []
     recipe = dataclasses.replace(
         load_recipe("nearest"),
         name=RECIPE,

@@ -13,6 +13,7 @@ from mediant.errors import PlanError, UsageError
 from mediant.methods.pruning.parts import best, column_losses
 from mediant.methods.structure._index_sets import to_text
 from mediant.methods.structure.drop_layers import layer_count
+from mediant.methods.structure.refit import outlet
 from mediant.models.blocks import Blocks, neuron_count
 from mediant.models.matrix_form import to_matrix
 from mediant.models.reference import load_reference
@@ -24,17 +25,24 @@ from mediant.values import Array, LayerStatistics, Model, Statistics
 Edit = dict[str, Any]
 # Wide parts stay multiples of this many, which kernels and file formats want.
 MULTIPLE, WIDE = 32, 512
+# Scores that go without text.
+BLIND = ("magnitude", "random")
 
 
 @dataclass(frozen=True)
 class Pruner:
-    """Chooses edits of a model; `windows` and `statistics` are computed when they are first needed."""
+    """Chooses edits of a model; `windows` and `statistics` are computed when they are first needed.
+
+    With `refit`, what leads out of thinned parts is refitted to make up for them (methods/structure/refit.py), where
+    that can be done; None means with scores that look at text too.
+    """
 
     model: Model
     statistics: Callable[[], Statistics]
     windows: Callable[[], torch.Tensor]
     score: str = "influence"
     seed: int = 0
+    refit: bool | None = None
     progress: Progress = SILENT
 
     def edits(self, wanted: Mapping[str, Any]) -> list[Edit]:
@@ -49,12 +57,22 @@ class Pruner:
         dropped = self._dropped(layers) if layers else []
         kept = [n for n in range(count) if n not in dropped]
         found: list[Edit] = [{"edit": "drop_layers", "layers": dropped}] if dropped else []
-        parts = {"neurons": self._neurons, "heads": self._heads, "hidden": self._hidden}
+        thinned = {"neurons": self._neurons, "heads": self._heads}
         with WeightReader(self.model) as weights:
-            for name, choose in parts.items():
+            for name, choose in thinned.items():
                 if wanted.get(name):
                     found += choose(wanted[name], kept, weights)
+            if self.score not in BLIND if self.refit is None else self.refit:
+                found += self._refits([name for name in thinned if wanted.get(name)], kept)
+            if wanted.get("hidden"):
+                found += self._hidden(wanted["hidden"], kept, weights)
         return found
+
+    def _refits(self, thinned: list[str], kept: list[int]) -> Iterator[Edit]:
+        blocks = Blocks.of(t.name for t in self.model.tensors) if thinned else None
+        parts = [name for name in thinned if blocks and outlet(blocks, name)]
+        if parts and self.model.causal:
+            yield {"edit": "refit", "parts": parts, "layers": kept}
 
     def _dropped(self, count: int) -> list[int]:
         """The blocks that change the stream least."""
@@ -124,7 +142,7 @@ class Pruner:
 
     def _losses(self, name: str, weights: WeightReader, layer: int) -> Array:
         matrix = to_matrix(weights.read(name), self.model.tensor(name))
-        known = None if self.score in ("magnitude", "random") else self._of(name)
+        known = None if self.score in BLIND else self._of(name)
         return column_losses(self.score, matrix, known, self.seed + layer)
 
     def _of(self, name: str) -> LayerStatistics:

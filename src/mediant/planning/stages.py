@@ -20,7 +20,9 @@ from typing import Any
 
 ORDER = ("sparsify", "factor", "quantize", "train_codes", "tune")
 FACTORS = ("low_rank", "factors", "whole")
-PARTS = ("layers", "neurons", "heads", "hidden", "score")
+PARTS = ("layers", "neurons", "heads", "hidden")
+# Beside the parts, how the stage prune chooses them and what it does then (pipeline/pruning.py).
+HOW = ("score", "refit")
 
 
 def fields(stages: object, recipe: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
@@ -43,8 +45,10 @@ def fields(stages: object, recipe: Callable[[str], Mapping[str, Any]]) -> dict[s
         )
     found: dict[str, Any] = {"structure": [[name, dict(given)] for name, given in pairs if name not in ORDER]}
     for name, given in pairs:
-        if name == "prune" and (unknown := set(given) - set(PARTS)):
-            raise ValueError(f"the stage prune has no {min(unknown)!r}; it has: {', '.join(PARTS)}")
+        if name == "prune" and (unknown := set(given) - {*PARTS, *HOW}):
+            raise ValueError(f"the stage prune has no {min(unknown)!r}; it has: {', '.join((*PARTS, *HOW))}")
+        if name == "prune" and not isinstance(given.get("refit"), bool | None):
+            raise ValueError(f"refit of the stage prune is {given['refit']!r}; it takes true or false")
         if name == "sparsify":
             found |= _only(given, name, ("pattern", "score"))
         if name == "factor":
