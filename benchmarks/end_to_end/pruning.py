@@ -51,7 +51,6 @@ EQUAL = {
     "prune + quantize": "prune-quantize",
     "factor + quantize": "factor-quantize",
     "free": "free",
-    "2:4 + quantize": "sparse-quantize",
 }
 ROWS = (*PATTERNS, *PARTS, "rank", "equal")
 PROMPT, COUNT, ROUNDS = 128, 24, 3

@@ -1,7 +1,7 @@
 """Recipes in stages: what becomes of the model, one after another, under one size.
 
     stages:
-      - prune: {layers: 2, neurons: 25%}        # whole parts; structural edits are chosen by calibration
+      - prune: {layers: 2, neurons: 25%}        # whole parts, chosen by calibration; `refit: false` leaves it at that
       - drop_layers: {layers: [3]}              # any structural edit by its name, as it is
       - sparsify: {pattern: {name: n_of_m, n: 2, m: 4}, score: {name: sparsegpt}}
       - factor: {low_rank: {name: whitened_svd}}  # matrices may become products; not with sparsify
