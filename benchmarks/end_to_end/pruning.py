@@ -49,8 +49,8 @@ PARTS = {"neurons": {"neurons": "25%"}, "layers": {"layers": "4"}}
 EQUAL = {
     "quantize": "default",
     "prune + quantize": "prune-quantize",
-    "factor + quantize": "factor-quantize",
     "free": "free",
+    "factor + quantize": "factor-quantize",
 }
 ROWS = (*PATTERNS, *PARTS, "rank", "equal")
 PROMPT, COUNT, ROUNDS = 128, 24, 3

@@ -38,7 +38,7 @@ def command(
     ] = 0.0,
     rate: Annotated[
         float, typer.Option(metavar="R", help="Most that a weight changes in a step, relative to its matrix.")
-    ] = 1e-3,
+    ] = 5e-4,
     lora: Annotated[
         int,
         typer.Option(

@@ -40,7 +40,7 @@ class Distill:
     alpha: float = 0.0
     temperature: float = 1.0
     hidden: float = 0.0
-    rate: float = 1e-3
+    rate: float = 5e-4
     lora_rank: int = 0
 
     def learned(

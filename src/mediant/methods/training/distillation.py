@@ -69,7 +69,7 @@ class Distillation:
     alpha: float = 0.0
     temperature: float = 1.0
     hidden: float = 0.0
-    rate: float = 1e-3
+    rate: float = 5e-4
     lora_rank: int = 0
 
     def loss(self, student: nn.Module, teacher: nn.Module, window: torch.Tensor) -> torch.Tensor:
