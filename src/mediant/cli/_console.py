@@ -86,7 +86,7 @@ def _quiet_libraries() -> None:
 def run(app: typer.Typer) -> int:
     """Runs a Typer application and returns its exit code."""
     _quiet_libraries()
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _stop)
     try:
         result = app(standalone_mode=False)
     except MediantError as problem:
@@ -105,6 +105,11 @@ def run(app: typer.Typer) -> int:
         raise
     # Typer turns an interrupt into this code without a word.
     return stopped() if result == STOPPED else int(result or 0)
+
+
+def _stop(*_: object) -> None:
+    """Ends like Ctrl-C, also where that is ignored, as in what a script put into the background."""
+    raise KeyboardInterrupt
 
 
 def stopped() -> int:
