@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mediant.checkpoint.reader import open_checkpoint
-from mediant.errors import PlanError, StorageError, UsageError
+from mediant.errors import PlanError, StorageError, TextError, UsageError
 from mediant.methods.pruning.parts import column_losses
 from mediant.methods.structure._index_sets import from_text
 from mediant.models.opening import open_model
@@ -80,6 +80,16 @@ def test_thinned_parts_are_refitted_where_text_is_looked_at(more, edits, tiny_fo
         assert done[3] == {"edit": "refit", "parts": ["neurons", "heads"], "layers": done[3]["layers"]}
         assert len(done[3]["layers"]) == 1
         assert done[3]["layers"] != done[0]["layers"]
+
+
+def test_a_text_too_short_to_refit_from_is_refused(tiny_folder, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("a few words " * 20)
+    request = Request(str(tiny_folder("llama")), tmp_path / "out", calibration=short)
+    with pytest.raises(TextError, match=r"refitting pruned parts\) needs at least 2"):
+        prune(request, Wish({"neurons": "25%"}))
+    assert {f.name for f in tmp_path.iterdir()} == {"short.txt"}
+    assert prune(request, Wish({"neurons": "25%"}, refit=False)) == tmp_path / "out"
 
 
 def test_losses_of_parts_are_those_of_their_weights(tiny_folder, text, tmp_path):

@@ -42,6 +42,7 @@ def test_stages_become_fields(tmp_path):
         ("rotate: false", "rotate: true", "pattern"),
         ("storage: rows", "storage: tiles", "pattern"),
         ("neurons: 25%", "neuron: 25%", "'neuron'"),
+        ("neurons: 25%", "neurons: 25%, refit: maybe", "refit of the stage prune is 'maybe'"),
         ("score: {name: wanda}", "scores: {name: wanda}", "just: pattern, score"),
         ("{steps: 7}", "{minutes: 7}", "just: steps"),
         ("{steps: 7}", "7", "mapping"),

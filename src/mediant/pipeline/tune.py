@@ -113,7 +113,10 @@ def text_to_learn(model: Model, file: Path | None, seed: int, progress: Progress
         return sampled_windows(model, WRITTEN, length, seed, "tuning", progress)
     windows = calibration_tokens(model, file, seed, progress, MOST_WINDOWS, length).windows
     if len(windows) < 2:
-        raise TextError(f"The text {Path(file)} has {len(windows)} window of {length} tokens; tuning needs at least 2.")
+        raise TextError(
+            f"The text {Path(file)} has {len(windows)} window of {length} tokens; learning from it (tuning, or "
+            "refitting pruned parts) needs at least 2."
+        )
     return windows
 
 
