@@ -16,7 +16,7 @@ from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.writer import write
 from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.kernels.bit_planes import pack
-from mediant.kernels.coded_matrix import CodedMatrix
+from mediant.kernels.coded_matrix import Codebook, CodedMatrix
 from mediant.kernels.part_shapes import Form, factor_infos, form_of, grid_form
 from mediant.kernels.scale_codes import ScaleForm, encode_scales
 from mediant.kernels.tiles import pack_scale_codes, pack_tiles
@@ -164,11 +164,12 @@ def random_encoding(info: TensorInfo, plan: TensorPlan, generator: np.random.Gen
 def random_coded(info: TensorInfo, generator: np.random.Generator) -> CodedMatrix:
     """Numbers whose spread goes by class, the widest beyond a byte, and a row, hence a class, of zeros alone."""
     rows, columns = info.matrix_shape
-    row_classes = generator.integers(1, 16, rows).astype(np.uint8)
+    row_classes = generator.integers(1, 32, rows).astype(np.uint8)
     row_classes[-1] = 0
     column_classes = np.sort(generator.integers(0, 3, columns)).astype(np.uint8)
-    spread = 2.0 ** ((row_classes[:, None] + column_classes) / 2 - 2)
+    spread = 2.0 ** ((row_classes[:, None] + column_classes) / 4 - 2)
     numbers = np.rint(spread * generator.standard_normal((rows, columns))).astype(np.int16)
     numbers[-1] = 0
     scales = to_float32(from_float32(generator.standard_normal(rows).astype(np.float32)))
-    return CodedMatrix(numbers, scales, generator.integers(0, 255, columns, np.uint8), row_classes, column_classes)
+    columns_scaled = generator.integers(0, 255, columns, np.uint8)
+    return CodedMatrix(numbers, Codebook(scales, columns_scaled, row_classes, column_classes))

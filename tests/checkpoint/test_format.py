@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import lzma
 import math
 import re
 import struct
@@ -204,37 +205,43 @@ class Stranger:
         return code + (grid["first"][str(bits)] if grid["kind"] == "affine" else 0)
 
     @staticmethod
-    def tables(raw: bytes) -> list[list[tuple[int, int, int]]]:
-        """For each table its levels, with their frequencies and where those start."""
-        numbers, value, shift = [], 0, 0
-        for byte in raw:
-            value, shift = value | (byte & 127) << shift, shift + 7
-            if byte < 128:
-                numbers.append(value)
-                value = shift = 0
-        tables = []
-        while numbers:
-            count = numbers.pop(0)
-            shares = [numbers.pop(0) for _ in range(max(0, count - 1))]
-            shares = [65536 - 2 * sum(shares), *shares][:count]
-            table, start = [], 0
-            for k in range(1 - count, count):
-                if shares[abs(k)]:
-                    table.append((k, 256 * shares[abs(k)], start))
-                    start += 256 * shares[abs(k)]
+    def curves(raw: bytes) -> list[list[tuple[int, int, int]]]:
+        """For each curve its levels, with their frequencies and where those start."""
+        marked = [*range(8), *(m << octave for octave in range(12) for m in (8, 10, 12, 14)), 32768]
+        found = []
+        while raw:
+            count, bytes_of, raw = raw[0], raw[1 : raw[0] + 1], raw[raw[0] + 1 :]
+            marks = [sum(bytes_of[: i + 1]) % 256 for i in range(count)]
+            at = {m: (8 + b % 8) << b // 8 for m, b in zip(marked, marks, strict=False)}
+            weights = []
+            for m in range(min(max(at, default=-1), 32767) + 1):
+                p, q = max(x for x in at if x <= m), min((x for x in at if x > m), default=m + 1)
+                weights.append((at[p] * (q - m) + at.get(q, 0) * (m - p)) // (q - p))
+            whole = 2 * sum(weights) - weights[0] if weights else 1
+            shares = [1 + w * (2**24 - 2 * len(weights)) // whole for w in weights]
+            shares = [2**24 - 2 * sum(shares[1:]), *shares[1:]][: count and len(weights)]
+            curve, start = [], 0
+            for k in range(1 - len(shares), len(shares)):
+                curve.append((k, shares[abs(k)], start))
+                start += shares[abs(k)]
             assert start == 1 << 24 or not count
-            tables.append(table)
-        return tables
+            found.append(curve)
+        return found
 
     def coded_matrix(self, tensor: str, columns: int) -> list[list[float]]:
-        row_scales, book = self.floats(tensor, "row_scales"), self.bytes_of(tensor, "codebook")
-        rows, scales, book = len(row_scales), list(book[:columns]), book[columns:]
-        of_rows, book = self.unpacked(book, rows, 4), book[4 * -(-rows // 8) :]
-        of_columns, book = self.unpacked(book, columns, 4), book[4 * -(-columns // 8) :]
-        tables = self.tables(book)
+        lzma2 = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**20, "lc": 0, "lp": 0, "pb": 0}]
+        book = lzma.decompress(self.bytes_of(tensor, "codebook"), lzma.FORMAT_RAW, filters=lzma2)
+        low, pieces = self.bytes_of(tensor, "row_scales"), []
+        rows = len(low)
+        for size in (rows, columns, rows, columns):
+            pieces.append(book[:size])
+            book = book[size:]
+        high, scales, of_rows, of_columns = pieces
+        row_scales = [struct.unpack("<f", bytes([0, 0, b, a]))[0] for a, b in zip(high, low, strict=True)]
+        tables = self.curves(book)
         words = [word for (word,) in struct.iter_unpack("<I", self.bytes_of(tensor, "codes"))]
         numbers, state = {}, 0
-        for index in range(31):
+        for index in range(63):
             for r, c in itertools.product(range(rows), range(columns)):
                 if of_rows[r] + of_columns[c] == index:
                     table = tables[index]

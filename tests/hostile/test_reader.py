@@ -149,7 +149,7 @@ MANIFEST_ATTACKS: dict[str, tuple[Callable[[Forgery], None], str]] = {
     "a negative price": (put(-0.5, *CODED, "plan", "price"), "takes 0 or a positive number"),
     "a step that is a text": (put("1", *CODED, "plan", "step"), "'step' is of the wrong kind"),
     "coded numbers with a grid": (put({"kind": "zero_point"}, *CODED, "grid"), "a grid goes with quantized weights"),
-    "a codebook without columns": (put([8], *CODED, "parts", "codebook", "shape"), "the codebook of"),
+    "a codebook without columns": (put([8], *CODED, "parts", "codebook", "shape"), "are not those that"),
     "a rank of nothing": (put(0, *FACTORED, "plan", "rank"), "it takes 1 to 9"),
     "a rank beyond the matrix": (put(10, *FACTORED, "plan", "rank"), "it takes 1 to 9"),
     "a rank that is true": (put(True, *FACTORED, "plan", "rank"), "'rank' is of the wrong kind"),

@@ -22,7 +22,7 @@ from mediant.checkpoint.manifest import PAYLOAD_FILE
 from mediant.checkpoint.reader import open_checkpoint
 from mediant.errors import CheckpointError, ModelError, StorageError
 from mediant.kernels import native
-from mediant.kernels.coded_matrix import CodedMatrix
+from mediant.kernels.coded_matrix import Codebook, CodedMatrix
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
 from mediant.plans import Run, TensorPlan
@@ -63,7 +63,7 @@ def coded(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
     classes = np.zeros(rows, np.uint8), np.zeros(columns, np.uint8)
     scales = np.full(rows, 2.0**-8, np.float32)
     numbers = np.rint(weights * 2**8).astype(np.int16)
-    found = CodedMatrix(numbers, scales, np.arange(columns, dtype=np.uint8) % 3, *classes)
+    found = CodedMatrix(numbers, Codebook(scales, np.arange(columns, dtype=np.uint8) % 3, *classes))
     return Encoding(info, TensorPlan("lattice", step=1.0), found.parts())
 
 

@@ -244,7 +244,7 @@ def _check_coded(encoding: Encoding) -> None:
     except ValueError as problem:
         raise CheckpointError(f"The tensor {encoding.info.name!r} cannot be decoded: {problem}.") from None
     largest = max(abs(int(coded.numbers.max())), abs(int(coded.numbers.min())))
-    if largest * float(np.abs(coded.row_scales).max()) > float(np.finfo(np.float32).max):
+    if largest * float(np.abs(coded.codebook.row_scales).max()) > float(np.finfo(np.float32).max):
         raise CheckpointError(f"The scales of {encoding.info.name!r} are too large for finite weights.")
 
 

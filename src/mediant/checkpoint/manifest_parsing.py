@@ -265,10 +265,9 @@ def _coded_form(info: TensorInfo, plan: TensorPlan, parts: Mapping[str, Part]) -
         return CodedForm(parts["codes"].shape[0] if "codes" in parts and parts["codes"].shape else 0)
     if plan.method != "lattice":
         return None
-    lengths = [parts[name].shape[0] if name in parts and parts[name].shape else 0 for name in ("codes", "codebook")]
-    if lengths[1] < part_shapes(info, plan)["codebook"][1][0]:
-        raise PlanError(f"the codebook of {info.name!r} is too short.")
-    return CodedForm(*lengths)
+    return CodedForm(
+        *(parts[name].shape[0] if name in parts and parts[name].shape else 0 for name in ("codes", "codebook"))
+    )
 
 
 def _count(levels: Part | None, bits: int, where: str) -> int:

@@ -1,22 +1,27 @@
 """A matrix of entropy-coded whole numbers, as it is stored: the parts `codes`, `row_scales` and `codebook`.
 
 weight_ij = (row_scale_i * 2^(-c_j / 8)) * k_ij, two float32 products with the constants of kernels/scale_codes.py. The
-codebook is, in bytes one behind another: c_j for every column; the class of every row, packed (kernels/bit_planes.py);
-the class of every column, packed; the tables. The number k_ij is written by the table of the class row + column.
+number k_ij is written by the curve of the class row + column (kernels/entropy_codes.py), so rows and columns of larger
+numbers have higher classes. Of a row's scale, which is bfloat16, the part `row_scales` has the lower byte. All else it
+takes to read numbers is compressed, as it would be a hundredth of a small model: the codebook, a raw LZMA2 stream of
+bytes one behind another, which are the higher byte of the scale of every row, c_j for every column, the class of every
+row, the class of every column, and the curves. So tuning, which keeps higher bytes, changes the length of no part.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mediant.kernels import entropy_codes
 from mediant.kernels.bfloat16 import from_float32, to_float32
-from mediant.kernels.bit_planes import pack, packed_bytes, unpack
-from mediant.kernels.part_shapes import CLASS_BITS
+from mediant.kernels.part_shapes import CLASSES
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.values import Array
 
@@ -26,46 +31,101 @@ Bytes = NDArray[np.uint8]
 STEPS = 8
 # 2^(-c/8) for every c; the last stands for 0 elsewhere and is not used here.
 COLUMN_FACTORS = ScaleForm(8, signed=False, steps=STEPS).powers()[:-1]
+# Neighbouring bytes tell nothing of each other, so none is a context.
+LZMA_FILTERS: list[dict[str, Any]] = [
+    {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 20, "lc": 0, "lp": 0, "pb": 0}
+]
+MOST_CURVES = 2 * CLASSES - 1
 
 
 @dataclass(frozen=True)
-class CodedMatrix:
-    """Whole numbers [rows, columns] int16 with what makes weights of them, and the classes that chose their tables.
+class Codebook:
+    """What it takes to read the numbers of a matrix, and to make weights of them.
 
     row_scales: float32 [rows] that are bfloat16. column_scales: c, uint8 [columns], below 255. row_classes [rows] and
-    column_classes [columns]: uint8 below 16.
+    column_classes [columns]: uint8 below `CLASSES`. curves: by class.
     """
 
-    numbers: NDArray[np.int16]
     row_scales: Floats
     column_scales: Bytes
     row_classes: Bytes
     column_classes: Bytes
+    curves: tuple[Bytes, ...] = ()
 
     @property
     def classes(self) -> Bytes:
         """The class of every number, uint8 [rows, columns]."""
         return self.row_classes[:, None] + self.column_classes
 
+    def parts(self) -> dict[str, Array]:
+        """It as it is stored."""
+        scales = from_float32(self.row_scales)
+        pieces = [
+            (scales >> 8).astype(np.uint8),
+            self.column_scales,
+            self.row_classes,
+            self.column_classes,
+            entropy_codes.curves_to_bytes(self.curves),
+        ]
+        data = lzma.compress(np.concatenate(pieces).tobytes(), lzma.FORMAT_RAW, filters=LZMA_FILTERS)
+        return {"row_scales": scales.astype(np.uint8), "codebook": np.frombuffer(data, np.uint8)}
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Array], columns: int) -> Codebook:
+        """The inverse of `parts`.
+
+        Raises:
+            ValueError: it is none of so many columns.
+        """
+        rows = parts["row_scales"].size
+        sizes = [rows, columns, rows, columns]
+        most = sum(sizes) + MOST_CURVES * (1 + len(entropy_codes.MAGNITUDES_MARKED))
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=LZMA_FILTERS)
+        try:
+            # A byte more than there can be would be one too many, and no bomb.
+            found = np.frombuffer(decoder.decompress(parts["codebook"].tobytes(), most + 1), np.uint8)
+        except lzma.LZMAError:
+            raise ValueError("the codebook is damaged") from None
+        if not decoder.eof or decoder.unused_data or not sum(sizes) <= found.size <= most:
+            raise ValueError("the codebook is cut off, or too long")
+        high, scales, of_rows, of_columns, curves = np.split(found, np.cumsum(sizes))
+        if scales.size and int(scales.max()) >= len(COLUMN_FACTORS):
+            raise ValueError("a column has no scale")
+        if max(of_rows.max(initial=0), of_columns.max(initial=0)) >= CLASSES:
+            raise ValueError("a row or a column has no class")
+        row_scales = to_float32(high.astype(np.uint16) << np.uint16(8) | parts["row_scales"])
+        if not np.isfinite(row_scales).all():
+            raise ValueError("a row has a scale that is not finite")
+        return cls(row_scales, scales, of_rows, of_columns, tuple(entropy_codes.curves_from_bytes(curves)))
+
+
+def scaled(row_scales: Floats, gain: Floats) -> Floats:
+    """Row scales [rows] times gains [rows], as bfloat16 and as near as their higher bytes allow, which stay."""
+    before, after = from_float32(row_scales), from_float32(row_scales * gain)
+    least = before & np.uint16(0xFF00)
+    return to_float32(np.clip(after, least, least | np.uint16(0xFF)))
+
+
+@dataclass(frozen=True)
+class CodedMatrix:
+    """Whole numbers [rows, columns] int16, at most `entropy_codes.MOST_MAGNITUDE`, with their codebook."""
+
+    numbers: NDArray[np.int16]
+    codebook: Codebook
+
     def matrix(self) -> Floats:
         """The weights [rows, columns]."""
-        steps = self.row_scales[:, None] * COLUMN_FACTORS[self.column_scales]
+        steps = self.codebook.row_scales[:, None] * COLUMN_FACTORS[self.codebook.column_scales]
         steps *= self.numbers
         return steps
 
     def parts(self) -> dict[str, Array]:
-        """What is stored."""
-        tables = entropy_codes.fit_tables(self.numbers, self.classes)
-        codebook = [
-            self.column_scales,
-            pack(self.row_classes, CLASS_BITS),
-            pack(self.column_classes, CLASS_BITS),
-            entropy_codes.tables_to_bytes(tables),
-        ]
+        """What is stored. The curves are those that fit the numbers, whichever the codebook has."""
+        classes = self.codebook.classes
+        curves = entropy_codes.fit_curves(self.numbers, classes)
         return {
-            "codes": entropy_codes.encode(self.numbers, self.classes, tables),
-            "row_scales": from_float32(self.row_scales),
-            "codebook": np.concatenate(codebook),
+            "codes": entropy_codes.encode(self.numbers, classes, curves),
+            **dataclasses.replace(self.codebook, curves=tuple(curves)).parts(),
         }
 
     @classmethod
@@ -75,16 +135,5 @@ class CodedMatrix:
         Raises:
             ValueError: the codebook or the codes are not sound.
         """
-        rows = parts["row_scales"].size
-        sizes = [columns, packed_bytes(rows, CLASS_BITS), packed_bytes(columns, CLASS_BITS)]
-        if parts["codebook"].size < sum(sizes):
-            raise ValueError("the codebook is cut off")
-        scales, of_rows, of_columns, tables = np.split(parts["codebook"], np.cumsum(sizes))
-        if scales.size and int(scales.max()) >= len(COLUMN_FACTORS):
-            raise ValueError("a column has no scale")
-        row_classes = unpack(of_rows, rows, CLASS_BITS)
-        column_classes = unpack(of_columns, columns, CLASS_BITS)
-        numbers = entropy_codes.decode(
-            parts["codes"], row_classes[:, None] + column_classes, entropy_codes.tables_from_bytes(tables)
-        )
-        return cls(numbers, to_float32(parts["row_scales"]), scales, row_classes, column_classes)
+        codebook = Codebook.from_parts(parts, columns)
+        return cls(entropy_codes.decode(parts["codes"], codebook.classes, codebook.curves), codebook)

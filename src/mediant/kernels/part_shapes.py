@@ -30,8 +30,8 @@ CAST_DTYPES = ("float32", "float16", "bfloat16")
 MATRIX_AXES = {"out_in": 2, "in_out": 2, "experts_out_in": 3, "experts_in_out": 3}
 # Every product of sizes below this bound is exact in 64 bits and in a double.
 MOST_WEIGHTS = 1 << 48
-# Bits of the class of a row or column in the codebook of a coded matrix.
-CLASS_BITS = 4
+# Classes that a row or a column of a coded matrix can have.
+CLASSES = 32
 # Of companded matrices: bits that say a group's depth, the largest depth, and the most clusters of rows.
 DEPTH_BITS = 4
 MOST_DEPTH = 8
@@ -201,10 +201,11 @@ def part_shapes(info: TensorInfo, plan: TensorPlan, form: Form | None = None) ->
     rows, columns = _checked_matrix(info)
     if plan.method == "lattice":
         _check_lattice(info, plan)
-        coded = form if isinstance(form, CodedForm) else CodedForm(0, least_codebook(rows, columns))
+        # A codebook comes to half a byte or so for every row and column.
+        coded = form if isinstance(form, CodedForm) else CodedForm(0, (rows + columns) // 2)
         return {
             "codes": ("uint8", (coded.codes,)),
-            "row_scales": ("bfloat16", (rows,)),
+            "row_scales": ("uint8", (rows,)),
             "codebook": ("uint8", (coded.codebook,)),
         }
     if plan.method == "compand":
@@ -327,11 +328,6 @@ def _check_factors(info: TensorInfo, plan: TensorPlan) -> None:
 def payload_bytes(info: TensorInfo, plan: TensorPlan, form: Form | None = None) -> int:
     """Bytes of all parts of a tensor; arguments and errors as for `part_shapes`."""
     return sum(math.prod(shape) * ITEM_BYTES[dtype] for dtype, shape in part_shapes(info, plan, form).values())
-
-
-def least_codebook(rows: int, columns: int) -> int:
-    """Bytes of a codebook without its tables: scales of columns, classes of rows and of columns."""
-    return columns + packed_bytes(rows, CLASS_BITS) + packed_bytes(columns, CLASS_BITS)
 
 
 def _checked_matrix(info: TensorInfo) -> tuple[int, int]:

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from mediant.kernels import entropy_codes
 from mediant.kernels.babai import Lattice
 from mediant.kernels.bfloat16 import from_float32, to_float32
-from mediant.kernels.coded_matrix import COLUMN_FACTORS, STEPS, CodedMatrix
-from mediant.kernels.part_shapes import CLASS_BITS
+from mediant.kernels.coded_matrix import COLUMN_FACTORS, STEPS, Codebook, CodedMatrix
+from mediant.kernels.part_shapes import CLASSES
 from mediant.kernels.rate_babai import Prices, Steps, rate_babai
 from mediant.methods.layer import Layer
 from mediant.methods.quantize import Quantized
@@ -50,7 +50,7 @@ PRICED_TIMES = 2
 # Of coordinate descent behind Babai.
 SWEEPS = 4
 # Classes to an octave of spread.
-CLASS_STEPS = 2
+CLASS_STEPS = 4
 # Numbers that a class is taken to have shown before any were counted, spread as a bell curve and as a Laplace one.
 PRIOR = 30.0
 LARGEST_BFLOAT16 = 3.3e38
@@ -72,9 +72,9 @@ class Rate:
 
 
 def rate(layer: Layer, plan: TensorPlan) -> Rate:
-    """The rate of a layer, or of a sample of its rows (`Layer.rows`); the codebook and row scales are not counted."""
+    """The rate of a layer, or of a sample of its rows (`Layer.rows`); the codebook is not counted."""
     coded = _coded(layer, plan)
-    counts = entropy_codes.count(coded.numbers, coded.classes)
+    counts = entropy_codes.count(coded.numbers, coded.codebook.classes)
     return Rate(sum(map(_entropy, counts)), layer.loss(coded.matrix()))
 
 
@@ -90,7 +90,7 @@ def _coded(layer: Layer, plan: TensorPlan) -> CodedMatrix:
     classes = _Classes.of(layer.matrix, steps)
     numbers = _rounded(layer, lattice, steps, classes, plan.price)
     row_scales = _fitted(layer.matrix, lattice, steps, numbers)
-    return CodedMatrix(numbers, row_scales, column_scales, classes.rows, classes.columns)
+    return CodedMatrix(numbers, Codebook(row_scales, column_scales, classes.rows, classes.columns))
 
 
 def _entropy(counts: NDArray[np.int64]) -> float:
@@ -135,7 +135,7 @@ def row_shares(layer: Layer, floor: float) -> Doubles:
 
 @dataclass(frozen=True)
 class _Classes:
-    """Classes of rows and columns, so that those of a weight add up to the spread of its number, in half octaves."""
+    """Classes of rows and columns: those of a weight add up to the spread of its number, in quarters of an octave."""
 
     rows: Bytes
     columns: Bytes
@@ -163,9 +163,9 @@ class _Classes:
 
 
 def _levels(energy: Doubles) -> tuple[Bytes, int]:
-    """Steps of half an octave of amplitude above the lowest, which is not far below the highest."""
+    """Quarters of an octave of amplitude above the lowest, which is not far below the highest."""
     levels = np.rint(CLASS_STEPS * 0.5 * np.log2(energy)).astype(np.int64)
-    lowest = max(int(levels.min()), int(levels.max()) - (1 << CLASS_BITS) + 1)
+    lowest = max(int(levels.min()), int(levels.max()) - CLASSES + 1)
     return np.maximum(levels - lowest, 0).astype(np.uint8), lowest
 
 

@@ -33,7 +33,7 @@ OFFSETS = (-9.0, -6.0, -4.5, -3.5, -2.5, -1.75, -1.0, -0.25, 0.5, 1.5, 3.0, 4.5)
 # Curves only say where to begin: the search corrects them by folders that are really coded.
 SAMPLED_ROWS = 24
 # Of a target: what a trial aims at, and from where a folder is not improved any more.
-AIM, CLOSE = 0.9985, 0.997
+AIM, CLOSE = 0.9995, 0.999
 TRIALS = 24
 # Then the range is halved.
 AIMED_TRIALS = 6

@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from mediant.checkpoint.decoding import decode, factor_encodings
 from mediant.errors import TextError
 from mediant.kernels.bfloat16 import from_float32, to_float32
+from mediant.kernels.coded_matrix import Codebook, scaled
 from mediant.methods.stack import prepare_any
 from mediant.methods.training.scale_tuning import Tuned, Tuner
 from mediant.models.matrix_form import to_matrix
@@ -148,6 +149,10 @@ def gained(encoding: Encoding, gain: Array) -> dict[str, Array]:
     if encoding.plan.method == "cast":
         values = decode(encoding)
         return dict(cast(encoding.info, encoding.plan, values * gain.reshape(-1, 1)).parts)
+    if encoding.plan.method == "lattice":
+        codebook = Codebook.from_parts(encoding.parts, encoding.info.matrix_shape[1])
+        tuned = dataclasses.replace(codebook, row_scales=scaled(codebook.row_scales, gain.reshape(-1)))
+        return {**encoding.parts, **tuned.parts()}
     part = "row_scales" if "row_scales" in encoding.parts else "scales"
     scales = to_float32(encoding.parts[part])
     parts = {**encoding.parts, part: from_float32(scales * gain.reshape(-1, *[1] * (scales.ndim - 1)))}
