@@ -88,7 +88,7 @@ def static_steps(
     for path, found in inputs.items():
         scale = found.maxima if per_channel else torch.ones(())
         even = torch.cat([found.sample, found.maxima[None]]).abs() / torch.where(scale > 0, scale, 1)
-        threshold = method.threshold(even.numpy().astype(np.float32).ravel(), bits)
+        threshold = float(method.thresholds(even.numpy().astype(np.float32).reshape(1, -1), bits)[0])
         steps[path] = scale * (threshold / largest_level(bits))
     return steps
 

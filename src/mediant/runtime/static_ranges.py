@@ -4,6 +4,10 @@ Dynamic ranges are the largest magnitude of every 32 activations of a token. Sta
 method of `methods/activations`, and what is beyond them is clipped: no pass over the token, as integer hardware wants
 it, at the price of whatever the text did not show. They are ranges of rotated activations where the matrix is rotated.
 
+The first token of a sequence stays dynamic. Attention rests on it where there is nothing to attend to, and what it
+carries for that is hundreds of times as large as that of any other (Sun et al. 2024, arXiv 2402.17762): a range that
+holds both has few steps for either.
+
 A file of ranges is a safetensors file with one float32 array [blocks] for every packed matrix, by the tensor's name.
 """
 
@@ -32,7 +36,7 @@ Ranges = Mapping[str, Floats]
 
 # Bits that thresholds are found for; with 15, only what is clipped matters.
 BITS = 8
-# Tokens of a window that are kept as a sample, evenly spread, the first among them.
+# Tokens of a window that are kept as a sample, evenly spread, the last among them.
 SAMPLED_TOKENS = 32
 
 
@@ -43,7 +47,7 @@ def measure(
 
     Args:
         folder: of the compressed model.
-        windows: of the text.
+        windows: of the text, of at least two tokens.
         method: of `methods/activations`, by name, with its parameters.
         progress: told of windows and matrices.
 
@@ -52,7 +56,7 @@ def measure(
         UsageError: it has no packed matrices.
         PlanError: there is no such method.
     """
-    threshold = discovery.make("activations", method).threshold
+    thresholds = discovery.make("activations", method).thresholds
     checkpoint, network = open_checkpoint(folder), load_network(folder)
     seen: dict[str, list[Floats]] = {name: [] for name in packed(checkpoint)}
     if not seen:
@@ -69,7 +73,7 @@ def measure(
     # An embedding that is not also the head multiplies nothing.
     used = {name: np.concatenate(samples) for name, samples in seen.items() if samples}
     return {
-        name: np.array([threshold(np.ascontiguousarray(block).ravel(), BITS) for block in sample.swapaxes(0, 1)], "f4")
+        name: thresholds(np.ascontiguousarray(sample.swapaxes(0, 1)).reshape(sample.shape[1], -1), BITS)
         for name, sample in progress.track(used.items(), "Finding ranges", len(used))
     }
 
@@ -105,10 +109,10 @@ def read(file: Path) -> dict[str, Floats]:
 
 
 def _recorder(samples: list[Floats], seed: int | None) -> Callable[..., None]:
-    """Keeps magnitudes [tokens, blocks, 32] of a sample of tokens, and the largest of all."""
+    """Keeps magnitudes [tokens, blocks, 32] of a sample of a sequence's tokens behind its first, and the largest."""
 
     def record(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        x = inputs[0].reshape(-1, inputs[0].shape[-1]).numpy()
+        x = inputs[0].reshape(-1, inputs[0].shape[-1])[1:].numpy()
         turned = np.abs(x if seed is None else rotate(x, seed))
         some = np.linspace(0, len(x) - 1, min(len(x), SAMPLED_TOKENS)).round().astype(int)
         kept = np.concatenate([turned[some], turned.max(axis=0)[None]])

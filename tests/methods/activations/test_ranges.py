@@ -17,19 +17,29 @@ SAMPLE = np.abs(np.random.default_rng(0).standard_normal(20000)).astype(np.float
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_threshold_is_among_the_magnitudes_and_scales_with_them(name, bits):
     method = discovery.make("activations", {"name": name})
-    found = method.threshold(SAMPLE, bits)
+    (found,) = method.thresholds(SAMPLE[None], bits)
     assert 0 < found <= SAMPLE.max() * (1 + 1e-6)
     # A power of two moves no rounding.
-    assert method.threshold(SAMPLE * 8, bits) == pytest.approx(8 * found, rel=1e-6)
-    assert method.threshold(np.zeros(100, np.float32), bits) == 0
+    assert method.thresholds(SAMPLE[None] * 8, bits) == pytest.approx(8 * found, rel=1e-6)
+    assert method.thresholds(np.zeros((1, 100), np.float32), bits) == 0
+
+
+@pytest.mark.parametrize("name", discovery.names("activations"))
+def test_groups_are_looked_at_one_by_one(name):
+    method = discovery.make("activations", {"name": name})
+    groups = SAMPLE.reshape(5, -1) * np.float32([1, 3, 0, 0.1, 9])[:, None]
+    np.testing.assert_array_equal(
+        method.thresholds(groups, 8), np.concatenate([method.thresholds(group[None], 8) for group in groups])
+    )
 
 
 def test_outliers_are_clipped_by_all_but_min_max():
     spoilt = np.append(SAMPLE, np.float32(30))
-    found = {name: discovery.make("activations", {"name": name}).threshold(spoilt, 8) for name in ("min_max", "kl")}
+    methods = {name: discovery.make("activations", {"name": name}) for name in ("min_max", "kl")}
+    found = {name: float(method.thresholds(spoilt[None], 8)[0]) for name, method in methods.items()}
     assert found["min_max"] == 30
     assert found["kl"] < 10
-    assert Percentile(99.9).threshold(spoilt, 8) < 10
+    assert Percentile(99.9).thresholds(spoilt[None], 8) < 10
     with pytest.raises(ValueError, match="above 0"):
         Percentile(0)
 

@@ -117,12 +117,15 @@ void Activations::resize(int64_t columns, int64_t count, bool rotated, uint64_t 
     rotated_ = rotated;
 }
 
-void Activations::fill(const float *x, int64_t stride, int64_t begin, int64_t end) {
+void Activations::fill(const float *x, int64_t stride, int64_t begin, int64_t end, const uint8_t *own) {
     thread_local std::vector<float> scratch;
     if (rotated_ && static_cast<int64_t>(scratch.size()) < 2 * view_.columns)
         scratch.resize(static_cast<size_t>(2 * view_.columns));
+    ActivationView without_ranges = view_;
+    without_ranges.ranges = nullptr;
     for (int64_t n = begin; n < end; ++n)
-        tile_kernels().prepare(x + n * stride, rotated_ ? signs_ : nullptr, scratch.data(), n, view_);
+        tile_kernels().prepare(x + n * stride, rotated_ ? signs_ : nullptr, scratch.data(), n,
+                               own && own[n] ? without_ranges : view_);
 }
 
 void prepare(const float *x, int64_t count, int64_t stride, int64_t columns, bool rotated, uint64_t seed, bool precise,

@@ -86,8 +86,9 @@ public:
     // Room for `count` vectors; grows but never shrinks.
     void resize(int64_t columns, int64_t count, bool rotated, uint64_t seed, bool precise,
                 const float *ranges = nullptr);
-    // Prepares vectors [begin, end) of x, `stride` numbers apart; different ranges may be done by different threads.
-    void fill(const float *x, int64_t stride, int64_t begin, int64_t end);
+    // Prepares vectors [begin, end) of x, `stride` numbers apart; different ones may be done by different threads. Those
+    // marked in `own`, null for none, are not held to the fixed ranges.
+    void fill(const float *x, int64_t stride, int64_t begin, int64_t end, const uint8_t *own = nullptr);
     const ActivationView &view() const { return view_; }
 
 private:

@@ -18,12 +18,15 @@ Floats = NDArray[np.float32]
 class Range(Protocol):
     """What a file in this folder offers as `METHOD`: a frozen dataclass with this member."""
 
-    def threshold(self, sample: Floats, bits: int) -> float:
-        """The magnitude that the largest level stands for; what is beyond is clipped.
+    def thresholds(self, samples: Floats, bits: int) -> Floats:
+        """For each group of inputs the magnitude that the largest level stands for; what is beyond is clipped.
 
         Args:
-            sample: magnitudes of inputs, 1-D, not empty, the largest that occurred among them.
+            samples: magnitudes of inputs [groups, n], n > 0, the largest that occurred among them.
             bits: of a level, 2 to 16.
+
+        Returns:
+            float32 [groups], in the unit of the inputs.
         """
 
 

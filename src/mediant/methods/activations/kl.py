@@ -4,14 +4,14 @@ Minimises KL(P || Q) over thresholds, P the histogram of magnitudes with what is
 same after rounding. The work is that of `methods/scales/kl.py`, which does it for groups of weights; histograms of
 inputs have the many entries that it is meant for.
 
-Args of `threshold`: magnitudes [n] in the unit of the inputs; so is the result.
+Args of `thresholds`: magnitudes [groups, n] in the unit of the inputs; so is the result [groups].
 
 Source: Migacz 2017, 8-bit Inference with TensorRT, "Entropy Calibration". Deviations: those of `methods/scales/kl.py`.
 
-Cost: O(n), and bins x levels.
+Cost: O(n), and bins x levels, for every group; many groups at once are much faster than one after another.
 
 >>> x = np.concatenate([np.linspace(0, 1, 4001), [9]]).astype(np.float32)
->>> Kl().threshold(x, 8) < 1.2
+>>> bool(Kl().thresholds(x[None], 8)[0] < 1.2)
 True
 """
 
@@ -35,12 +35,13 @@ class Kl:
 
     bins: int = 2048
 
-    def threshold(self, sample: NDArray[np.float32], bits: int) -> float:
-        """The threshold; 0 where all magnitudes are 0."""
+    def thresholds(self, samples: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+        """The thresholds; 0 where all magnitudes are 0."""
         most = largest_level(bits)
         levels = np.arange(-most, most + 1, dtype=np.float64)
-        fit = OfGroups(self.bins).fit(np.ascontiguousarray(sample[None], np.float32), None, levels, zero_point=False)
-        return float(fit.scale[0]) * most
+        fit = OfGroups(self.bins).fit(np.ascontiguousarray(samples, np.float32), None, levels, zero_point=False)
+        found: NDArray[np.float32] = fit.scale.reshape(-1) * np.float32(most)
+        return found
 
 
 METHOD = Kl

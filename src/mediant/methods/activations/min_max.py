@@ -1,13 +1,14 @@
 """The largest magnitude that occurred: nothing of the calibration text is clipped.
 
 One outlier decides the step of all. Where inputs have outliers, as after an attention sink, use `kl`, or a step for
-every channel (runtime/activations.py). Args of `threshold`: magnitudes [n] in the unit of the inputs; so is the result.
+every channel (runtime/activations.py). Args of `thresholds`: magnitudes [groups, n] in the unit of the inputs; so is
+the result [groups].
 
 Source: Jacob et al. 2018, Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference
 (arXiv 1712.05877), section 3. Cost: O(n).
 
->>> MinMax().threshold(np.float32([0.5, 3, 1]), 8)
-3.0
+>>> MinMax().thresholds(np.float32([[0.5, 3, 1]]), 8)
+array([3.], dtype=float32)
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ NEEDS: tuple[str, ...] = ()
 class MinMax:
     """It has no parameters."""
 
-    def threshold(self, sample: NDArray[np.float32], bits: int) -> float:
-        """The largest magnitude."""
-        return float(sample.max())
+    def thresholds(self, samples: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+        """The largest magnitudes."""
+        found: NDArray[np.float32] = samples.max(axis=1)
+        return found
 
 
 METHOD = MinMax

@@ -1,13 +1,13 @@
 """A percentile of the magnitudes: a fixed share of them is clipped.
 
 It trades the error of the few that are clipped for a finer step of all others, by a share that is guessed; `kl` finds
-one. Args of `threshold`: magnitudes [n] in the unit of the inputs; so is the result.
+one. Args of `thresholds`: magnitudes [groups, n] in the unit of the inputs; so is the result [groups].
 
 Source: Wu et al. 2020, Integer Quantization for Deep Learning Inference (arXiv 2004.09602), section 3.3, where 99.9 %
 to 99.9999 % are compared. Cost: O(n).
 
->>> Percentile(50.0).threshold(np.float32([4, 1, 2]), 8)
-2.0
+>>> Percentile(50.0).thresholds(np.float32([[4, 1, 2]]), 8)
+array([2.], dtype=float32)
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ class Percentile:
         if not 0 < self.percent <= 100:
             raise ValueError(f"a percentile is above 0 and at most 100, not {self.percent}")
 
-    def threshold(self, sample: NDArray[np.float32], bits: int) -> float:
-        """The percentile, between neighbouring magnitudes by a straight line."""
-        return float(np.percentile(sample, self.percent))
+    def thresholds(self, samples: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+        """The percentiles, between neighbouring magnitudes by a straight line."""
+        found: NDArray[np.float32] = np.percentile(samples, self.percent, axis=1).astype(np.float32)
+        return found
 
 
 METHOD = Percentile

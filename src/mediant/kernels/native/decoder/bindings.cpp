@@ -37,7 +37,9 @@ struct Kept final : Linear {
     uint64_t form(bool precise) const override { return base.form(precise); }
     std::unique_ptr<Prepared> scratch() const override { return base.scratch(); }
     void resize(Prepared &p, int64_t tokens, bool precise) const override { base.resize(p, tokens, precise); }
-    void prepare(Prepared &p, const float *x, int64_t b, int64_t e) const override { base.prepare(p, x, b, e); }
+    void prepare(Prepared &p, const float *x, int64_t begin, int64_t end, const uint8_t *firsts) const override {
+        base.prepare(p, x, begin, end, firsts);
+    }
     void multiply(const Prepared &p, int64_t tokens, float *y, int64_t stride, int thread, int threads) const override {
         base.multiply(p, tokens, y, stride, thread, threads);
     }

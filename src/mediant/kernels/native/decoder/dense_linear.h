@@ -18,7 +18,7 @@ class DenseLinear final : public Linear {
     uint64_t form(bool) const override { return 0; }
     std::unique_ptr<Prepared> scratch() const override { return std::make_unique<Inputs>(); }
     void resize(Prepared &, int64_t, bool) const override {}
-    void prepare(Prepared &prepared, const float *x, int64_t, int64_t) const override {
+    void prepare(Prepared &prepared, const float *x, int64_t, int64_t, const uint8_t *) const override {
         // Every thread that shares the inputs writes the same address.
         __atomic_store_n(&static_cast<Inputs &>(prepared).x, x, __ATOMIC_RELAXED);
     }

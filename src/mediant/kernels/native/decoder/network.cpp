@@ -41,6 +41,7 @@ struct Pass {
     };
     std::vector<Place> places;
     std::vector<int64_t> chosen;  // tokens whose logits are wanted
+    std::vector<uint8_t> firsts, chosen_firsts;  // of all tokens and of those: which begin a sequence
     std::vector<Vector> cosines, sines;
     Vector queries, keys, values, mixed, product, gates, ups, shared_x, shared_h, small, wide;
     Inputs shared_inputs;
@@ -57,6 +58,8 @@ struct Pass {
             for (int64_t i = wanted == Logits::all ? end - span.count : end - 1; i < end && wanted != Logits::none; ++i)
                 chosen.push_back(i);
         }
+        for (const Place &place : places) firsts.push_back(place.position == 0);
+        for (int64_t t : chosen) chosen_firsts.push_back(firsts[t]);
         tokens = static_cast<int64_t>(places.size());
         few = tokens <= kFew;
         const Shape &s = net.shape;
@@ -121,7 +124,8 @@ struct Worker {
     }
 
     // Prepares the inputs of the matrices, [tokens][columns] in `from`. In shared mode one thread makes room first.
-    void prepare(std::initializer_list<const Slot *> slots, const float *from, int64_t tokens, bool alone) {
+    void prepare(std::initializer_list<const Slot *> slots, const float *from, const std::vector<uint8_t> &firsts, bool alone) {
+        const int64_t tokens = static_cast<int64_t>(firsts.size());
         const Share share = alone ? Share(tokens, 0, 1) : Share(tokens, thread, p.threads);
         Inputs &inputs = alone ? own_inputs : p.shared_inputs;
         if (!alone) {
@@ -135,7 +139,7 @@ struct Worker {
             Prepared &prepared = inputs.of(**slot, s.precise);
             if (std::find(done, done + count, &prepared) != done + count) continue;
             if (alone) (**slot).resize(prepared, tokens, s.precise);
-            (**slot).prepare(prepared, from, share.begin, share.end);
+            (**slot).prepare(prepared, from, share.begin, share.end, firsts.data());
             done[count++] = &prepared;
         }
         if (!alone) p.barrier();
@@ -160,7 +164,7 @@ struct Worker {
         }
         together();
         if (p.net.project_in) {
-            prepare({&p.net.project_in}, h, p.tokens, p.few);
+            prepare({&p.net.project_in}, h, p.firsts, p.few);
             multiply(p.net.project_in, p.tokens, p.product.data(), p.few);
             p.barrier();
             for (int64_t t = mine.begin; t < mine.end; ++t)
@@ -262,7 +266,7 @@ struct Worker {
     void attention(const Layer &layer, int64_t index) {
         const float *from = normed(layer.attention_norm);
         together();
-        prepare({&layer.query, &layer.key, &layer.value}, from, p.tokens, p.few);
+        prepare({&layer.query, &layer.key, &layer.value}, from, p.firsts, p.few);
         multiply(layer.query, p.tokens, p.queries.data(), p.few);
         multiply(layer.key, p.tokens, p.keys.data(), p.few);
         multiply(layer.value, p.tokens, p.values.data(), p.few);
@@ -271,7 +275,7 @@ struct Worker {
         p.barrier();
         attend(layer, index);
         p.barrier();
-        prepare({&layer.out}, p.mixed.data(), p.tokens, p.few);
+        prepare({&layer.out}, p.mixed.data(), p.firsts, p.few);
         multiply(layer.out, p.tokens, p.product.data(), p.few);
         p.barrier();
         take_product(layer.attention_post_norm, layer.attention_norm);
@@ -281,10 +285,10 @@ struct Worker {
         const float *from = normed(layer.mlp_norm);
         together();
         if (layer.gate) {
-            prepare({&layer.gate, &layer.up}, from, p.tokens, p.few);
+            prepare({&layer.gate, &layer.up}, from, p.firsts, p.few);
             multiply(layer.gate, p.tokens, p.gates.data(), p.few);
         } else {
-            prepare({&layer.up}, from, p.tokens, p.few);
+            prepare({&layer.up}, from, p.firsts, p.few);
         }
         multiply(layer.up, p.tokens, p.ups.data(), p.few);
         p.barrier();
@@ -292,7 +296,7 @@ struct Worker {
         for (int64_t t = mine.begin; t < mine.end; ++t)
             op.activate(s.activation, gate + t * s.inner, up ? up + t * s.inner : nullptr, s.inner, wide + t * s.inner);
         together();
-        prepare({&layer.down}, wide, p.tokens, p.few);
+        prepare({&layer.down}, wide, p.firsts, p.few);
         multiply(layer.down, p.tokens, p.product.data(), p.few);
         p.barrier();
         take_product(layer.mlp_post_norm, layer.mlp_norm);
@@ -318,7 +322,7 @@ struct Worker {
     }
 
     void project(const float *from, int64_t count, bool alone) {
-        prepare({&p.net.project_out}, from, count, alone);
+        prepare({&p.net.project_out}, from, p.chosen_firsts, alone);
         p.barrier();
         multiply(p.net.project_out, count, p.product.data(), alone);
         p.barrier();
@@ -326,7 +330,7 @@ struct Worker {
 
     void finish(const float *last, int64_t count, bool alone) {
         const Slot &head = p.net.head ? p.net.head : p.net.embedding;
-        prepare({&head}, last, count, alone);
+        prepare({&head}, last, p.chosen_firsts, alone);
         multiply(head, count, p.logits, alone);
         if (s.logit_cap > 0) {
             const Share share = head->share(thread, p.threads);

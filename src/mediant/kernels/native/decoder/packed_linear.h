@@ -24,8 +24,8 @@ class PackedLinear final : public Linear {
         static_cast<Inputs &>(prepared).activations.resize(columns, tokens, matrix_.rotated, matrix_.seed, precise,
                                                            matrix_.ranges);
     }
-    void prepare(Prepared &prepared, const float *x, int64_t begin, int64_t end) const override {
-        static_cast<Inputs &>(prepared).activations.fill(x, columns, begin, end);
+    void prepare(Prepared &prepared, const float *x, int64_t begin, int64_t end, const uint8_t *firsts) const override {
+        static_cast<Inputs &>(prepared).activations.fill(x, columns, begin, end, firsts);
     }
     void multiply(const Prepared &prepared, int64_t, float *y, int64_t stride, int thread, int threads) const override {
         const Share octets(matrix_.octets, thread, threads);
