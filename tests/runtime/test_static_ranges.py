@@ -13,6 +13,7 @@ from mediant.kernels import native
 from mediant.kernels.packed_matrix import COARSE, FINE
 from mediant.runtime import static_ranges
 from mediant.runtime.decoder import Decoder
+from mediant.runtime.static_ranges import FIRSTS
 
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native kernels")
 TOKENS = [3, 14, 15, 9, 2, 6, 5, 35]
@@ -47,29 +48,30 @@ def test_ranges_of_the_text_itself_change_little(folder, bits):
     assert np.array_equal(logits(decoder), dynamic)
 
 
-def test_the_first_token_of_a_sequence_keeps_its_own_ranges(folder):
+def test_the_first_tokens_of_a_sequence_keep_their_own_ranges(folder):
     """With ranges that clip everything only first tokens come through: alone, ahead of others, and in a batch."""
     decoder = Decoder.open(folder, threads=1)
-    alone = decoder.logits(decoder.sequence(), TOKENS[:1])
+    alone = decoder.logits(decoder.sequence(), TOKENS[:FIRSTS])
     dynamic = logits(decoder)
     ranges = static_ranges.measure(folder, torch.tensor([TOKENS]), {"name": "min_max"})
     decoder.set_ranges({name: np.zeros_like(found) for name, found in ranges.items()})
-    np.testing.assert_array_equal(decoder.logits(decoder.sequence(), TOKENS[:1]), alone)
+    np.testing.assert_array_equal(decoder.logits(decoder.sequence(), TOKENS[:FIRSTS]), alone)
     found = logits(decoder)
-    np.testing.assert_array_equal(found[0], dynamic[0])
-    assert (found[1:] == 0).all()
+    np.testing.assert_array_equal(found[:FIRSTS], dynamic[:FIRSTS])
+    assert (found[FIRSTS:] == 0).all()
     two = [decoder.sequence(), decoder.sequence()]
-    decoder.prefill(two[1], TOKENS[:2])
+    decoder.prefill(two[1], TOKENS[:FIRSTS])
     np.testing.assert_array_equal(decoder.batch(two, [TOKENS[:1], TOKENS[:1]]), [alone[0], np.zeros_like(alone[0])])
 
 
 def test_ranges_are_those_of_the_tokens_behind_the_first(folder):
-    """A text in which only the first token is another has the same ranges of the embedded tokens' queries."""
+    """A text in which only the first tokens are others has the same ranges of the embedded tokens' queries."""
     name = next(
         m.name for m in Decoder.open(folder, threads=1).multiplied if "layers.0" in m.name and "q_proj" in m.name
     )
     found = [
-        static_ranges.measure(folder, torch.tensor([[first, *TOKENS]]), {"name": "min_max"})[name] for first in (7, 11)
+        static_ranges.measure(folder, torch.tensor([[first] * FIRSTS + TOKENS]), {"name": "min_max"})[name]
+        for first in (7, 11)
     ]
     np.testing.assert_array_equal(*found)
 

@@ -20,7 +20,7 @@ def command(
         str, typer.Option(metavar="METHOD", help="min_max clips nothing of that text; percentile and kl clip outliers.")
     ] = "min_max",
     windows: Annotated[int, typer.Option(min=1, help="Windows of text, from its beginning.")] = 16,
-    window: Annotated[int, typer.Option(min=2, help="Tokens of a window.")] = 512,
+    window: Annotated[int, typer.Option(min=16, help="Tokens of a window.")] = 512,
     json: JsonOption = None,
 ) -> None:
     """Fix the ranges of activations, so that integer kernels need not look for them in every token.

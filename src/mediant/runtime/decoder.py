@@ -191,7 +191,7 @@ class Decoder:
     def set_ranges(self, ranges: Mapping[str, Floats] | None) -> None:
         """From the next call on, inputs of packed matrices are rounded within fixed ranges (static), by tensor name.
 
-        The first token of a sequence has its own all the same. None lets every token have its own again (dynamic).
+        The first four tokens of a sequence have their own all the same. With None every token has its own (dynamic).
 
         Raises:
             UsageError: ranges are missing, or are not those of a matrix of that shape.

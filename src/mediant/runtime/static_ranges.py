@@ -4,9 +4,10 @@ Dynamic ranges are the largest magnitude of every 32 activations of a token. Sta
 method of `methods/activations`, and what is beyond them is clipped: no pass over the token, as integer hardware wants
 it, at the price of whatever the text did not show. They are ranges of rotated activations where the matrix is rotated.
 
-The first token of a sequence stays dynamic. Attention rests on it where there is nothing to attend to, and what it
-carries for that is hundreds of times as large as that of any other (Sun et al. 2024, arXiv 2402.17762): a range that
-holds both has few steps for either.
+The first four tokens of a sequence stay dynamic. Attention rests on the first, and now and then the second, where
+there is nothing to attend to (Xiao et al. 2023, arXiv 2309.17453, section 3.1, who keep four), and what they carry for
+that is up to thousands of times as large as that of any other (Sun et al. 2024, arXiv 2402.17762): a range that holds
+both has few steps for either.
 
 A file of ranges is a safetensors file with one float32 array [blocks] for every packed matrix, by the tensor's name.
 """
@@ -36,6 +37,8 @@ Ranges = Mapping[str, Floats]
 
 # Bits that thresholds are found for; with 15, only what is clipped matters.
 BITS = 8
+# Tokens at the beginning of a sequence that have ranges of their own; the native decoder has the same constant.
+FIRSTS = 4
 # Tokens of a window that are kept as a sample, evenly spread, the last among them.
 SAMPLED_TOKENS = 32
 
@@ -47,7 +50,7 @@ def measure(
 
     Args:
         folder: of the compressed model.
-        windows: of the text, of at least two tokens.
+        windows: of the text, of more than `FIRSTS` tokens.
         method: of `methods/activations`, by name, with its parameters.
         progress: told of windows and matrices.
 
@@ -112,7 +115,7 @@ def _recorder(samples: list[Floats], seed: int | None) -> Callable[..., None]:
     """Keeps magnitudes [tokens, blocks, 32] of a sample of a sequence's tokens behind its first, and the largest."""
 
     def record(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        x = inputs[0].reshape(-1, inputs[0].shape[-1])[1:].numpy()
+        x = inputs[0].reshape(-1, inputs[0].shape[-1])[FIRSTS:].numpy()
         turned = np.abs(x if seed is None else rotate(x, seed))
         some = np.linspace(0, len(x) - 1, min(len(x), SAMPLED_TOKENS)).round().astype(int)
         kept = np.concatenate([turned[some], turned.max(axis=0)[None]])

@@ -11,6 +11,9 @@
 
 namespace mediant::decoder {
 
+// Tokens at the beginning of a sequence that may be sinks of attention (mediant.runtime.static_ranges).
+constexpr int64_t kFirsts = 4;
+
 // The inputs of a product, prepared. One thread's own, or shared by all.
 struct Prepared {
     virtual ~Prepared() = default;
@@ -26,8 +29,8 @@ class Linear {
     virtual std::unique_ptr<Prepared> scratch() const = 0;
     // Makes room for `tokens` inputs.
     virtual void resize(Prepared &prepared, int64_t tokens, bool precise) const = 0;
-    // x: [tokens][columns]; only the tokens from begin to end are prepared. `firsts` [tokens]: which begin a sequence, and
-    // are rounded by their own ranges even where ranges are fixed, as attention makes sinks of them (arXiv 2402.17762).
+    // x: [tokens][columns]; only the tokens from begin to end are prepared. `firsts` [tokens]: which are at the beginning
+    // of a sequence (kFirsts), and rounded by their own ranges even where ranges are fixed.
     virtual void prepare(Prepared &prepared, const float *x, int64_t begin, int64_t end, const uint8_t *firsts) const = 0;
     // y[t * stride + r] for the rows of this thread, of which `share` tells where they begin and end.
     virtual void multiply(const Prepared &prepared, int64_t tokens, float *y, int64_t stride, int thread,

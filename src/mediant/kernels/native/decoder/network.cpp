@@ -41,7 +41,7 @@ struct Pass {
     };
     std::vector<Place> places;
     std::vector<int64_t> chosen;  // tokens whose logits are wanted
-    std::vector<uint8_t> firsts, chosen_firsts;  // of all tokens and of those: which begin a sequence
+    std::vector<uint8_t> firsts, chosen_firsts;  // of all tokens and of those: which are a sequence's first
     std::vector<Vector> cosines, sines;
     Vector queries, keys, values, mixed, product, gates, ups, shared_x, shared_h, small, wide;
     Inputs shared_inputs;
@@ -58,7 +58,7 @@ struct Pass {
             for (int64_t i = wanted == Logits::all ? end - span.count : end - 1; i < end && wanted != Logits::none; ++i)
                 chosen.push_back(i);
         }
-        for (const Place &place : places) firsts.push_back(place.position == 0);
+        for (const Place &place : places) firsts.push_back(place.position < kFirsts);
         for (int64_t t : chosen) chosen_firsts.push_back(firsts[t]);
         tokens = static_cast<int64_t>(places.size());
         few = tokens <= kFew;
