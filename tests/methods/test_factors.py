@@ -121,6 +121,17 @@ def test_the_left_factor_fitted_anew_is_the_best(seed):
         assert loss(best + 1e-2 * generator.standard_normal(best.shape)) > loss(best)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_known_factors_of_a_higher_rank_give_the_same_parts(tied):
+    layer, plan = layer_of(5, tied), plan_of(6)
+    joint = layer.joint()
+    known = WhitenedSvd().factors(layer.matrix.astype(np.float64), min(ROWS, COLUMNS), joint.rows, joint.columns)
+    one, other = encode(layer, plan), encode(layer, plan, known)
+    assert one.parts.keys() == other.parts.keys()
+    for part, array in one.parts.items():
+        np.testing.assert_array_equal(array, other.parts[part])
+
+
 def test_a_residual_takes_error_away():
     layer = layer_of(6)
     base = quantized(ROWS, 2)

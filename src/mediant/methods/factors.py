@@ -46,15 +46,20 @@ class Stored:
     matrix: Floats
 
 
-def encode(layer: Layer, plan: TensorPlan) -> Quantized:
+def encode(layer: Layer, plan: TensorPlan, known: Factors | None = None) -> Quantized:
     """The parts of a layer's matrix, in the model's own basis, under a plan with the method `factors`.
+
+    Args:
+        layer: the matrix and its metric.
+        plan: how it is to be factored.
+        known: the matrix's factors of a higher rank, where they are known, whose first are those of the plan's rank.
 
     Raises:
         PlanError: factors that do not fit the type they are to be cast to, or a residual without a base.
     """
     method = discovery.make("low_rank", plan.low_rank)
     if plan.base is None:
-        return _whole(layer, {}, *_factored(layer, layer.matrix.astype(np.float64), method, plan))
+        return _whole(layer, {}, *_factored(layer, layer.matrix.astype(np.float64), method, plan, known))
     found, product = [], np.zeros_like(layer.matrix)
     for _ in range(getattr(method, "rounds", 1)):
         base = _stored(dataclasses.replace(layer, matrix=layer.matrix - product, shared=None), plan.base, "base")
@@ -82,12 +87,16 @@ def nested_losses(layer: Layer, factors: Factors) -> Doubles:
     return np.append(0.5 * tails.numpy(), 0.0).clip(min=0)
 
 
-def _factored(layer: Layer, target: Doubles, method: Any, plan: TensorPlan) -> tuple[Stored, Stored]:
+def _factored(
+    layer: Layer, target: Doubles, method: Any, plan: TensorPlan, known: Factors | None = None
+) -> tuple[Stored, Stored]:
     """Left and right factor of a target [rows, columns], as they are stored."""
     if plan.left is None or plan.right is None:
         raise PlanError("A plan with factors does not say how the left and the right one are stored.")
     joint = layer.joint()
-    found = balanced(method.factors(target, plan.rank, joint.rows, joint.columns))
+    if known is None:
+        known = method.factors(target, plan.rank, joint.rows, joint.columns)
+    found = balanced(Factors(known.left[:, : plan.rank], known.right[: plan.rank]))
     weights = (joint.rows[:, None] * np.square(found.left)).sum(axis=0)
     right = _stored(_as_layer(found.right, (Term(weights, joint.columns),)), plan.right, "right factor")
     terms = tuple(Term(t.rows, _seen_through(right.matrix, t)) for t in layer.terms)

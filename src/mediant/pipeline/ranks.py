@@ -25,6 +25,7 @@ from mediant.kernels.rotation import rotate_back
 from mediant.methods.error_curves import error_curve
 from mediant.methods.factors import encode, nested_losses
 from mediant.methods.layer import Layer, in_basis
+from mediant.methods.low_rank import Factors
 from mediant.methods.quantize import quantize
 from mediant.methods.sparse import sparse_at_depths
 from mediant.methods.stack import prepare_any
@@ -162,6 +163,7 @@ class _Losses:
     def __init__(self, layer: Layer, recipe: Recipe) -> None:
         self.layer, self.recipe = layer, recipe
         self.nested = discovery.make("low_rank", recipe.low_rank).nested
+        self._factors: Factors | None = None
         self._curves: dict[int, np.ndarray] = {}
         self._noise: dict[int, float] = {}
         self._depths: dict[int, float] = {}
@@ -194,10 +196,16 @@ class _Losses:
                 result = quantize(in_basis(self.layer, plan), plan)
                 target = in_basis(self.layer, plan).matrix.astype(np.float64) - result.matrix
                 target = _back(target, plan)
-            joint, method = self.layer.joint(), discovery.make("low_rank", self.recipe.low_rank)
-            found = method.factors(target, min(target.shape), joint.rows, joint.columns)
+            found = self._decomposed(target)
             self._curves[bits] = nested_losses(self.layer, found)
+            # Decomposing is most of the work, so what quantizing factors adds is measured on the same ones.
+            self._factors = found if bits == 0 else self._factors
         return self._curves[bits]
+
+    def _decomposed(self, target: np.ndarray) -> Factors:
+        joint, method = self.layer.joint(), discovery.make("low_rank", self.recipe.low_rank)
+        found: Factors = method.factors(target, min(target.shape), joint.rows, joint.columns)
+        return found
 
     def _whole(self, bits: int) -> float:
         if not self._depths:
@@ -224,8 +232,9 @@ class _Losses:
             middle = max(1, rows * columns // (rows + columns) // 2)
             right = self.recipe.tensor_plan((Run(middle, bits),))
             left = dataclasses.replace(self.recipe.tensor_plan((Run(rows, bits),)), basis={})
-            loss = self.layer.loss(encode(self.layer, _factored(self.recipe, middle, left, right)).matrix)
             tail = self._curve(0)
+            product = encode(self.layer, _factored(self.recipe, middle, left, right), self._factors)
+            loss = self.layer.loss(product.matrix)
             signal = float(tail[0] - tail[middle])
             self._noise[bits] = max(0.0, loss - float(tail[middle])) / signal if signal > 0 else 0.0
         return self._noise[bits]
