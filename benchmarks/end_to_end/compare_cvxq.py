@@ -65,8 +65,13 @@ def without_renewal() -> str:
 
 def code_bits(folder: Path) -> float:
     """Bits of the codes alone over the weights they stand for."""
-    entries = [e for e in open_checkpoint(folder).tensors.values() if "codes" in e.parts]
-    return 8 * sum(e.parts["codes"].shape[0] for e in entries) / sum(e.info.size for e in entries)
+    sizes = [
+        (e.parts[part].shape[0], e.info.size)
+        for e in open_checkpoint(folder).tensors.values()
+        for part in ("codes", "tiles")
+        if part in e.parts
+    ]
+    return 8 * sum(size for size, _ in sizes) / sum(weights for _, weights in sizes)
 
 
 if __name__ == "__main__":
