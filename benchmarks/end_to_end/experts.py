@@ -18,25 +18,15 @@ from typing import Any
 
 import torch
 
+from mediant.cli._console import RichProgress
 from mediant.evaluation.divergence import compare
 from mediant.evaluation.windows import cut
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.pipeline.experts import Wish, convert
-from mediant.progress import Progress
 from mediant.statistics.calibration import token_ids
 
 PROMPT, STEPS, ROUNDS = 512, 16, 5
-
-
-class Says(Progress):
-    """Progress as lines."""
-
-    def say(self, text: str) -> None:
-        print(text, flush=True)
-
-    def track(self, items: Any, *_: Any) -> Any:
-        return iter(items)
 
 
 def times(network: Any, ids: torch.Tensor) -> tuple[float, float]:
@@ -67,7 +57,7 @@ def main() -> None:
     for name, minutes in {"converted": 0.0, "tuned": given.minutes}.items():
         out = given.work / name
         made = {} if out.exists() else convert(
-            Wish(given.model, out, active=given.active, calibration=given.calibration, tune=minutes), Says()
+            Wish(given.model, out, active=given.active, calibration=given.calibration, tune=minutes), RichProgress()
         )  # fmt: skip
         network = load_reference(open_model(str(out)))
         with torch.inference_mode():

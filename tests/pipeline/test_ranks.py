@@ -125,6 +125,16 @@ def test_ranks_on_offer_end_where_a_whole_matrix_is_smaller():
     assert ranks(TensorInfo("w", (2, 3), "float32", "linear", "out_in"), load_recipe("svd")) == [1]
 
 
+@pytest.mark.parametrize("name", ["factor-quantize", "free"])
+def test_whole_matrices_are_tiles_and_factors_rows(name):
+    """Tiles would pad the columns of a left factor to 32, and no kernel multiplies by factors."""
+    info = TensorInfo("w", (96, 80), "float32", "linear", "out_in")
+    found = list(plans(info, load_recipe(name)))
+    assert {p.storage for p in found if p.method == "quantize"} == {"tiles"}
+    factors = [f for p in found if p.method == "factors" for f in (p.left, p.right)]
+    assert {f.storage for f in factors} == {"rows"}
+
+
 def test_recipes_that_are_not_usable(tmp_path):
     for text, problem in (
         ("description: x\nlow_rank: {rank: 3}\n", "names no method"),

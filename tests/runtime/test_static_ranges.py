@@ -97,6 +97,8 @@ def test_what_is_not_of_this_model_is_refused(folder, tiny_folder, tmp_path):
     (tmp_path / "text").write_text("hello")
     with pytest.raises(UsageError, match="not a file of ranges"):
         static_ranges.read(tmp_path / "text")
+    with pytest.raises(UsageError, match="first 4 tokens"):
+        static_ranges.measure(folder, torch.tensor([TOKENS[:FIRSTS]]), {"name": "min_max"})
     write_encoded(tiny_folder("llama"), tmp_path / "cast", cast)
     with pytest.raises(UsageError, match="no matrices"):
         static_ranges.measure(tmp_path / "cast", torch.tensor([TOKENS]), {"name": "min_max"})

@@ -115,8 +115,7 @@ def plans(info: TensorInfo, recipe: Recipe) -> Iterator[TensorPlan]:
                 dataclasses.replace(_factored(recipe, rank, cast, cast), base=base) for rank in ranks(info, recipe)
             )
         else:
-            left = dataclasses.replace(base, basis={})
-            thin = [_factored(recipe, r, left, recipe.tensor_plan((Run(r, bits),))) for r in ranks(info, recipe)]
+            thin = [_quantized(recipe, r, rows, bits) for r in ranks(info, recipe)]
             yield from _with_whole(info, recipe, base, thin)
             yield from _sparse(info, recipe, bits)
 
@@ -155,6 +154,14 @@ def ranks(info: TensorInfo, recipe: Recipe) -> list[int]:
 
 def _factored(recipe: Recipe, rank: int, left: TensorPlan, right: TensorPlan) -> TensorPlan:
     return TensorPlan("factors", low_rank=recipe.low_rank, rank=rank, left=left, right=right)
+
+
+def _quantized(recipe: Recipe, rank: int, rows: int, bits: int) -> TensorPlan:
+    """A product of quantized factors. They are stored as rows: no kernel takes them as tiles, which would be padded."""
+    left, right = (
+        dataclasses.replace(recipe.tensor_plan((Run(height, bits),)), storage="rows") for height in (rows, rank)
+    )
+    return _factored(recipe, rank, dataclasses.replace(left, basis={}), right)
 
 
 class _Losses:
@@ -230,10 +237,8 @@ class _Losses:
         if bits not in self._noise:
             rows, columns = self.layer.matrix.shape
             middle = max(1, rows * columns // (rows + columns) // 2)
-            right = self.recipe.tensor_plan((Run(middle, bits),))
-            left = dataclasses.replace(self.recipe.tensor_plan((Run(rows, bits),)), basis={})
             tail = self._curve(0)
-            product = encode(self.layer, _factored(self.recipe, middle, left, right), self._factors)
+            product = encode(self.layer, _quantized(self.recipe, middle, rows, bits), self._factors)
             loss = self.layer.loss(product.matrix)
             signal = float(tail[0] - tail[middle])
             self._noise[bits] = max(0.0, loss - float(tail[middle])) / signal if signal > 0 else 0.0

@@ -56,10 +56,12 @@ def measure(
 
     Raises:
         CheckpointError: the model is damaged.
-        UsageError: it has no packed matrices.
+        UsageError: it has no packed matrices, or the windows have too few tokens.
         PlanError: there is no such method.
     """
     thresholds = discovery.make("activations", method).thresholds
+    if windows.shape[1] <= FIRSTS:
+        raise UsageError(f"Ranges are found behind the first {FIRSTS} tokens of a window; it takes more than these.")
     checkpoint, network = open_checkpoint(folder), load_network(folder)
     seen: dict[str, list[Floats]] = {name: [] for name in packed(checkpoint)}
     if not seen:
@@ -112,7 +114,7 @@ def read(file: Path) -> dict[str, Floats]:
 
 
 def _recorder(samples: list[Floats], seed: int | None) -> Callable[..., None]:
-    """Keeps magnitudes [tokens, blocks, 32] of a sample of a sequence's tokens behind its first, and the largest."""
+    """Keeps magnitudes [tokens, blocks, 32] of a sample of the tokens behind a sequence's first, and the largest."""
 
     def record(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         x = inputs[0].reshape(-1, inputs[0].shape[-1])[FIRSTS:].numpy()
