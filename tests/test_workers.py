@@ -18,7 +18,8 @@ def test_results_come_in_order(monkeypatch, count):
     assert list(ordered(lambda x: (time.sleep(0.001 * (x % 3)), x)[1], range(30))) == list(range(30))
 
 
-def test_few_items_wait(monkeypatch):
+@pytest.mark.parametrize("ahead", [1, 2, 7])
+def test_few_items_wait(monkeypatch, ahead):
     monkeypatch.setenv("MEDIANT_THREADS", "2")
     drawn = 0
 
@@ -28,10 +29,10 @@ def test_few_items_wait(monkeypatch):
             drawn += 1
             yield i
 
-    results = ordered(lambda x: x, items())
+    results = ordered(lambda x: x, items(), ahead=ahead)
     for taken in range(1, 50):
         next(results)
-        assert drawn <= taken + 4
+        assert drawn <= taken + 2 * ahead
 
 
 def test_an_error_comes_through_and_stops(monkeypatch):

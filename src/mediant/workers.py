@@ -16,6 +16,9 @@ from mediant.errors import UsageError
 T = TypeVar("T")
 R = TypeVar("R")
 
+# Items per thread that may wait for their turn: where they are large, and where they are small.
+FEW, AHEAD = 2, 64
+
 
 def threads() -> int:
     """Threads to use: `MEDIANT_THREADS`, else the processors this process may run on."""
@@ -53,16 +56,19 @@ class Turns:
                 self._changed.notify_all()
 
 
-def ordered(work: Callable[[T], R], items: Iterable[T], prepare: Callable[[], None] | None = None) -> Iterator[R]:
+def ordered(
+    work: Callable[[T], R], items: Iterable[T], prepare: Callable[[], None] | None = None, ahead: int = FEW
+) -> Iterator[R]:
     """Yields `work(item)` in the order of the items, computed by `threads()` threads.
 
     `prepare` runs once in every worker thread; with PyTorch it sets that thread to compute alone, so that an item's
-    result is the same however many workers there are. At most two items per thread wait, so memory stays bounded.
+    result is the same however many workers there are. At most `ahead` items per thread wait, which bounds memory; where
+    items and results are small, more of them keep all threads busy beside an item that takes long.
     """
     count = threads()
     iterator = iter(items)
     with ThreadPoolExecutor(count, initializer=prepare) as pool:
-        waiting: list[Future[R]] = [pool.submit(work, item) for item in islice(iterator, 2 * count)]
+        waiting: list[Future[R]] = [pool.submit(work, item) for item in islice(iterator, ahead * count)]
         try:
             while waiting:
                 result = waiting.pop(0).result()

@@ -12,6 +12,9 @@ from mediant.kernels.scale_codes import ScaleForm
 from mediant.statistics.lattice import damped, lattice
 
 TABLE = np.float32([-2.1, -1.3, -0.7, -0.2, 0.2, 0.7, 1.3, 2.1])
+# More rows than are taken together, and strips, chunks and groups that end in the midst of one another.
+ODD = (37, 175, 48)
+
 GRIDS = {
     "affine": np.arange(-4, 4, dtype=np.float32),
     "half": np.arange(4, dtype=np.float32) - np.float32(1.5),
@@ -22,7 +25,9 @@ GRIDS = {
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize(("rows", "columns", "group"), [(1, 1, 4), (3, 7, 4), (5, 33, 16), (9, 40, 8), (4, 12, 64)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "group"), [(1, 1, 4), (3, 7, 4), (5, 33, 16), (9, 40, 8), (4, 12, 64), ODD]
+)
 @pytest.mark.parametrize("form", [ScaleForm(3, signed=False, steps=4), ScaleForm(6)], ids=str)
 def test_native_is_the_reference_to_the_bit(grid, rows, columns, group, form, monkeypatch, problem):
     w, metric = problem(rows, columns, seed=rows)

@@ -14,12 +14,15 @@ from mediant.kernels.scale_codes import ScaleForm
 from mediant.statistics.lattice import lattice
 
 TABLE = np.float32([-2.1, -1.3, -0.7, -0.2, 0.2, 0.7, 1.3, 2.1])
+# More rows than are taken together, and strips, chunks and groups that end in the midst of one another.
+ODD = (37, 175, 48)
+
 GRIDS = {"affine": np.arange(-4, 4, dtype=np.float32), "table": TABLE, "one level": np.float32([0.5])}
 FORM = ScaleForm(6)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize(("rows", "columns", "group"), [(1, 1, 4), (3, 7, 4), (9, 33, 16), (17, 40, 64)])
+@pytest.mark.parametrize(("rows", "columns", "group"), [(1, 1, 4), (3, 7, 4), (9, 33, 16), (17, 40, 64), ODD])
 def test_native_is_the_reference_to_the_bit(grid, rows, columns, group, problem, monkeypatch):
     w, metric = problem(rows, columns, seed=rows)
     levels, basis = GRIDS[grid], lattice(metric)

@@ -17,8 +17,11 @@ COARSE = np.repeat(TABLE.reshape(4, 2).mean(axis=1), 2).astype(np.float32)
 READINGS = np.stack([TABLE, COARSE])
 FORM = ScaleForm(3, signed=False, steps=4)
 
+# More rows than are taken together, and strips, chunks and groups that end in the midst of one another.
+ODD = (37, 175, 48)
 
-@pytest.mark.parametrize(("rows", "columns", "group"), [(1, 1, 4), (3, 7, 4), (5, 33, 16), (9, 40, 64)])
+
+@pytest.mark.parametrize(("rows", "columns", "group"), [(1, 1, 4), (3, 7, 4), (5, 33, 16), (9, 40, 64), ODD])
 @pytest.mark.parametrize("weights", [[4, 1], [0, 1]])
 def test_native_is_the_reference_to_the_bit(rows, columns, group, weights, problem, monkeypatch):
     w, metric = problem(rows, columns, seed=rows)

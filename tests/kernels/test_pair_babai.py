@@ -22,7 +22,7 @@ from mediant.statistics.lattice import lattice
 POINTS = Paired().levels(2).astype(np.float32)
 FORM = ScaleForm(3, False, 4)
 FOUR = np.float32([-11.5, -3.5, 3.5, 11.5])
-SHAPES = [(1, 2), (1, 1), (3, 5), (5, 8), (9, 32), (4, 46), (6, 75), (2, 96)]
+SHAPES = [(1, 2), (1, 1), (3, 5), (5, 8), (9, 32), (4, 46), (6, 75), (2, 96), (37, 175)]
 needs_native = pytest.mark.skipif(native is None, reason="the native kernels were not built")
 
 

@@ -26,7 +26,7 @@ def problem(rows, columns, seed=0):
 
 
 @pytest.mark.parametrize("sweeps", [0, 1, 3])
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 7), (5, 33), (9, 40), (4, 12)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 7), (5, 33), (9, 40), (4, 12), (37, 175)])
 def test_native_is_the_reference_to_the_bit(rows, columns, sweeps, monkeypatch):
     w, metric, steps, prices = problem(rows, columns, seed=rows)
     w[0, 0], w[-1, -1] = 0, 1e9

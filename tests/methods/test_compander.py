@@ -63,6 +63,16 @@ def test_the_search_never_loses_and_gains_much_at_low_depths():
     assert errors[1][depths == 2].sum() < 0.6 * errors[0][depths == 2].sum()
 
 
+@pytest.mark.parametrize("row", [0, 1, 399])
+def test_one_weight_far_from_all_others_is_not_cut_off(row):
+    # So SmolLM2 writes its massive activations: 5.9 in a column of weights of 0.04. Which row it is must not matter.
+    weights = 0.04 * torch.randn(400, 1, generator=torch.Generator().manual_seed(1))
+    weights[row] = 5.9
+    depths = torch.tensor([6])
+    pair = fit(weights, depths)
+    assert abs(float(decoded(codes(weights, *pair, depths), *pair, depths)[row]) - 5.9) < 0.3
+
+
 def test_equal_weights_are_kept():
     weights = torch.full((10, 3), 0.5)
     depths = torch.tensor([0, 1, 8])

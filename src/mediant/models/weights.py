@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cached_property, partial
@@ -18,7 +19,7 @@ from mediant.values import Array, Model
 
 
 class WeightReader:
-    """The weights of `model`, read when they are asked for; a context manager that keeps the files open.
+    """The weights of `model`, read when they are asked for, by any thread; a context manager that keeps the files open.
 
     A tensor that lies in the files as the network has it costs its own size in memory. Where transformers
     puts tensors together on load (experts stored one by one), the first such tensor loads the whole model,
@@ -32,6 +33,7 @@ class WeightReader:
         self._direct = names.match(network, self._stored, roles.ties(network)).direct
         self._open = ExitStack()
         self._files: dict[str, Any] = {}
+        self._turn = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +69,8 @@ class WeightReader:
         """
         info = self.model.tensor(name)
         given = next((n for n in (info.name, *info.aliases) if n in self._direct), None)
-        return self._loaded[info.name] if given is None else self._read_stored(self._direct[given])
+        with self._turn:
+            return self._loaded[info.name] if given is None else self._read_stored(self._direct[given])
 
     def lazy(self) -> dict[str, LazyTensor]:
         """All tensors by name, in model order, each to be read when it is asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -31,7 +31,7 @@ from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
 from mediant.values import Array, Certificate, Encoding, LayerStatistics, Model, Statistics, TensorInfo
-from mediant.workers import ordered
+from mediant.workers import AHEAD, FEW, ordered
 
 Means = Mapping[str, Array]
 
@@ -124,29 +124,27 @@ def approximate(
     matrices = [t for t in model.tensors if plan.tensors[t.name].method != "cast"]
     with WeightReader(model) as weights:
 
-        def jobs() -> Iterator[tuple[TensorInfo, Array | None]]:
-            for info in matrices:
-                finished = workspace is not None and workspace.has(_step(info))
-                yield info, None if finished else weights.read(info.name)
-
-        def encode(job: tuple[TensorInfo, Array | None]) -> Encoding:
-            info, values = job
-            if values is None:
-                assert workspace is not None  # values are only left out where it has them
-                return _restored(info, plan.tensors[info.name], workspace.read(_step(info)))
+        def encode(info: TensorInfo) -> Encoding | None:
+            """The encoding, or None where the workspace has it."""
+            if workspace is not None and workspace.has(_step(info)):
+                return None
             hessian = None if hessians is None else hessians.of(info.name)
             local = None if statistics is None else statistics.layers.get(info.name)
             demand = None if demands is None else demands.get(info.name)
+            values = weights.read(info.name)
             encoding = _quantized(info, values, plan.tensors[info.name], local, hessian, demand)
-            if workspace is not None:
-                workspace.write(_step(info), _stored(encoding))
-            return encoding
+            if workspace is None:
+                return encoding
+            workspace.write(_step(info), _stored(encoding))
+            return None
 
-        encoded = progress.track(ordered(encode, jobs(), compute_alone), "Rounding weights", len(matrices))
+        # What the workspace keeps takes no memory while it waits for an embedding, the largest matrix and the first.
+        work = ordered(encode, matrices, compute_alone, FEW if workspace is None else AHEAD)
+        encoded = progress.track(work, "Rounding weights", len(matrices))
         shifts: dict[str, Array] = {}
         for info in model.tensors:
             if plan.tensors[info.name].method != "cast":
-                encoding = next(encoded)
+                encoding = next(encoded) or _restored(info, plan.tensors[info.name], workspace)
                 # A module's weight stands before its bias in every torch model.
                 shifts |= _shift(encoding, weights, statistics, plan)
                 yield encoding
@@ -219,7 +217,9 @@ def _stored(encoding: Encoding) -> bytes:
     return data
 
 
-def _restored(info: TensorInfo, plan: TensorPlan, data: bytes) -> Encoding:
+def _restored(info: TensorInfo, plan: TensorPlan, workspace: Workspace | None) -> Encoding:
+    assert workspace is not None  # only it keeps encodings
+    data = workspace.read(_step(info))
     length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + length])["__metadata__"]
     certificate = json.loads(metadata["certificate"])

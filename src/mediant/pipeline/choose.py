@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -24,7 +25,7 @@ from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
 from mediant.values import Array, LayerStatistics, Model, Statistics, TensorInfo
-from mediant.workers import ordered
+from mediant.workers import AHEAD, ordered
 
 QUANTIZED_ROLES = ("linear", "embedding", "head", "expert")
 # An embedding is cut into runs of rows that may differ in depth; rare tokens stand late in most vocabularies.
@@ -57,7 +58,7 @@ def measure(
         return matrix.info.name, [_unit(matrix.info, layer.rows(rows), recipe) for rows in _row_runs(matrix.info)]
 
     with WeightReader(model) as weights:
-        work = ordered(curves, matrices(model, statistics, weights), compute_alone)
+        work = ordered(curves, matrices(model, statistics, weights), compute_alone, AHEAD)
         units = dict(progress.track(work, "Measuring error curves", len(targets)))
     return [unit for info in targets for unit in units[info.name]]
 
@@ -71,23 +72,31 @@ class Matrix:
     """
 
     info: TensorInfo
-    values: Array
+    weights: WeightReader
     statistics: LayerStatistics
     zeroing: float = 1.0
+
+    @cached_property
+    def values(self) -> Array:
+        """The matrix itself, read by the thread that asks first."""
+        return to_matrix(self.weights.read(self.info.name), self.info)
 
 
 def matrices(model: Model, statistics: Statistics | None, weights: WeightReader) -> Iterator[Matrix]:
     """The matrices that quantization touches, in model order, but first those that calibration saw."""
     seen = {} if statistics is None else statistics.layers
-    losses = []
-    for info in sorted(quantizable(model), key=lambda info: info.name not in seen):
-        values = to_matrix(weights.read(info.name), info)
+    infos = sorted(quantizable(model), key=lambda info: info.name not in seen)
+    losses, all_seen = [], all(info.name in seen for info in infos)
+    for info in infos:
         if info.name in seen:
-            losses.append(prepare_any(values, TensorPlan("quantize"), seen[info.name]).zeroing)
-            yield Matrix(info, values, seen[info.name])
+            matrix = Matrix(info, weights, seen[info.name])
+            if not all_seen:
+                losses.append(prepare_any(matrix.values, TensorPlan("quantize"), matrix.statistics).zeroing)
+            yield Matrix(info, weights, seen[info.name])
         else:
             zeroing = float(np.median(losses)) if losses else 1.0
-            yield Matrix(info, values, neutral(values, zeroing), zeroing)
+            values = to_matrix(weights.read(info.name), info)
+            yield Matrix(info, weights, neutral(values, zeroing), zeroing)
 
 
 def outline(model: Model, recipe: Recipe) -> list[Unit]:

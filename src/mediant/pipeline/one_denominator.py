@@ -25,7 +25,7 @@ from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
 from mediant.values import Model, Statistics
-from mediant.workers import ordered
+from mediant.workers import AHEAD, ordered
 
 RECIPE = "denominator"
 # Octaves of Delta above that which makes a number's spread 1.
@@ -75,7 +75,7 @@ def measure(model: Model, statistics: Statistics, hessians: Hessians, progress: 
         return _curve(matrix, hessians)
 
     with WeightReader(model) as weights:
-        work = ordered(curve, matrices(model, statistics, weights), compute_alone)
+        work = ordered(curve, matrices(model, statistics, weights), compute_alone, AHEAD)
         return list(progress.track(work, "Measuring rates", len(quantizable(model))))
 
 

@@ -29,6 +29,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from mediant import files
+from mediant.statistics.calibration import compute_alone
+from mediant.workers import ordered
 
 # Columns whose products are computed at once.
 BLOCK = 256
@@ -156,15 +158,19 @@ class Accumulator:
     def store(self, folder: Path, tokens: int) -> Hessians:
         """Writes the means over `tokens` tokens, or over those that an expert saw, shrunk, float32, one file each."""
         usual: dict[str, torch.Tensor] = {}
-        for key, total in self._sums.items():
+        for key in self._sums:
             if "#" in key:
                 mean = self._of_expert(key, usual).float()
                 files.write(folder / file_name(key), save({"hessian": mean, "shrinkage": torch.tensor(0.0)}))
-                continue
-            mean, windows = whole(total) / tokens, len(self._added[key])
+
+        def store(key: str) -> None:
+            mean, windows = whole(self._sums[key]).div_(tokens), len(self._added[key])
             share = shrinkage(mean, self._squares[key] * windows / tokens**2, windows)
             shrunk = torch.diag(mean.diagonal() * share).add_(mean, alpha=1 - share).float()
             files.write(folder / file_name(key), save({"hessian": shrunk, "shrinkage": torch.tensor(share)}))
+
+        for _ in ordered(store, [key for key in self._sums if "#" not in key], compute_alone):
+            pass
         return Hessians(folder, dict(self.inputs))
 
     def _of_expert(self, key: str, usual: dict[str, torch.Tensor]) -> torch.Tensor:

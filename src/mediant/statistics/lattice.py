@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from mediant.kernels.babai import Lattice
 
+# Side of a triangular matrix that is inverted at once.
+SOLVED = 128
+
 
 def damped(hessian: NDArray[np.float64], damping: float) -> NDArray[np.float64]:
     """A positive definite metric [n, n] from a Hessian that may be singular."""
@@ -37,7 +40,7 @@ def lattice(metric: NDArray[np.float64], order: NDArray[np.int64] | None = None)
         turned = torch.linalg.cholesky(m.flip(0, 1)).flip(0, 1)
     except RuntimeError as problem:
         raise ValueError(f"the metric is not positive definite: {problem}") from None
-    upper = torch.linalg.solve_triangular(turned, torch.eye(len(m), dtype=m.dtype), upper=True)
+    upper = inverse_of_upper(turned)
     diagonal = upper.diagonal()
     return Lattice(
         feedback=(upper / diagonal[:, None]).float().contiguous().numpy(),
@@ -45,3 +48,20 @@ def lattice(metric: NDArray[np.float64], order: NDArray[np.int64] | None = None)
         metric=m.float().contiguous().numpy(),
         order=order,
     )
+
+
+def inverse_of_upper(matrix: torch.Tensor) -> torch.Tensor:
+    """The inverse of an upper triangular matrix [n, n], found by halves.
+
+    [A B; 0 C]^-1 = [A^-1  -A^-1 B C^-1; 0  C^-1] takes n^3 / 3 multiply-adds, nearly all of them in products of
+    matrices; a solution for the unit matrix takes n^3 / 2 at half the speed.
+    """
+    inverse: torch.Tensor = torch.zeros_like(matrix)
+    if len(matrix) <= SOLVED:
+        torch.linalg.solve_triangular(matrix, torch.eye(len(matrix), dtype=matrix.dtype), upper=True, out=inverse)
+        return inverse
+    half = len(matrix) // 2
+    inverse[:half, :half] = inverse_of_upper(matrix[:half, :half])
+    inverse[half:, half:] = inverse_of_upper(matrix[half:, half:])
+    inverse[:half, half:] = -inverse[:half, :half] @ (matrix[:half, half:] @ inverse[half:, half:])
+    return inverse

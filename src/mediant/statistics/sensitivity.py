@@ -18,7 +18,7 @@ import contextlib
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -76,6 +76,15 @@ def collect(
     return Statistics(layers, model.fingerprint, text.fingerprint, tokens, text.source)
 
 
+class _Given(NamedTuple):
+    """Inputs [..., features] of a layer; the sum of their tokens; these tempered, and the sum of their squares."""
+
+    inputs: torch.Tensor
+    total: torch.Tensor
+    tempered: torch.Tensor
+    squares: torch.Tensor
+
+
 class _Recorder:
     """Hooks that add up, per thread, what passes through each module of interest."""
 
@@ -106,7 +115,7 @@ class _Recorder:
         holds them as bfloat16; the other threads go on with windows that only run forward.
         """
         index, window = job
-        self.local.sums, self.local.window = defaultdict(float), index
+        self.local.sums, self.local.window, self.local.given = defaultdict(float), index, None
         backward, failed = index % self.stride == 0, True
         try:
             alone = backward and self.hessians is not None
@@ -133,7 +142,7 @@ class _Recorder:
             (hidden * torch.randn(hidden.shape, generator=generator)).sum().backward()
             return
         logits = out.logits[0]
-        if not torch.isfinite(logits).all():
+        if not torch.stack(logits.aminmax()).isfinite().all():
             raise ModelError("The model's logits are not finite; its weights are damaged or overflow.")
         p = logits.detach().float().softmax(-1)
         labels = sampled(p, generator)
@@ -145,6 +154,15 @@ class _Recorder:
         """What is kept of an activation until it runs backward: 2^-9 of a square's noise, averaged over all tokens."""
         halved = x.dtype == torch.float32 and _place(x) not in self.fixed
         return halved, x.bfloat16() if halved else x
+
+    def _given(self, inputs: torch.Tensor) -> _Given:
+        """What is needed of the inputs of a layer, computed once for layers in turn that are given the same."""
+        if self.local.given is None or self.local.given.inputs is not inputs:
+            x = _tokens(inputs.detach())
+            calmed = tempered(x)
+            self.local.given = _Given(inputs, x.sum(0), calmed, calmed.square().sum(0))
+        given: _Given = self.local.given
+        return given
 
     def _add(self, name: str, part: str, value: torch.Tensor) -> None:
         self.local.sums[name, part] += value.detach().double().numpy()
@@ -169,12 +187,11 @@ class _Recorder:
 
     def _linear_hook(self, name: str) -> Callable[..., None]:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            x = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
-            self._add(name, "mean", x.sum(0))
-            x = tempered(x)
-            self._add(name, "square", x.square().sum(0))
+            given = self._given(inputs[0])
+            self._add(name, "mean", given.total)
+            self._add(name, "square", given.squares)
             if self.hessians is not None:
-                self.hessians.add(name, self.local.window, inputs[0], x)
+                self.hessians.add(name, self.local.window, inputs[0], given.tempered)
             if module is self.network.get_output_embeddings():
                 if self.stride > 1 and not torch.is_grad_enabled():
                     return

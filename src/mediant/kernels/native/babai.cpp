@@ -1,11 +1,10 @@
-// Native twin of mediant.kernels.babai, which states the contract. Rows are independent; four are taken together so that
-// each row of the feedback matrix is read once for all of them.
+// Native twin of mediant.kernels.babai, which states the contract. Rows are independent; several are taken
+// together, in strips of columns (strips.h).
 #include "nearest_plane.h"
 #include "registry.h"
 
 namespace {
 
-constexpr int kBlock = 4;
 
 struct Problem {
     const float *w, *feedback, *conditional, *factors;
@@ -17,7 +16,7 @@ struct Problem {
 
 MEDIANT_CLONES void round_block(const Problem &p, float *scratch, int64_t first, int64_t count) {
     const int64_t n = p.columns;
-    float scales[kBlock];
+    float scales[mediant::kRows], changes[mediant::kRows * mediant::kStrip];
     std::copy_n(p.w + first * n, count * n, scratch);
     for (int64_t r = 0; r < count; ++r)
         p.row_scales[first + r] = mediant::row_scale(p.grid, scratch + r * n, p.conditional, n, p.group);
@@ -30,14 +29,19 @@ MEDIANT_CLONES void round_block(const Problem &p, float *scratch, int64_t first,
             p.scale_codes[(first + r) * p.groups + g] = static_cast<uint8_t>(k);
             scales[r] = row * p.factors[k];
         }
-        for (int64_t j = begin; j < end; ++j)
-            for (int64_t r = 0; r < count; ++r) {
-                const float w = scratch[r * n + j];
-                const int code = mediant::code_of(p.grid, w * mediant::inverse(scales[r]));
-                const float value = scales[r] * p.grid.levels[code];
-                p.codes[(first + r) * n + j] = static_cast<uint8_t>(code);
-                mediant::subtract(scratch + r * n + j + 1, p.feedback + j * n + j + 1, w - value, n - j - 1);
-            }
+        for (int64_t strip = begin; strip < end; strip += mediant::kStrip) {
+            const int64_t stop = std::min(end, strip + mediant::kStrip);
+            for (int64_t j = strip; j < stop; ++j)
+                for (int64_t r = 0; r < count; ++r) {
+                    const float w = scratch[r * n + j];
+                    const int code = mediant::code_of(p.grid, w * mediant::inverse(scales[r]));
+                    const float change = scales[r] * p.grid.levels[code] - w;
+                    p.codes[(first + r) * n + j] = static_cast<uint8_t>(code);
+                    changes[r * mediant::kStrip + j - strip] = change;
+                    mediant::add(scratch + r * n + j + 1, p.feedback + j * n + j + 1, change, stop - j - 1);
+                }
+            mediant::add_strip(scratch, p.feedback + strip * n, changes, n, count, stop - strip, stop, n);
+        }
     }
 }
 
@@ -54,8 +58,8 @@ void babai(Matrix w, Matrix feedback, Vector conditional, Vector levels, Vector 
                     (columns + group - 1) / group, static_cast<int64_t>(factors.size()), codes.data(),
                     scale_codes.data(), row_scales.data()};
     nb::gil_scoped_release release;
-    const auto scratch = [&] { return std::vector<float>(kBlock * columns); };
-    mediant::parallel_blocks(rows, kBlock, threads, scratch, [&](auto &room, int64_t first, int64_t count) {
+    const auto scratch = [&] { return std::vector<float>(mediant::kRows * columns); };
+    mediant::parallel_blocks(rows, mediant::kRows, threads, scratch, [&](auto &room, int64_t first, int64_t count) {
         round_block(p, room.data(), first, count);
     });
 }

@@ -1,11 +1,10 @@
-// Native twin of mediant.kernels.descent, which states the contract. Rows are independent; several are taken together so
-// that each row of the metric is read once for all of them.
+// Native twin of mediant.kernels.descent, which states the contract. Rows are independent; several are taken
+// together, in strips of columns (strips.h).
 #include "nearest_plane.h"
 #include "registry.h"
 
 namespace {
 
-constexpr int kBlock = 8;
 
 struct Problem {
     const float *w, *metric, *scales;
@@ -14,19 +13,13 @@ struct Problem {
     uint8_t *codes;
 };
 
-MEDIANT_CLONES void descend(const Problem &p, float *decoded, float *gradient, int64_t first, int64_t count) {
+MEDIANT_INLINE void sweep(const Problem &p, float *decoded, float *gradient, int64_t first, int64_t count) {
     const int64_t n = p.columns;
-    std::fill_n(gradient, count * n, 0.0f);
-    for (int64_t r = 0; r < count; ++r)
-        for (int64_t j = 0; j < n; ++j)
-            decoded[r * n + j] =
-                p.scales[(first + r) * p.groups + j / p.group] * p.grid.levels[p.codes[(first + r) * n + j]];
-    for (int64_t j = 0; j < n; ++j)
-        for (int64_t r = 0; r < count; ++r)
-            mediant::add(gradient + r * n, p.metric + j * n, decoded[r * n + j] - p.w[(first + r) * n + j], n);
-    for (int64_t sweep = 0; sweep < p.sweeps; ++sweep)
-        for (int64_t j = 0; j < n; ++j) {
-            const float inverse_diagonal = 1.0f / p.metric[j * n + j];
+    mediant::Changes changes[mediant::kRows];
+    for (int64_t begin = 0; begin < n; begin += mediant::kStrip) {
+        const int64_t end = std::min(n, begin + mediant::kStrip);
+        for (int64_t j = begin; j < end; ++j) {
+            const float *along = p.metric + j * n, inverse_diagonal = 1.0f / along[j];
             for (int64_t r = 0; r < count; ++r) {
                 const float scale = p.scales[(first + r) * p.groups + j / p.group];
                 const float target = decoded[r * n + j] - gradient[r * n + j] * inverse_diagonal;
@@ -35,9 +28,23 @@ MEDIANT_CLONES void descend(const Problem &p, float *decoded, float *gradient, i
                 if (change == 0) continue;
                 p.codes[(first + r) * n + j] = static_cast<uint8_t>(code);
                 decoded[r * n + j] = value;
-                mediant::add(gradient + r * n, p.metric + j * n, change, n);
+                changes[r].note(j, change);
+                mediant::add(gradient + r * n + begin, along + begin, change, end - begin);
             }
         }
+        mediant::add_changes(gradient, p.metric, changes, n, count, begin, end);
+    }
+}
+
+MEDIANT_CLONES void descend(const Problem &p, float *decoded, float *gradient, int64_t first, int64_t count) {
+    const int64_t n = p.columns;
+    std::fill_n(gradient, count * n, 0.0f);
+    for (int64_t r = 0; r < count; ++r)
+        for (int64_t j = 0; j < n; ++j)
+            decoded[r * n + j] =
+                p.scales[(first + r) * p.groups + j / p.group] * p.grid.levels[p.codes[(first + r) * n + j]];
+    mediant::add_differences(gradient, p.metric, decoded, p.w + first * n, n, count);
+    for (int64_t s = 0; s < p.sweeps; ++s) sweep(p, decoded, gradient, first, count);
 }
 
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -51,9 +58,9 @@ void descent(Matrix w, Matrix metric, Matrix scales, Vector levels, Vector middl
     const Problem p{w.data(), metric.data(), scales.data(), grid, columns, group,
                     static_cast<int64_t>(scales.shape(1)), sweeps, codes.data()};
     nb::gil_scoped_release release;
-    const auto scratch = [&] { return std::vector<float>(2 * kBlock * columns); };
-    mediant::parallel_blocks(rows, kBlock, threads, scratch, [&](auto &room, int64_t first, int64_t count) {
-        descend(p, room.data(), room.data() + kBlock * columns, first, count);
+    const auto scratch = [&] { return std::vector<float>(2 * mediant::kRows * columns); };
+    mediant::parallel_blocks(rows, mediant::kRows, threads, scratch, [&](auto &room, int64_t first, int64_t count) {
+        descend(p, room.data(), room.data() + mediant::kRows * columns, first, count);
     });
 }
 

@@ -2,21 +2,12 @@
 // no product fused, so that the bits are those of the references in Python (mediant.kernels.babai states the contract).
 #pragma once
 
-#include <algorithm>
 #include <cmath>
-#include <cstdint>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define MEDIANT_CLONES __attribute__((target_clones("avx2", "default")))
-#define MEDIANT_INLINE inline __attribute__((always_inline))
-#else
-#define MEDIANT_CLONES
-#define MEDIANT_INLINE inline
-#endif
+#include "strips.h"
 
 namespace mediant {
 
-constexpr int kLanes = 8;
 constexpr int kTrials = 12;
 
 // Ascending levels; `middles` lie between neighbours. An affine grid has levels 1 apart.
@@ -39,43 +30,54 @@ MEDIANT_INLINE int code_of(const Grid &grid, float x) {
     return below;
 }
 
+// Every number x becomes the level nearest to it.
+template <int kVectors>
+MEDIANT_INLINE void to_nearest(const Grid &grid, Lanes *x) {
+    if (grid.affine) {
+        const Lanes first = splat(grid.levels[0]), top = splat(static_cast<float>(grid.count - 1));
+        for (int v = 0; v < kVectors; ++v) {
+            Lanes position = x[v] - first;
+            for (int l = 0; l < kLanes; ++l) position[l] = __builtin_rintf(position[l]);
+            position = position < 0 ? Lanes{} : position > top ? top : position;
+            x[v] = position + first;
+        }
+        return;
+    }
+    Lanes level[kVectors];
+    for (int v = 0; v < kVectors; ++v) level[v] = splat(grid.levels[0]);
+    for (int64_t k = 0; k + 1 < grid.count; ++k) {
+        const Lanes middle = splat(grid.middles[k]), next = splat(grid.levels[k + 1]);
+        for (int v = 0; v < kVectors; ++v) level[v] = middle < x[v] ? next : level[v];
+    }
+    for (int v = 0; v < kVectors; ++v) x[v] = level[v];
+}
+
+template <int kVectors>
+MEDIANT_INLINE void add_errors(Lanes &sums, const Grid &grid, const float *w, const float *d, float scale) {
+    const float factor = inverse(scale);
+    Lanes level[kVectors];
+    for (int v = 0; v < kVectors; ++v) level[v] = lanes(w + v * kLanes) * factor;
+    to_nearest<kVectors>(grid, level);
+    for (int v = 0; v < kVectors; ++v) {
+        const Lanes error = lanes(w + v * kLanes) - scale * level[v];
+        sums += lanes(d + v * kLanes) * (error * error);
+    }
+}
+
+MEDIANT_INLINE float summed(Lanes x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
+
 // The same sum as _group_error of the reference.
 MEDIANT_INLINE float group_error(const Grid &grid, const float *w, const float *d, int64_t size, float scale) {
-    const float factor = inverse(scale);
-    const float top = static_cast<float>(grid.count - 1);
-    float lanes[kLanes] = {0};
-    for (int64_t i = 0; i < size; i += kLanes) {
-        float x[kLanes] = {0}, h[kLanes] = {0}, level[kLanes];
-        const int64_t count = size - i < kLanes ? size - i : kLanes;
-        for (int64_t l = 0; l < count; ++l) x[l] = w[i + l], h[l] = d[i + l];
-        if (grid.affine) {
-            for (int l = 0; l < kLanes; ++l) {
-                float position = __builtin_rintf(x[l] * factor - grid.levels[0]);
-                position = position < 0 ? 0.0f : position > top ? top : position;
-                level[l] = position + grid.levels[0];
-            }
-        } else {
-            float y[kLanes];
-            for (int l = 0; l < kLanes; ++l) y[l] = x[l] * factor, level[l] = grid.levels[0];
-            for (int64_t k = 0; k + 1 < grid.count; ++k) {
-                const float middle = grid.middles[k], next = grid.levels[k + 1];
-                for (int l = 0; l < kLanes; ++l) level[l] = middle < y[l] ? next : level[l];
-            }
-        }
-        for (int l = 0; l < kLanes; ++l) {
-            const float error = x[l] - scale * level[l];
-            lanes[l] += h[l] * (error * error);
-        }
+    Lanes sums{};
+    int64_t i = 0;
+    for (; i + 4 * kLanes <= size; i += 4 * kLanes) add_errors<4>(sums, grid, w + i, d + i, scale);
+    for (; i + kLanes <= size; i += kLanes) add_errors<1>(sums, grid, w + i, d + i, scale);
+    if (i < size) {
+        float x[kLanes] = {0}, weight[kLanes] = {0};
+        std::copy(w + i, w + size, x), std::copy(d + i, d + size, weight);
+        add_errors<1>(sums, grid, x, weight, scale);
     }
-    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-}
-
-MEDIANT_INLINE void subtract(float *__restrict y, const float *__restrict x, float a, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) y[i] -= a * x[i];
-}
-
-MEDIANT_INLINE void add(float *__restrict y, const float *__restrict x, float a, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) y[i] += a * x[i];
+    return summed(sums);
 }
 
 // float32 to the nearest bfloat16, ties to even, for finite values.

@@ -1,12 +1,11 @@
-// Native twin of mediant.kernels.nested_babai, which states the contract. Rows are independent; four are taken together
-// so that each row of the feedback matrix and of the metric is read once for all of them.
+// Native twin of mediant.kernels.nested_babai, which states the contract. Rows are independent; several are taken
+// together, in strips of columns (strips.h).
 #include "nearest_plane.h"
 #include "registry.h"
 
 namespace {
 
 using mediant::kLanes;
-constexpr int kBlock = 4;
 constexpr int kMostReadings = 8;
 
 struct Problem {
@@ -81,40 +80,62 @@ MEDIANT_INLINE float row_scale(const Problem &p, const float *w) {
 }
 
 struct Scratch {
-    std::vector<float> w, gradient, scales;
+    std::vector<float> w, gradient, scales, factors;
+    std::vector<mediant::Changes> changes;
     explicit Scratch(const Problem &p)
-        : w(kBlock * p.readings * p.columns), gradient(kBlock * p.readings * p.columns), scales(kBlock * p.groups) {}
+        : w(mediant::kRows * p.readings * p.columns), gradient(mediant::kRows * p.readings * p.columns), scales(mediant::kRows * p.groups),
+          factors(mediant::kRows * p.readings * mediant::kStrip), changes(mediant::kRows * p.readings) {}
 };
 
-MEDIANT_INLINE void descend(const Problem &p, Scratch &s, int64_t first, int64_t count) {
-    const int64_t n = p.columns, wide = p.readings * n;
+MEDIANT_INLINE float value_of(const Problem &p, float scale, int64_t reading, int code) {
+    return scale * p.levels[reading * p.count + code];
+}
+
+// The gradient of every reading of every row at the codes that Babai rounding found.
+MEDIANT_INLINE void differentiate(const Problem &p, Scratch &s, int64_t first, int64_t count) {
+    const int64_t n = p.columns, rows = count * p.readings;
     std::fill(s.gradient.begin(), s.gradient.end(), 0.0f);
-    for (int64_t j = 0; j < n; ++j)
+    for (int64_t begin = 0; begin < n; begin += mediant::kStrip) {
+        const int64_t end = std::min(n, begin + mediant::kStrip);
         for (int64_t i = 0; i < count; ++i)
-            for (int64_t r = 0; r < p.readings; ++r) {
-                const float scale = s.scales[i * p.groups + j / p.group];
-                const float value = scale * p.levels[r * p.count + p.codes[(first + i) * n + j]];
-                const float change = value - p.w[(first + i) * n + j];
-                mediant::add(&s.gradient[i * wide + r * n], p.metric + j * n, change, n);
-            }
-    for (int64_t sweep = 0; sweep < p.sweeps; ++sweep)
-        for (int64_t j = 0; j < n; ++j) {
-            const float inverse_diagonal = 1.0f / p.metric[j * n + j];
-            for (int64_t i = 0; i < count; ++i) {
-                const float scale = s.scales[i * p.groups + j / p.group];
-                const int old = p.codes[(first + i) * n + j];
-                float target[kMostReadings];
-                for (int64_t r = 0; r < p.readings; ++r)
-                    target[r] = scale * p.levels[r * p.count + old] -
-                                s.gradient[i * wide + r * n + j] * inverse_diagonal;
-                const int code = code_of(p, target, scale);
-                p.codes[(first + i) * n + j] = static_cast<uint8_t>(code);
-                for (int64_t r = 0; r < p.readings; ++r) {
-                    const float change =
-                        scale * p.levels[r * p.count + code] - scale * p.levels[r * p.count + old];
-                    if (change != 0) mediant::add(&s.gradient[i * wide + r * n], p.metric + j * n, change, n);
+            for (int64_t r = 0; r < p.readings; ++r)
+                for (int64_t j = begin; j < end; ++j) {
+                    const float scale = s.scales[i * p.groups + j / p.group];
+                    const float value = value_of(p, scale, r, p.codes[(first + i) * n + j]);
+                    s.factors[(i * p.readings + r) * mediant::kStrip + j - begin] = value - p.w[(first + i) * n + j];
                 }
-            }
+        mediant::add_strip(s.gradient.data(), p.metric + begin * n, s.factors.data(), n, rows, end - begin, 0, n);
+    }
+}
+
+MEDIANT_INLINE void move(const Problem &p, Scratch &s, int64_t i, uint8_t &stored, int64_t j, int64_t begin,
+                         int64_t end) {
+    const int64_t n = p.columns;
+    const float *along = p.metric + j * n, inverse_diagonal = 1.0f / along[j];
+    const float scale = s.scales[i * p.groups + j / p.group];
+    const int old = stored;
+    float target[kMostReadings];
+    for (int64_t r = 0; r < p.readings; ++r)
+        target[r] = value_of(p, scale, r, old) - s.gradient[(i * p.readings + r) * n + j] * inverse_diagonal;
+    const int code = code_of(p, target, scale);
+    stored = static_cast<uint8_t>(code);
+    for (int64_t r = 0; r < p.readings; ++r) {
+        const float change = value_of(p, scale, r, code) - value_of(p, scale, r, old);
+        if (change == 0) continue;
+        s.changes[i * p.readings + r].note(j, change);
+        mediant::add(&s.gradient[(i * p.readings + r) * n + begin], along + begin, change, end - begin);
+    }
+}
+
+MEDIANT_INLINE void descend(const Problem &p, Scratch &s, int64_t first, int64_t count) {
+    const int64_t n = p.columns, rows = count * p.readings;
+    differentiate(p, s, first, count);
+    for (int64_t sweep = 0; sweep < p.sweeps; ++sweep)
+        for (int64_t begin = 0; begin < n; begin += mediant::kStrip) {
+            const int64_t end = std::min(n, begin + mediant::kStrip);
+            for (int64_t j = begin; j < end; ++j)
+                for (int64_t i = 0; i < count; ++i) move(p, s, i, p.codes[(first + i) * n + j], j, begin, end);
+            mediant::add_changes(s.gradient.data(), p.metric, s.changes.data(), n, rows, begin, end);
         }
 }
 
@@ -138,17 +159,24 @@ MEDIANT_CLONES void round_block(const Problem &p, Scratch &s, int64_t first, int
             p.scale_codes[(first + i) * p.groups + g] = static_cast<uint8_t>(chosen);
             s.scales[i * p.groups + g] = p.row_scales[first + i] * p.factors[chosen];
         }
-        for (int64_t j = begin; j < end; ++j)
-            for (int64_t i = 0; i < count; ++i) {
-                const float scale = s.scales[i * p.groups + g];
-                float x[kMostReadings];
-                for (int64_t r = 0; r < p.readings; ++r) x[r] = s.w[i * wide + r * n + j];
-                const int code = code_of(p, x, scale);
-                p.codes[(first + i) * n + j] = static_cast<uint8_t>(code);
-                for (int64_t r = 0; r < p.readings; ++r)
-                    mediant::subtract(&s.w[i * wide + r * n] + j + 1, p.feedback + j * n + j + 1,
-                                      x[r] - scale * p.levels[r * p.count + code], n - j - 1);
-            }
+        for (int64_t strip = begin; strip < end; strip += mediant::kStrip) {
+            const int64_t stop = std::min(end, strip + mediant::kStrip);
+            for (int64_t j = strip; j < stop; ++j)
+                for (int64_t i = 0; i < count; ++i) {
+                    const float scale = s.scales[i * p.groups + g];
+                    float x[kMostReadings];
+                    for (int64_t r = 0; r < p.readings; ++r) x[r] = s.w[i * wide + r * n + j];
+                    const int code = code_of(p, x, scale);
+                    p.codes[(first + i) * n + j] = static_cast<uint8_t>(code);
+                    for (int64_t r = 0; r < p.readings; ++r) {
+                        const float change = value_of(p, scale, r, code) - x[r];
+                        s.factors[(i * p.readings + r) * mediant::kStrip + j - strip] = change;
+                        mediant::add(&s.w[i * wide + r * n] + j + 1, p.feedback + j * n + j + 1, change, stop - j - 1);
+                    }
+                }
+            mediant::add_strip(s.w.data(), p.feedback + strip * n, s.factors.data(), n, count * p.readings,
+                               stop - strip, stop, n);
+        }
     }
     if (p.sweeps > 0) descend(p, s, first, count);
 }
@@ -167,7 +195,7 @@ void nested_babai(Matrix w, Matrix feedback, Vector conditional, Matrix metric, 
                     static_cast<int64_t>(levels.shape(0)), static_cast<int64_t>(levels.shape(1)),
                     static_cast<int64_t>(factors.size()), sweeps, codes.data(), scale_codes.data(), row_scales.data()};
     nb::gil_scoped_release release;
-    mediant::parallel_blocks(rows, kBlock, threads, [&] { return Scratch(p); },
+    mediant::parallel_blocks(rows, mediant::kRows, threads, [&] { return Scratch(p); },
                              [&](Scratch &scratch, int64_t first, int64_t count) {
                                  round_block(p, scratch, first, count);
                              });

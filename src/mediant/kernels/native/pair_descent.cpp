@@ -1,11 +1,10 @@
 // Native twin of mediant.kernels.pair_descent, which states the contract. Rows are independent; several are taken
-// together so that each row of the metric is read once for all of them.
+// together, in strips of columns (strips.h).
 #include "pair_plane.h"
 #include "registry.h"
 
 namespace {
 
-constexpr int kBlock = 8;
 
 struct Problem {
     const float *w, *metric, *scales, *book;
@@ -13,7 +12,23 @@ struct Problem {
     uint8_t *codes;
 };
 
-MEDIANT_INLINE void move_pair(const Problem &p, float scale, float *decoded, float *gradient, uint8_t *codes, int64_t j) {
+// One row, and the strip that its columns are in.
+struct Row {
+    float *decoded, *gradient;
+    uint8_t *codes;
+    mediant::Changes &changes;
+    int64_t begin, end;
+
+    MEDIANT_INLINE void change(const Problem &p, int64_t j, int code, float value, float by) {
+        codes[j] = static_cast<uint8_t>(code);
+        decoded[j] = value;
+        changes.note(j, by);
+        mediant::add(gradient + begin, p.metric + j * p.columns + begin, by, end - begin);
+    }
+};
+
+MEDIANT_INLINE void move_pair(const Problem &p, float scale, Row row, int64_t j) {
+    const float *decoded = row.decoded, *gradient = row.gradient;
     const mediant::Points points = mediant::scaled(p.book, scale);
     const float *along = p.metric + j * p.columns, *next = along + p.columns;
     const float r1 = gradient[j] + gradient[j], r2 = gradient[j + 1] + gradient[j + 1], cross = along[j + 1] + along[j + 1];
@@ -25,25 +40,36 @@ MEDIANT_INLINE void move_pair(const Problem &p, float scale, float *decoded, flo
     const int best = mediant::least(costs, mediant::kPairs);
     if (!(costs[best] < 0)) return;
     const float x = points.first[best] - decoded[j], y = points.second[best] - decoded[j + 1];
-    codes[j] = static_cast<uint8_t>(best), codes[j + 1] = static_cast<uint8_t>(mediant::kPairs + best);
-    decoded[j] = points.first[best], decoded[j + 1] = points.second[best];
-    mediant::add(gradient, along, x, p.columns);
-    mediant::add(gradient, next, y, p.columns);
+    row.change(p, j, best, points.first[best], x);
+    row.change(p, j + 1, mediant::kPairs + best, points.second[best], y);
 }
 
-MEDIANT_INLINE void move_single(const Problem &p, float scale, float *decoded, float *gradient, uint8_t *codes,
-                                int64_t j) {
-    const float *along = p.metric + j * p.columns, r = gradient[j] + gradient[j];
+MEDIANT_INLINE void move_single(const Problem &p, float scale, Row row, int64_t j) {
+    const float *along = p.metric + j * p.columns, r = row.gradient[j] + row.gradient[j];
     float costs[mediant::kSingles], moves[mediant::kSingles];
     for (int k = 0; k < mediant::kSingles; ++k) {
-        moves[k] = scale * p.book[k] - decoded[j];
+        moves[k] = scale * p.book[k] - row.decoded[j];
         costs[k] = moves[k] * (r + along[j] * moves[k]);
     }
     const int best = mediant::least(costs, mediant::kSingles);
     if (!(costs[best] < 0)) return;
-    codes[j] = static_cast<uint8_t>(best);
-    decoded[j] = scale * p.book[best];
-    mediant::add(gradient, along, moves[best], p.columns);
+    row.change(p, j, best, scale * p.book[best], moves[best]);
+}
+
+MEDIANT_INLINE void sweep(const Problem &p, float *decoded, float *gradient, int64_t first, int64_t count) {
+    const int64_t n = p.columns;
+    mediant::Changes changes[mediant::kRows];
+    for (int64_t begin = 0; begin < n; begin += mediant::kStrip) {
+        const int64_t end = std::min(n, begin + mediant::kStrip);
+        for (int64_t j = begin; j < end; j += j < p.paired ? 2 : 1)
+            for (int64_t r = 0; r < count; ++r) {
+                const float scale = p.scales[(first + r) * p.groups + j / p.group];
+                const Row row{decoded + r * n, gradient + r * n, p.codes + (first + r) * n, changes[r], begin, end};
+                if (j < p.paired) move_pair(p, scale, row, j);
+                else move_single(p, scale, row, j);
+            }
+        mediant::add_changes(gradient, p.metric, changes, n, count, begin, end);
+    }
 }
 
 MEDIANT_CLONES void descend(const Problem &p, float *decoded, float *gradient, int64_t first, int64_t count) {
@@ -52,17 +78,8 @@ MEDIANT_CLONES void descend(const Problem &p, float *decoded, float *gradient, i
     for (int64_t r = 0; r < count; ++r)
         for (int64_t j = 0; j < n; ++j)
             decoded[r * n + j] = p.scales[(first + r) * p.groups + j / p.group] * p.book[p.codes[(first + r) * n + j]];
-    for (int64_t j = 0; j < n; ++j)
-        for (int64_t r = 0; r < count; ++r)
-            mediant::add(gradient + r * n, p.metric + j * n, decoded[r * n + j] - p.w[(first + r) * n + j], n);
-    for (int64_t sweep = 0; sweep < p.sweeps; ++sweep)
-        for (int64_t j = 0; j < n; j += j < p.paired ? 2 : 1)
-            for (int64_t r = 0; r < count; ++r) {
-                const float scale = p.scales[(first + r) * p.groups + j / p.group];
-                uint8_t *codes = p.codes + (first + r) * n;
-                if (j < p.paired) move_pair(p, scale, decoded + r * n, gradient + r * n, codes, j);
-                else move_single(p, scale, decoded + r * n, gradient + r * n, codes, j);
-            }
+    mediant::add_differences(gradient, p.metric, decoded, p.w + first * n, n, count);
+    for (int64_t s = 0; s < p.sweeps; ++s) sweep(p, decoded, gradient, first, count);
 }
 
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -74,9 +91,9 @@ void pair_descent(Matrix w, Matrix metric, Matrix scales, Matrix book, int64_t g
     const Problem p{w.data(), metric.data(), scales.data(), book.data(), columns, group,
                     static_cast<int64_t>(scales.shape(1)), paired, sweeps, codes.data()};
     nb::gil_scoped_release release;
-    const auto scratch = [&] { return std::vector<float>(2 * kBlock * columns); };
-    mediant::parallel_blocks(rows, kBlock, threads, scratch, [&](auto &room, int64_t first, int64_t count) {
-        descend(p, room.data(), room.data() + kBlock * columns, first, count);
+    const auto scratch = [&] { return std::vector<float>(2 * mediant::kRows * columns); };
+    mediant::parallel_blocks(rows, mediant::kRows, threads, scratch, [&](auto &room, int64_t first, int64_t count) {
+        descend(p, room.data(), room.data() + mediant::kRows * columns, first, count);
     });
 }
 

@@ -27,38 +27,61 @@ MEDIANT_INLINE int least(const float *costs, int count) {
     return best;
 }
 
-// The costs of columns [begin, end) at a scale; those before `paired` are pairs.
-MEDIANT_INLINE float pair_group_error(const float *book, const float *w, const float *d, int64_t begin, int64_t end,
-                                      int64_t paired, float scale) {
-    const Points points = scaled(book, scale);
-    const int64_t middle = std::max(begin, std::min(end, paired)), pairs = (middle - begin) / 2;
-    const int64_t count = pairs + (end - middle);
-    float lanes[kLanes] = {0};
-    for (int64_t i = 0; i < count; i += kLanes) {
-        float x[kLanes] = {0}, y[kLanes] = {0}, h[kLanes] = {0}, k[kLanes] = {0}, cost[kLanes];
-        const int64_t here = std::min<int64_t>(count - i, kLanes), both = std::clamp<int64_t>(pairs - i, 0, here);
-        for (int64_t l = 0; l < both; ++l) {
-            const int64_t j = begin + 2 * (i + l);
-            x[l] = w[j], y[l] = w[j + 1], h[l] = d[j], k[l] = d[j + 1];
-        }
-        for (int l = 0; l < kLanes; ++l) cost[l] = INFINITY;
-        for (int p = 0; p < kPairs; ++p)
-            for (int l = 0; l < kLanes; ++l) {
-                const float a = x[l] - points.first[p], b = y[l] - points.second[p];
-                const float found = h[l] * (a * a) + k[l] * (b * b);
-                cost[l] = found < cost[l] ? found : cost[l];
-            }
-        for (int64_t l = both; l < here; ++l) {
-            const int64_t j = middle + (i + l - pairs);
-            cost[l] = INFINITY;
-            for (int p = 0; p < kSingles; ++p) {
-                const float a = w[j] - points.first[p], found = d[j] * (a * a);
-                cost[l] = found < cost[l] ? found : cost[l];
-            }
-        }
-        for (int64_t l = 0; l < here; ++l) lanes[l] += cost[l];
+// Scales that are tried together.
+constexpr int kTogether = 16;
+
+MEDIANT_INLINE float single_cost(const Points &points, float w, float d) {
+    float cost = INFINITY;
+    for (int p = 0; p < kSingles; ++p) {
+        const float a = w - points.first[p], found = d * (a * a);
+        cost = found < cost ? found : cost;
     }
-    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+    return cost;
+}
+
+// Pairs x, y with weights h, k.
+struct Pairs {
+    Lanes x, y, h, k;
+
+    MEDIANT_INLINE Lanes costs(const Points &points) const {
+        Lanes cost = splat(INFINITY);
+        for (int p = 0; p < kPairs; ++p) {
+            const Lanes a = x - points.first[p], b = y - points.second[p];
+            const Lanes found = h * (a * a) + k * (b * b);
+            cost = found < cost ? found : cost;
+        }
+        return cost;
+    }
+};
+
+// The costs of columns [begin, end) at each of `count` scales; those before `paired` are pairs.
+MEDIANT_INLINE void pair_group_errors(const float *book, const float *w, const float *d, int64_t begin, int64_t end,
+                                      int64_t paired, const float *scales, int64_t count, float *errors) {
+    const int64_t middle = std::max(begin, std::min(end, paired)), pairs = (middle - begin) / 2;
+    const int64_t items = pairs + (end - middle);
+    for (int64_t base = 0; base < count; base += kTogether) {
+        const int64_t tried = std::min<int64_t>(kTogether, count - base);
+        Points points[kTogether];
+        Lanes sums[kTogether];
+        for (int64_t s = 0; s < tried; ++s) points[s] = scaled(book, scales[base + s]), sums[s] = Lanes{};
+        for (int64_t i = 0; i < items; i += kLanes) {
+            const int64_t here = std::min<int64_t>(items - i, kLanes), both = std::clamp<int64_t>(pairs - i, 0, here);
+            Pairs found{};
+            for (int64_t l = 0; l < both; ++l) {
+                const int64_t j = begin + 2 * (i + l);
+                found.x[l] = w[j], found.y[l] = w[j + 1], found.h[l] = d[j], found.k[l] = d[j + 1];
+            }
+            for (int64_t s = 0; s < tried; ++s) {
+                Lanes costs = found.costs(points[s]);
+                for (int64_t l = both; l < kLanes; ++l) {
+                    const int64_t j = middle + (i + l - pairs);
+                    costs[l] = l < here ? single_cost(points[s], w[j], d[j]) : 0.0f;
+                }
+                sums[s] += costs;
+            }
+        }
+        for (int64_t s = 0; s < tried; ++s) errors[base + s] = summed(sums[s]);
+    }
 }
 
 }  // namespace mediant

@@ -1,21 +1,13 @@
-// Native twin of mediant.kernels.rate_babai, which states the contract. Rows are independent; four are taken together so
-// that each row of the feedback matrix is read once for all of them. No sum is reordered and no product fused: the bits
-// are those of the reference.
+// Native twin of mediant.kernels.rate_babai, which states the contract. Rows are independent; several are taken
+// together, in strips of columns (strips.h). No sum is reordered and no product fused: the bits are those of the
+// reference.
 #include <cmath>
 
 #include "registry.h"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define MEDIANT_CLONES __attribute__((target_clones("avx2", "default")))
-#define MEDIANT_INLINE inline __attribute__((always_inline))
-#else
-#define MEDIANT_CLONES
-#define MEDIANT_INLINE inline
-#endif
+#include "strips.h"
 
 namespace {
 
-constexpr int kBlock = 4;
 constexpr float kMost = 32767.0f;
 constexpr float kSteep = 0.05f;
 
@@ -49,52 +41,61 @@ MEDIANT_INLINE float choose(const Problem &p, int64_t i, int64_t j, float x, flo
     return cost(table, last, x, 0.0f, weight) < std::fmin(at_nearest, at_inner) ? 0.0f : best;
 }
 
-MEDIANT_INLINE void subtract(float *__restrict y, const float *__restrict x, float a, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) y[i] -= a * x[i];
-}
+MEDIANT_INLINE float step_of(const Problem &p, int64_t i, int64_t j) { return p.row_steps[i] * p.column_steps[j]; }
 
-MEDIANT_INLINE void add(float *__restrict y, const float *__restrict x, float a, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) y[i] += a * x[i];
-}
-
-MEDIANT_INLINE void descend(const Problem &p, float *gradient, int64_t first, int64_t count) {
+MEDIANT_INLINE void sweep(const Problem &p, float *gradient, int64_t first, int64_t count) {
     const int64_t n = p.columns;
-    std::fill_n(gradient, count * n, 0.0f);
-    for (int64_t j = 0; j < n; ++j)
-        for (int64_t r = 0; r < count; ++r) {
-            const int64_t i = first + r;
-            const float step = p.row_steps[i] * p.column_steps[j], value = step * static_cast<float>(p.numbers[i * n + j]);
-            add(gradient + r * n, p.metric + j * n, value - p.w[i * n + j], n);
-        }
-    for (int64_t sweep = 0; sweep < p.sweeps; ++sweep)
-        for (int64_t j = 0; j < n; ++j) {
-            const float inverse_diagonal = 1.0f / p.metric[j * n + j];
+    mediant::Changes changes[mediant::kRows];
+    for (int64_t begin = 0; begin < n; begin += mediant::kStrip) {
+        const int64_t end = std::min(n, begin + mediant::kStrip);
+        for (int64_t j = begin; j < end; ++j) {
+            const float *along = p.metric + j * n, inverse_diagonal = 1.0f / along[j];
             for (int64_t r = 0; r < count; ++r) {
                 const int64_t i = first + r;
-                const float step = p.row_steps[i] * p.column_steps[j], weight = p.row_weights[i] * p.descent_weights[j];
+                const float step = step_of(p, i, j), weight = p.row_weights[i] * p.descent_weights[j];
                 const float number = static_cast<float>(p.numbers[i * n + j]);
                 const float x = number - gradient[r * n + j] * inverse_diagonal * (1.0f / step);
                 const float chosen = choose(p, i, j, x, weight);
                 if (chosen == number || at(p, i, j, x, number, weight) <= at(p, i, j, x, chosen, weight)) continue;
+                const float change = step * (chosen - number);
                 p.numbers[i * n + j] = static_cast<int16_t>(chosen);
-                add(gradient + r * n, p.metric + j * n, step * (chosen - number), n);
+                changes[r].note(j, change);
+                mediant::add(gradient + r * n + begin, along + begin, change, end - begin);
             }
         }
+        mediant::add_changes(gradient, p.metric, changes, n, count, begin, end);
+    }
 }
 
-MEDIANT_CLONES void round_block(const Problem &p, float *scratch, int64_t first, int64_t count) {
+MEDIANT_INLINE void descend(const Problem &p, float *decoded, float *gradient, int64_t first, int64_t count) {
     const int64_t n = p.columns;
+    std::fill_n(gradient, count * n, 0.0f);
+    for (int64_t r = 0; r < count; ++r)
+        for (int64_t j = 0; j < n; ++j)
+            decoded[r * n + j] = step_of(p, first + r, j) * static_cast<float>(p.numbers[(first + r) * n + j]);
+    mediant::add_differences(gradient, p.metric, decoded, p.w + first * n, n, count);
+    for (int64_t s = 0; s < p.sweeps; ++s) sweep(p, gradient, first, count);
+}
+
+MEDIANT_CLONES void round_block(const Problem &p, float *scratch, float *gradient, int64_t first, int64_t count) {
+    const int64_t n = p.columns;
+    float changes[mediant::kRows * mediant::kStrip];
     std::copy_n(p.w + first * n, count * n, scratch);
-    for (int64_t j = 0; j < n; ++j)
-        for (int64_t r = 0; r < count; ++r) {
-            const int64_t i = first + r;
-            const float step = p.row_steps[i] * p.column_steps[j], w = scratch[r * n + j];
-            const float weight = p.row_weights[i] * p.column_weights[j];
-            const float number = choose(p, i, j, w * (1.0f / step), weight);
-            p.numbers[i * n + j] = static_cast<int16_t>(number);
-            subtract(scratch + r * n + j + 1, p.feedback + j * n + j + 1, w - step * number, n - j - 1);
-        }
-    if (p.sweeps > 0) descend(p, scratch, first, count);
+    for (int64_t begin = 0; begin < n; begin += mediant::kStrip) {
+        const int64_t end = std::min(n, begin + mediant::kStrip);
+        for (int64_t j = begin; j < end; ++j)
+            for (int64_t r = 0; r < count; ++r) {
+                const int64_t i = first + r;
+                const float step = step_of(p, i, j), w = scratch[r * n + j];
+                const float number = choose(p, i, j, w * (1.0f / step), p.row_weights[i] * p.column_weights[j]);
+                const float change = step * number - w;
+                p.numbers[i * n + j] = static_cast<int16_t>(number);
+                changes[r * mediant::kStrip + j - begin] = change;
+                mediant::add(scratch + r * n + j + 1, p.feedback + j * n + j + 1, change, end - j - 1);
+            }
+        mediant::add_strip(scratch, p.feedback + begin * n, changes, n, count, end - begin, end, n);
+    }
+    if (p.sweeps > 0) descend(p, scratch, gradient, first, count);
 }
 
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -111,9 +112,9 @@ void rate_babai(Matrix w, Matrix feedback, Matrix metric, Vector row_steps, Vect
                     row_classes.data(), column_classes.data(), columns, static_cast<int64_t>(prices.shape(1)), sweeps,
                     numbers.data()};
     nb::gil_scoped_release release;
-    const auto scratch = [&] { return std::vector<float>(kBlock * columns); };
-    mediant::parallel_blocks(rows, kBlock, threads, scratch, [&](auto &room, int64_t first, int64_t count) {
-        round_block(p, room.data(), first, count);
+    const auto scratch = [&] { return std::vector<float>(2 * mediant::kRows * columns); };
+    mediant::parallel_blocks(rows, mediant::kRows, threads, scratch, [&](auto &room, int64_t first, int64_t count) {
+        round_block(p, room.data(), room.data() + mediant::kRows * columns, first, count);
     });
 }
 
