@@ -33,11 +33,11 @@ from mediant.models.reference import load_reference
 from mediant.models.weights import WeightReader
 from mediant.plans import Run, TensorPlan
 from mediant.statistics import storage
-from mediant.statistics.calibration import calibration_tokens, compute_alone, token_ids
+from mediant.statistics.calibration import calibration_tokens, token_ids
 from mediant.statistics.hessian import Accumulator, Hessians
 from mediant.statistics.sensitivity import collect
 from mediant.values import Encoding, Model, Statistics, TensorInfo
-from mediant.workers import ordered
+from mediant.workers import compute_alone, ordered
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
 
         def rounded(info: TensorInfo) -> tuple[str, torch.Tensor]:
             matrix, plan = to_matrix(weights.read(info.name), info), plans[info.name]
-            layer = prepare(matrix, plan, statistics.layers[info.name], hessians.of(info.name))
+            layer = prepare(matrix, plan.rotation, statistics.layers[info.name], hessians.of(info.name))
             found = quantize(layer, plan)
             return info.name, torch.from_numpy(decode(Encoding(info, plan, found.parts), planes=given.read))
 

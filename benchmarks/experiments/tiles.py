@@ -127,7 +127,7 @@ def measured(model, weights, statistics, hessians, name) -> dict:
     info = model.tensor(name)
     matrix = to_matrix(weights.read(name), info)
     plans = (TensorPlan("quantize"), load_recipe("default").tensor_plan(()))
-    plain, turned = (prepare(matrix, plan, statistics.layers[name], hessians.of(name)) for plan in plans)
+    plain, turned = (prepare(matrix, plan.rotation, statistics.layers[name], hessians.of(name)) for plan in plans)
     return {"tensor": name} | {str(bits): compared(plain, turned, bits) for bits in (2, 3, 4)}
 
 

@@ -33,9 +33,7 @@ def make(kind: str, spec: Spec) -> Any:
     """
     parameters = dict(spec)
     name = parameters.pop("name", None)
-    if name not in names(kind):
-        raise PlanError(f"There is no method {name!r} among the {kind}; there are: {', '.join(names(kind))}.")
-    method = importlib.import_module(f"mediant.methods.{kind}.{name}").METHOD
+    method = _module(kind, name).METHOD
     known = {field.name for field in dataclasses.fields(method) if field.init}
     unknown = sorted(set(parameters) - known)
     if unknown:
@@ -45,6 +43,21 @@ def make(kind: str, spec: Spec) -> Any:
         return method(**parameters)
     except (TypeError, ValueError) as problem:
         raise PlanError(f"The method {name!r} of {kind} refuses {parameters}: {problem}") from None
+
+
+def needs(kind: str, spec: Spec) -> frozenset[str]:
+    """Names what the method of `spec` asks of calibration, such as `hessian`; an empty spec asks for nothing.
+
+    Raises:
+        PlanError: no such method.
+    """
+    return frozenset(_module(kind, spec.get("name")).NEEDS) if spec else frozenset()
+
+
+def _module(kind: str, name: object) -> Any:
+    if name not in names(kind):
+        raise PlanError(f"There is no method {name!r} among the {kind}; there are: {', '.join(names(kind))}.")
+    return importlib.import_module(f"mediant.methods.{kind}.{name}")
 
 
 def spec(method: Any) -> dict[str, Any]:

@@ -106,6 +106,11 @@ class TensorPlan:
     right: TensorPlan | None = None
 
     @property
+    def rotation(self) -> int | None:
+        """Seed of the rotation of the columns in which a tensor is rounded; None in the model's own basis."""
+        return self.basis["seed"] if self.basis.get("name") == "rotation" else None
+
+    @property
     def factors(self) -> dict[str, TensorPlan]:
         """Plans of the matrices that the method `factors` stores, by name."""
         found = {name: getattr(self, name) for name in FACTORS}

@@ -36,6 +36,13 @@ def return_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def compute_alone() -> None:
+    """Makes PyTorch use one thread in the thread that calls this, so that results do not depend on how many work."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 class Turns:
     """Something that one thread at a time may have, in the order of their numbers 0, 1, 2, ..."""
 

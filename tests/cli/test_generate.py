@@ -158,7 +158,7 @@ def test_bits_of_a_nested_model_are_chosen(run: Run, tiny_folder: Folder, tmp_pa
             runs=(Rows(len(weights), 4),), group=32, scale_bits=4, scale_signed=False, scale_steps=4, storage="nested",
             drops=(Drop(3, next(places)), Drop(2, 1000 + next(places))),
         )  # fmt: skip
-        found = quantize(prepare(weights, plan, None), plan)
+        found = quantize(prepare(weights, plan.rotation, None), plan)
         return Encoding(info, plan, found.parts, found.certificate)
 
     write_encoded(tiny_folder("llama"), tmp_path / "nested", nested)

@@ -12,7 +12,6 @@ from mediant.kernels.companded_matrix import levels
 from mediant.methods import companded
 from mediant.methods.compander import codes, decoded, fit
 from mediant.methods.layer import prepare
-from mediant.plans import TensorPlan
 
 # Quadrature of a standard Gaussian: the midpoints of equal steps, and their probabilities.
 STEP = 2.0**-10
@@ -93,7 +92,7 @@ def test_clusters_hold_rows_that_are_alike():
 def test_an_encoding_decodes_to_what_was_measured():
     generator = np.random.default_rng(0)
     matrix = generator.normal(size=(12, 9)).astype(np.float32)
-    layer = prepare(matrix, TensorPlan("compand"), None)
+    layer = prepare(matrix, None, None)
     of_rows = companded.clusters(matrix, np.ones(12), 6)
     depths = (np.arange(18) % 9).reshape(2, 9).astype(np.uint8)
     found = companded.encode(layer, of_rows, depths)

@@ -26,7 +26,7 @@ def layer(rows=64, columns=48, seed=0, dead_rows=0):
     fisher = np.exp(generator.normal(size=rows))
     fisher[:dead_rows] = 0
     statistics = LayerStatistics(np.diag(hessian).copy(), np.zeros(columns), fisher, 100)
-    return prepare(generator.normal(size=(rows, columns)).astype(np.float32), PLAN, statistics, hessian)
+    return prepare(generator.normal(size=(rows, columns)).astype(np.float32), PLAN.rotation, statistics, hessian)
 
 
 def with_spread(found, spread):
@@ -110,7 +110,7 @@ def test_an_embedding_that_is_the_head_too():
         plain.statistics, head_square=np.ones(48), head_fisher=np.exp(generator.normal(size=64))
     )
     hessian = np.asarray(plain.terms[0].columns)
-    found = prepare(plain.matrix, PLAN, statistics, hessian)
+    found = prepare(plain.matrix, PLAN.rotation, statistics, hessian)
     assert row_shares(found, 0).sum() == pytest.approx(1)
     coarse, fine = (rate(found, dataclasses.replace(PLAN, step=step)).loss for step in (0.02, 0.01))
     assert coarse / fine == pytest.approx(4, rel=0.15)
@@ -118,7 +118,7 @@ def test_an_embedding_that_is_the_head_too():
 
 @pytest.mark.parametrize("matrix", [np.zeros((3, 5)), np.eye(2, 7), np.full((1, 1), 3.0)])
 def test_small_and_empty_matrices_come_back(matrix):
-    found = prepare(matrix.astype(np.float32), PLAN, None)
+    found = prepare(matrix.astype(np.float32), PLAN.rotation, None)
     result = encode(found, PLAN)
     parts = result.parts
     np.testing.assert_array_equal(CodedMatrix.from_parts(parts, matrix.shape[1]).matrix(), result.matrix)

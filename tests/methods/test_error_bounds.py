@@ -66,7 +66,7 @@ def test_no_layer_exceeds_its_worst_case_where_nothing_clips(rounding, basis, ti
         plan = dataclasses.replace(plan, scale={"name": "absmax"}, scale_bits=16)
     bounded = 0
     for seed in range(6):
-        found = quantize(prepare(matrix(seed), plan, statistics(seed, tied), hessian(seed)), plan).certificate
+        found = quantize(prepare(matrix(seed), plan.rotation, statistics(seed, tied), hessian(seed)), plan).certificate
         if found.clipped == 0:
             bounded += 1
             assert found.weighted_error <= found.worst_error
@@ -76,7 +76,7 @@ def test_no_layer_exceeds_its_worst_case_where_nothing_clips(rounding, basis, ti
 
 
 def test_the_comparison_sees_a_code_that_is_too_far_off():
-    layer = prepare(matrix(0), PLAN, None, np.eye(COLUMNS))
+    layer = prepare(matrix(0), PLAN.rotation, None, np.eye(COLUMNS))
     found = quantize(layer, PLAN)
     wrong = found.matrix.copy()
     wrong += 1.5 * np.abs(np.diff(np.unique(found.matrix[0]))).max()
@@ -88,7 +88,7 @@ def test_the_expected_loss_is_met_on_average():
     """Squares of evenly spread errors have the relative deviation sqrt(4/5); those of many weights average out."""
     plan = dataclasses.replace(PLAN, rounding={"name": "babai", "sweeps": 0}, runs=(Run(500, 6),))
     s = dataclasses.replace(statistics(0, False), output_fisher=np.ones(500))
-    found = quantize(prepare(matrix(0, 500), plan, s, hessian(0)), plan).certificate
+    found = quantize(prepare(matrix(0, 500), plan.rotation, s, hessian(0)), plan).certificate
     d = lattice(hessian(0)).conditional.astype(np.float64)
     effective = 500 * d.sum() ** 2 / np.square(d).sum()
     # Damping of 1 % makes the metric, and so the expected loss, larger by at most as much as its smallest direction.
@@ -99,7 +99,7 @@ def test_the_expected_loss_is_met_on_average():
 
 def test_descent_goes_below_the_expected_loss_but_the_bound_stays():
     plans = [dataclasses.replace(PLAN, rounding={"name": "babai", "sweeps": n}) for n in (0, 4)]
-    plain, better = (quantize(prepare(matrix(1), p, None, hessian(1)), p).certificate for p in plans)
+    plain, better = (quantize(prepare(matrix(1), p.rotation, None, hessian(1)), p).certificate for p in plans)
     assert better.weighted_error < plain.weighted_error
     assert better.worst_error == plain.worst_error
 
@@ -122,7 +122,7 @@ def test_weights_outside_are_counted_as_their_turn_comes():
 
 def test_levels_of_uneven_cells():
     table = np.array([-3.0, -1, 0, 1])
-    layer = Layer(np.zeros((1, 4), np.float32), prepare(np.zeros((1, 4), np.float32), PLAN, None).terms)
+    layer = Layer(np.zeros((1, 4), np.float32), prepare(np.zeros((1, 4), np.float32), PLAN.rotation, None).terms)
     codes = np.arange(4, dtype=np.uint8)[None]
     assert reach(table) == 1
     f = layer.terms[0].rows[0]
@@ -143,7 +143,7 @@ def test_pairs_keep_their_bound_where_nothing_is_outside():
         chosen = points[:, g.integers(0, 16, 20)] + g.normal(size=(2, 20))
         row = np.zeros((1, COLUMNS), np.float32)
         row[0, pair_order(COLUMNS)] = chosen.T.reshape(-1)
-        found = quantize(prepare(row, plan, None, np.eye(COLUMNS) + 0.02 * hessian(seed)), plan).certificate
+        found = quantize(prepare(row, plan.rotation, None, np.eye(COLUMNS) + 0.02 * hessian(seed)), plan).certificate
         kept += found.clipped == 0
         assert found.clipped > 0 or found.weighted_error <= found.worst_error
         assert 0 < found.expected_error < found.worst_error

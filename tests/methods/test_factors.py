@@ -33,7 +33,7 @@ def layer_of(seed=0, tied=False):
         400, **head,
     )  # fmt: skip
     matrix = generator.standard_normal((ROWS, COLUMNS)).astype(np.float32)
-    return prepare(matrix, TensorPlan("factors"), statistics, hessian)
+    return prepare(matrix, None, statistics, hessian)
 
 
 def plan_of(rank=8, name="whitened_svd", left=CAST, right=CAST, base=None):
@@ -137,7 +137,7 @@ def test_a_residual_takes_error_away():
     base = quantized(ROWS, 2)
     alone = layer.loss(encode(layer, plan_of(1, "residual", base=base)).matrix)
     more = [layer.loss(encode(layer, plan_of(rank, "residual", base=base)).matrix) for rank in (4, 12)]
-    plain = prepare(layer.matrix, base, None)
+    plain = prepare(layer.matrix, base.rotation, None)
     assert alone < layer.loss(_decoded(layer, base))
     assert more[1] < more[0] < alone
     assert plain.matrix.shape == layer.matrix.shape
@@ -147,7 +147,7 @@ def _decoded(layer, plan):
     from mediant.kernels.rotation import rotate_back
     from mediant.methods.layer import in_basis
 
-    return rotate_back(quantize(in_basis(layer, plan), plan).matrix, plan.basis["seed"])
+    return rotate_back(quantize(in_basis(layer, plan.rotation), plan).matrix, plan.basis["seed"])
 
 
 def test_more_rounds_are_never_worse():

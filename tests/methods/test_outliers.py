@@ -43,7 +43,7 @@ def problem(seed=0):
 def test_parts_decode_to_what_was_measured(rounding):
     matrix, h = problem()
     plan = dataclasses.replace(PLAN, rounding={"name": rounding})
-    result = quantize(prepare(matrix, plan, None, h), plan)
+    result = quantize(prepare(matrix, plan.rotation, None, h), plan)
     encoding = Encoding(INFO, plan, result.parts, result.certificate)
     check(encoding, form_of(encoding))
     np.testing.assert_array_equal(decode(encoding), result.matrix)
@@ -53,9 +53,9 @@ def test_the_loud_columns_are_kept_exactly_where_nothing_is_known_of_their_neigh
     matrix, h = problem()
     # Multiples of 1/64 below 16 are float16 numbers.
     matrix = np.float32(np.round(matrix * 64) / 64)
-    found = outliers.most_sensitive(prepare(matrix, PLAN, None, h), np.zeros_like(matrix), 3)
+    found = outliers.most_sensitive(prepare(matrix, PLAN.rotation, None, h), np.zeros_like(matrix), 3)
     assert found.tolist() == [5, 17, 30]
-    alone = prepare(matrix, PLAN, None, np.diag(np.diag(h)))
+    alone = prepare(matrix, PLAN.rotation, None, np.diag(np.diag(h)))
     result = quantize(alone, dataclasses.replace(PLAN, rounding={"name": "nearest"}))
     np.testing.assert_array_equal(result.matrix[:, found], matrix[:, found])
     assert (result.matrix != matrix).any()
@@ -65,7 +65,7 @@ def test_values_are_the_best_beside_the_rounded_others():
     matrix, h = problem()
     metric, kept = damped(h, outliers.DAMPING), np.array([5, 17, 30])
     rounded = np.round(matrix)
-    layer = prepare(matrix, PLAN, None, h)
+    layer = prepare(matrix, PLAN.rotation, None, h)
     error = matrix.astype(np.float64) - rounded
     error[:, kept] = matrix[:, kept] - outliers.values(layer, kept, rounded).astype(np.float64)
     gradient = (error @ metric)[:, kept]
@@ -78,7 +78,7 @@ def test_values_are_the_best_beside_the_rounded_others():
 
 def test_the_others_see_what_the_outliers_cannot_make_good():
     matrix, h = problem()
-    kept, layer = np.array([5, 17, 30]), prepare(matrix, PLAN, None, h)
+    kept, layer = np.array([5, 17, 30]), prepare(matrix, PLAN.rotation, None, h)
     left, h = outliers.without(layer, kept).terms[0].columns, layer.metric()
     metric = damped(h, outliers.DAMPING)
     others = np.setdiff1d(np.arange(40), kept)
@@ -93,7 +93,9 @@ def test_the_others_see_what_the_outliers_cannot_make_good():
 def test_they_help():
     matrix, h = problem()
     losses = [
-        quantize(prepare(matrix, PLAN, None, h), dataclasses.replace(PLAN, outliers=count)).certificate.weighted_error
+        quantize(
+            prepare(matrix, PLAN.rotation, None, h), dataclasses.replace(PLAN, outliers=count)
+        ).certificate.weighted_error
         for count in (0, 1, 3, 8)
     ]
     assert all(b < a for a, b in itertools.pairwise(losses))
@@ -101,7 +103,7 @@ def test_they_help():
 
 def test_gains_of_rows_reach_the_outliers():
     matrix, h = problem()
-    result = quantize(prepare(matrix, PLAN, None, h), PLAN)
+    result = quantize(prepare(matrix, PLAN.rotation, None, h), PLAN)
     gain = np.float32(2.0) ** np.arange(-6, 6).astype(np.float32)
     changed = Encoding(INFO, PLAN, gained(Encoding(INFO, PLAN, result.parts, None), gain), None)
     # Powers of two: nothing is rounded.
@@ -116,7 +118,7 @@ def test_impossible_counts_are_refused(count):
 
 def test_a_mask_with_another_count_is_refused():
     matrix, h = problem()
-    result = quantize(prepare(matrix, PLAN, None, h), PLAN)
+    result = quantize(prepare(matrix, PLAN.rotation, None, h), PLAN)
     wrong = result.parts["outlier_mask"] | np.uint8(255)
     encoding = Encoding(INFO, PLAN, result.parts | {"outlier_mask": wrong}, None)
     with pytest.raises(CheckpointError, match="does not have 3 outliers"):

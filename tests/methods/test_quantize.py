@@ -13,6 +13,7 @@ from mediant.errors import PlanError
 from mediant.kernels.rotation import rotate, rotate_back
 from mediant.methods import quantize as module
 from mediant.methods.error_curves import error_curve
+from mediant.methods.groups import to_groups
 from mediant.methods.layer import neutral, prepare, rows_of
 from mediant.methods.quantize import quantize
 from mediant.plans import Run, TensorPlan
@@ -42,7 +43,7 @@ def matrix(rows=12, columns=40, seed=0):
 
 
 def quantized(weights, plan, statistics=None, hessian=None):
-    return quantize(prepare(weights, plan, statistics, hessian), plan)
+    return quantize(prepare(weights, plan.rotation, statistics, hessian), plan)
 
 
 def encoded(weights, plan, statistics=None):
@@ -84,7 +85,7 @@ def test_nothing_clips_beyond_the_bound_of_the_certificate():
     plan = dataclasses.replace(PLAN, grid={"name": "uniform", "kind": "symmetric"}, scale_bits=16, runs=(Run(12, 4),))
     weights = matrix()
     result = quantized(weights, plan)
-    scale = np.abs(module.to_groups(weights, 16)).max(1).reshape(12, -1) / 7
+    scale = np.abs(to_groups(weights, 16)).max(1).reshape(12, -1) / 7
     allowed = np.repeat(scale, 16, axis=1)[:, :40] * (0.5 + 7 * 2**-8)  # half a step, and bfloat16's rounding of s
     assert result.certificate.clipped == 0
     assert result.certificate.bound == 0.5
@@ -127,7 +128,7 @@ def test_the_loss_of_a_layer_is_the_sum_it_says():
         for i in range(3)
         for j in range(4)
     )
-    layer = prepare(weights, PLAN, s)
+    layer = prepare(weights, PLAN.rotation, s)
     assert layer.loss(np.full((3, 4), 0.5, np.float32)) == pytest.approx(slow, rel=1e-12)
     assert layer.loss(np.full((3, 4), 0.6, np.float32)) != pytest.approx(slow, rel=1e-3)
 
@@ -152,7 +153,7 @@ def test_a_full_metric_counts_correlated_errors_in_any_basis(basis, tied):
     plan = dataclasses.replace(PLAN, basis=basis)
     turned = rotate(approximation, 3) if basis else approximation
     # float32 rotations: each weight within a few epsilons of the largest.
-    assert prepare(weights, plan, s, h).loss(turned) == pytest.approx(expected, rel=1e-4)
+    assert prepare(weights, plan.rotation, s, h).loss(turned) == pytest.approx(expected, rel=1e-4)
 
 
 LATTICE = dataclasses.replace(
@@ -195,7 +196,7 @@ def test_babai_refuses_what_it_cannot_serve(change):
 
 def test_curves_are_the_loss_of_the_quantizer_itself():
     weights, s = matrix(), statistics(12, 40)
-    layer = prepare(weights, PLAN, s)
+    layer = prepare(weights, PLAN.rotation, s)
     for bits, value in error_curve(layer, PLAN, (2, 4)).items():
         expected = layer.loss(quantize(layer, dataclasses.replace(PLAN, runs=(Run(12, bits),))).matrix)
         assert value == pytest.approx(expected, rel=weights.size * np.finfo(np.float64).eps)
@@ -203,7 +204,7 @@ def test_curves_are_the_loss_of_the_quantizer_itself():
 
 def test_neutral_statistics_say_what_zeroing_costs():
     weights = matrix()
-    assert prepare(weights, PLAN, neutral(weights, 3.0)).loss(np.zeros_like(weights)) == pytest.approx(3.0)
+    assert prepare(weights, PLAN.rotation, neutral(weights, 3.0)).loss(np.zeros_like(weights)) == pytest.approx(3.0)
 
 
 def test_rows_of_keeps_the_rows():

@@ -43,13 +43,13 @@ def plan_of(recipe, *runs):
 def alone(stack, number, plan):
     matrix, statistics, hessians = stack
     rows = slice(number * ROWS, (number + 1) * ROWS)
-    return prepare_any(matrix[rows], plan, statistics.expert(number), hessians[number])
+    return prepare_any(matrix[rows], plan.rotation, statistics.expert(number), hessians[number])
 
 
 @pytest.mark.parametrize("recipe", ["default", "rtn"])
 def test_a_stack_is_its_experts(stack, recipe):
     plan = plan_of(recipe, Run(ALL, 3))
-    layer = prepare_any(stack[0], plan, stack[1], stack[2])
+    layer = prepare_any(stack[0], plan.rotation, stack[1], stack[2])
     assert isinstance(layer, Stack)
     assert layer.cuts() == [ROWS, 2 * ROWS]
     whole = quantize(layer, plan)
@@ -61,7 +61,7 @@ def test_a_stack_is_its_experts(stack, recipe):
 
 def test_rows_of_several_experts(stack):
     plan = plan_of("default")
-    layer = prepare_any(stack[0], plan, stack[1], stack[2])
+    layer = prepare_any(stack[0], plan.rotation, stack[1], stack[2])
     where = np.array([2, 5, 13, 35])
     some = layer.rows(where)
     assert isinstance(some, Stack)
@@ -74,7 +74,7 @@ def test_rows_of_several_experts(stack):
 
 def test_runs_may_end_within_an_expert(stack):
     plan = plan_of("default", Run(ROWS + 4, 2), Run(ALL - ROWS - 4, 4))
-    layer = prepare_any(stack[0], plan, stack[1], stack[2])
+    layer = prepare_any(stack[0], plan.rotation, stack[1], stack[2])
     whole = quantize(layer, plan).matrix
     first = quantize(alone(stack, 0, plan), plan_of("default", Run(ROWS, 2))).matrix
     assert (whole[:ROWS] == first).all()
@@ -85,7 +85,7 @@ def test_runs_may_end_within_an_expert(stack):
 def test_its_own_hessians_beat_the_mean(stack):
     matrix, statistics, hessians = stack
     plan = plan_of("default", Run(ALL, 3))
-    own = prepare_any(matrix, plan, statistics, hessians)
+    own = prepare_any(matrix, plan.rotation, statistics, hessians)
     mean = [np.mean(hessians, axis=0)] * EXPERTS
-    pooled = prepare_any(matrix, plan, statistics, mean)
+    pooled = prepare_any(matrix, plan.rotation, statistics, mean)
     assert own.loss(quantize(own, plan).matrix) < own.loss(quantize(pooled, plan).matrix)

@@ -57,11 +57,11 @@ def test_statistics_by_expert_pay_at_equal_bytes(lopsided, text, tmp_path):
         for info in (t for t in quantizable(model) if t.role == "expert"):
             matrix = to_matrix(w.read(info.name), info)
             chosen = load_recipe("default").tensor_plan((Run(len(matrix), 3),))
-            own = prepare_any(matrix, plan, statistics.layers[info.name], hessians.of(info.name))
+            own = prepare_any(matrix, plan.rotation, statistics.layers[info.name], hessians.of(info.name))
             assert isinstance(own, Stack)
             assert len(hessians.of(info.name)) == info.shape[0]
             after += own.loss(quantize(own, chosen).matrix)
-            before += own.loss(quantize(prepare_any(matrix, plan, neutral(matrix)), chosen).matrix)
+            before += own.loss(quantize(prepare_any(matrix, plan.rotation, neutral(matrix)), chosen).matrix)
     assert after < 0.8 * before
 
 

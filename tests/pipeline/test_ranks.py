@@ -22,7 +22,6 @@ from mediant.pipeline.ranks import _Losses, choices_from_json, choices_to_json, 
 from mediant.pipeline.request import Request
 from mediant.pipeline.tune import gained
 from mediant.planning.recipe import load_recipe
-from mediant.plans import TensorPlan
 from mediant.values import TensorInfo
 
 RECIPES = ["svd", "svd-llm", "nmf", "lqer", "factor-quantize"]
@@ -181,7 +180,7 @@ def test_a_sparse_way_loses_what_is_stored(tiny_folder, text, tmp_path):
         with WeightReader(run.model) as weights:
             matrix = weights.read(info.name)
         statistics, hessian = run.statistics.layers[info.name], run.hessians.of(info.name)
-        layer = prepare_any(matrix, TensorPlan("factors"), statistics, hessian)
+        layer = prepare_any(matrix, None, statistics, hessian)
         losses = _Losses(layer, run.recipe)
         offered = [plan for plan in plans(info, run.recipe) if plan.method == "sparse"]
         assert [plan.runs[0].bits for plan in offered] == list(run.recipe.depths)

@@ -74,7 +74,7 @@ def tiled(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
         method="quantize", grid={"name": "bell"}, scale={"name": "absmax"}, rounding={"name": "nearest"},
         runs=(Run(len(weights), 4),), group=32, scale_bits=4, scale_signed=False, scale_steps=4, storage="tiles",
     )  # fmt: skip
-    found = quantize(prepare(weights, plan, None), plan)
+    found = quantize(prepare(weights, plan.rotation, None), plan)
     return Encoding(info, plan, found.parts, found.certificate)
 
 

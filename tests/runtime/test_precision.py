@@ -61,7 +61,7 @@ class Packed:
             storage="nested",
         )  # fmt: skip
         info = TensorInfo(name, matrix.shape, "float32", "linear", "out_in", name.removesuffix(".weight"), 0)
-        found = quantize(prepare(matrix, plan, None), plan)
+        found = quantize(prepare(matrix, plan.rotation, None), plan)
         self._encodings[name] = Encoding(info, plan, found.parts, found.certificate)
         self.decoded[name] = decode(self._encodings[name])
 

@@ -141,9 +141,8 @@ def _as_layer(matrix: Doubles, terms: tuple[Term, ...]) -> Layer:
 
 def _stored(layer: Layer, plan: TensorPlan, what: str) -> Stored:
     if plan.method == "quantize":
-        result = quantize(in_basis(layer, plan), plan)
-        rotated = plan.basis.get("name") == "rotation"
-        matrix = rotate_back(result.matrix, plan.basis["seed"]) if rotated else result.matrix
+        result = quantize(in_basis(layer, plan.rotation), plan)
+        matrix = result.matrix if plan.rotation is None else rotate_back(result.matrix, plan.rotation)
         return Stored(result.parts, matrix)
     if plan.dtype == "float16" and np.abs(layer.matrix).max(initial=0) > np.finfo(np.float16).max:
         raise PlanError(f"A {what} does not fit float16; plan bfloat16 or float32 for it.")

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from mediant.kernels.babai import Lattice
 from mediant.kernels.rotation import rotate, rotate_metric
-from mediant.plans import TensorPlan
 from mediant.statistics.column_order import NATURAL, column_order
 from mediant.statistics.lattice import damped, lattice
 from mediant.values import Certificate, LayerStatistics
@@ -157,13 +156,13 @@ class Layer:
 
 
 def prepare(
-    matrix: Floats, plan: TensorPlan, statistics: LayerStatistics | None, hessian: Doubles | None = None
+    matrix: Floats, rotation: int | None, statistics: LayerStatistics | None, hessian: Doubles | None = None
 ) -> Layer:
-    """The layer of a matrix [rows, columns] under a plan's basis.
+    """The layer of a matrix [rows, columns] in the basis in which it will be rounded.
 
     Args:
         matrix: in the model's own basis.
-        plan: of this tensor; its runs do not matter here.
+        rotation: seed of the rotation of its columns (kernels/rotation.py), or None.
         statistics: diagonal sensitivities; None counts every weight alike.
         hessian: E[x x^T] of the inputs (of the head's, for a tied embedding), or None to go by its diagonal.
     """
@@ -173,14 +172,13 @@ def prepare(
         terms: tuple[Term, ...] = (Term(s.output_fisher, s.input_square), head)
     else:
         terms = (Term(s.output_fisher, s.input_square if hessian is None else hessian),)
-    return in_basis(Layer(matrix, terms, statistics), plan)
+    return in_basis(Layer(matrix, terms, statistics), rotation)
 
 
-def in_basis(layer: Layer, plan: TensorPlan) -> Layer:
-    """A layer in the model's own basis in that of a plan; factors of columns are no basis of their own here."""
-    if plan.basis.get("name") != "rotation":
+def in_basis(layer: Layer, seed: int | None) -> Layer:
+    """A layer in the model's own basis with its columns rotated by a seed; as it is without one."""
+    if seed is None:
         return layer
-    seed = plan.basis["seed"]
     terms = tuple(Term(t.rows, rotate_metric(t.full(), seed)) for t in layer.terms)
     # A rotation mixes all columns: no diagonal sensitivity is left to go by.
     return Layer(rotate(layer.matrix, seed), terms)

@@ -11,30 +11,26 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mediant import discovery
 from mediant.errors import PlanError
-from mediant.kernels.babai import Lattice
 from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.kernels.bit_planes import pack
 from mediant.kernels.dequantize import dequantize
 from mediant.kernels.pairs import split
 from mediant.kernels.part_shapes import grid_form, scales_columns
-from mediant.kernels.scale_codes import FULL, ScaleForm, decode_scales, encode_scales
+from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import pack_scale_codes, pack_tiles
 from mediant.methods import outliers
 from mediant.methods.error_bounds import bounds, reach
+from mediant.methods.groups import sensitivities, to_groups
 from mediant.methods.layer import Layer
-from mediant.methods.rounding.babai import Babai
-from mediant.methods.rounding.gptq import Gptq
-from mediant.methods.scales import Fit
+from mediant.methods.rounding import RoundedRows, Rounding, Setting
 from mediant.plans import Run, TensorPlan
-from mediant.statistics.column_order import NATURAL, PAIRS
-from mediant.values import Array, Certificate, LayerStatistics
+from mediant.values import Array, Certificate
 
 # Weights per pass: bounds the memory of the padded float32 copies to a few times 4 MB.
 CHUNK = 1 << 20
@@ -53,20 +49,6 @@ class Quantized:
     parts: dict[str, Array]
     matrix: Floats
     certificate: Certificate
-
-
-class _Piece(NamedTuple):
-    """Some rows: scales as stored, scales and zeros as decoded [rows, groups], codes [rows, columns].
-
-    Where errors were carried on, also the lattice, and how many weights were outside the grid when their turn came.
-    """
-
-    stored: dict[str, Array]
-    scale: Floats
-    zero: Floats
-    codes: NDArray[np.uint8]
-    lattice: Lattice | None = None
-    outside: int | None = None
 
 
 def quantize(layer: Layer, plan: TensorPlan) -> Quantized:
@@ -180,26 +162,6 @@ def levels(layer: Layer, plan: TensorPlan, bits: int) -> NDArray[np.float64]:
     return table.astype(np.float32).astype(np.float64)
 
 
-def sensitivities(statistics: LayerStatistics | None, rows: slice) -> Floats | None:
-    """H for the given rows: [1, columns] where a row factor would cancel, [rows, columns] where two metrics add."""
-    if statistics is None:
-        return None
-    h = statistics.input_square[None]
-    if statistics.head_square is not None and statistics.head_fisher is not None:
-        h = statistics.output_fisher[rows, None] * h
-        h = h + statistics.head_fisher[rows, None] * statistics.head_square[None]
-    peak = h.max()
-    return (h / (peak if peak > 0 else 1)).astype(np.float32)
-
-
-def to_groups(matrix: Floats, group: int) -> Floats:
-    """[rows, columns] as [rows * groups, group]; the last group of a row is filled up with zeros."""
-    rows, columns = matrix.shape
-    padding = -columns % group
-    padded = np.pad(matrix, ((0, 0), (0, padding))) if padding else np.ascontiguousarray(matrix)
-    return padded.reshape(rows * ((columns + padding) // group), group)
-
-
 def _chunks(layer: Layer, start: int, rows: int) -> Iterator[tuple[int, int]]:
     """Rows to be done at once, counted from `start`, none across a cut between metrics."""
     step = max(1, CHUNK // layer.matrix.shape[1])
@@ -208,59 +170,12 @@ def _chunks(layer: Layer, start: int, rows: int) -> Iterator[tuple[int, int]]:
         yield from ((begin, min(last, begin + step)) for begin in range(first, last, step))
 
 
-def _chunk(layer: Layer, plan: TensorPlan, table: NDArray[np.float64]) -> _Piece:
-    rows, columns = layer.matrix.shape
-    form = ScaleForm.of(plan)
-    rounding = discovery.make("rounding", plan.rounding)
-    zero_point = discovery.make("grids", plan.grid).zero_point
-    if table.ndim == 2 and (type(rounding) is not Babai or rounding.order != NATURAL):
+def _chunk(layer: Layer, plan: TensorPlan, table: NDArray[np.float64]) -> RoundedRows:
+    rounding: Rounding = discovery.make("rounding", plan.rounding)
+    if table.ndim == 2 and not getattr(rounding, "takes_pairs", False):
         raise PlanError("A grid of pairs goes with Babai rounding of columns in their natural order.")
-    if isinstance(rounding, Babai):
-        return _chunk_on_lattice(layer, plan, table, rounding)
-    if isinstance(rounding, Gptq):
-        return _chunk_by_gptq(layer, plan, table, rounding)
-    groups = to_groups(layer.matrix, plan.group)
-    h = sensitivities(layer.statistics, slice(0, rows))
-    weights = _group_weights(h, layer.matrix.shape, plan.group)
-    fit = discovery.make("scales", plan.scale).fit(groups, weights, table, zero_point)
-    stored = encode_scales(fit.scale.reshape(rows, -1), form)
-    scale = decode_scales(stored, form)
-    codes = rounding.codes(groups, scale.reshape(-1), fit.zero, table)
-    return _Piece(stored, scale, fit.zero.reshape(rows, -1), codes.reshape(rows, -1)[:, :columns])
-
-
-def _chunk_on_lattice(layer: Layer, plan: TensorPlan, table: NDArray[np.float64], rounding: Babai) -> _Piece:
-    form = ScaleForm.of(plan)
-    if discovery.make("grids", plan.grid).zero_point or plan.scale.get("name") != "exact" or form.bits == FULL:
-        raise PlanError("Babai rounding goes with exact scales of at most 8 bits and a grid without zero points.")
-    order = PAIRS if hasattr(discovery.make("grids", plan.grid), "paired") else rounding.order
-    lattice = layer.lattice(rounding.damping, order, plan.group)
-    found = rounding.round(layer.matrix, lattice, table, plan.group, form)
-    stored: dict[str, Array] = {"row_scales": from_float32(found.row_scales), "scale_codes": found.scale_codes}
-    scale = decode_scales(stored, form)
-    return _Piece(stored, scale, np.zeros_like(scale), found.codes, lattice, found.outside)
-
-
-def _chunk_by_gptq(layer: Layer, plan: TensorPlan, table: NDArray[np.float64], rounding: Gptq) -> _Piece:
-    form = ScaleForm.of(plan)
-    if form.bits != FULL:
-        raise PlanError("GPTQ rounding goes with scales of 16 bits, since a row's largest is not known beforehand.")
-    fit, zero_point = discovery.make("scales", plan.scale).fit, discovery.make("grids", plan.grid).zero_point
-
-    def scales(group: Floats, metric: Floats) -> Fit:
-        found: Fit = fit(group, np.broadcast_to(metric, group.shape), table, zero_point)
-        return found._replace(scale=decode_scales(encode_scales(found.scale[:, None], form), form)[:, 0])
-
-    found = rounding.round(layer.matrix, layer.lattice(rounding.damping), table, plan.group, scales)
-    stored: dict[str, Array] = dict(encode_scales(found.scale, form))
-    return _Piece(stored, found.scale, found.zero, found.codes, found.lattice, found.outside)
-
-
-def _group_weights(h: Floats | None, shape: tuple[int, int], group: int) -> Floats | None:
-    # Padding must not count, so without sensitivities a padded matrix still needs weights.
-    if h is None:
-        return None if shape[1] % group == 0 else to_groups(np.ones(shape, np.float32), group)
-    return to_groups(np.broadcast_to(h, shape), group)
+    grid, scale = discovery.make("grids", plan.grid), discovery.make("scales", plan.scale)
+    return rounding.round(layer, table, Setting(grid, scale, plan.group, ScaleForm.of(plan)))
 
 
 class Errors:
@@ -271,7 +186,7 @@ class Errors:
         self.outside = 0
         self.worst = self.expected = 0.0
 
-    def add(self, layer: Layer, piece: _Piece, table: NDArray[np.float64], group: int) -> None:
+    def add(self, layer: Layer, piece: RoundedRows, table: NDArray[np.float64], group: int) -> None:
         """Takes up some rows of the layer."""
         known = bounds(layer, piece.lattice, piece.scale, piece.codes, table, group)
         self.worst += known.worst

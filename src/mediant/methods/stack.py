@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from mediant.kernels.rotation import rotate_metric
 from mediant.methods.layer import Doubles, Floats, Layer, Rows, Term, prepare
-from mediant.plans import TensorPlan
 from mediant.values import LayerStatistics
 
 Hessian = Doubles | Sequence[Doubles]
@@ -55,27 +54,28 @@ class Stack(Layer):
 
 
 def prepare_any(
-    matrix: Floats, plan: TensorPlan, statistics: LayerStatistics | None, hessian: Hessian | None = None
+    matrix: Floats, rotation: int | None, statistics: LayerStatistics | None, hessian: Hessian | None = None
 ) -> Layer:
     """`prepare` for a matrix, or for a stack of experts whose statistics are by expert.
 
     Args:
         matrix: in the model's own basis [rows, columns]; those of a stack lie under one another.
-        plan: of this tensor.
+        rotation: seed of the rotation of the columns, or None.
         statistics: of a stack, inputs are [experts, columns].
         hessian: of a stack, one for each expert.
     """
     if statistics is None or statistics.input_square.ndim == 1:
-        return prepare(matrix, plan, statistics, cast(Doubles | None, hessian))
-    return _stack(matrix, plan, statistics, cast(Sequence[Doubles] | None, hessian))
+        return prepare(matrix, rotation, statistics, cast(Doubles | None, hessian))
+    return _stack(matrix, rotation, statistics, cast(Sequence[Doubles] | None, hessian))
 
 
-def _stack(matrix: Floats, plan: TensorPlan, statistics: LayerStatistics, hessians: Sequence[Doubles] | None) -> Stack:
+def _stack(
+    matrix: Floats, rotation: int | None, statistics: LayerStatistics, hessians: Sequence[Doubles] | None
+) -> Stack:
     s, experts = statistics, len(statistics.input_square)
     size = len(matrix) // experts
     together = replace(s, input_square=s.input_square.mean(0), input_mean=s.input_mean.mean(0))
-    base = prepare(matrix, plan, together)
-    rotated = plan.basis.get("name") == "rotation"
+    base = prepare(matrix, rotation, together)
     kept: dict[int, Layer] = {}
 
     def expert(number: int) -> Layer:
@@ -83,8 +83,8 @@ def _stack(matrix: Floats, plan: TensorPlan, statistics: LayerStatistics, hessia
             kept.clear()
             rows = slice(number * size, (number + 1) * size)
             metric = s.input_square[number] if hessians is None else hessians[number]
-            if rotated:
-                metric = rotate_metric(np.diag(metric) if metric.ndim == 1 else metric, plan.basis["seed"])
+            if rotation is not None:
+                metric = rotate_metric(np.diag(metric) if metric.ndim == 1 else metric, rotation)
             own = None if base.statistics is None else s.expert(number)
             kept[number] = Layer(base.matrix[rows], (Term(s.output_fisher[rows], metric),), own)
         return kept[number]

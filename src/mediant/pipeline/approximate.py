@@ -28,10 +28,9 @@ from mediant.planning import dual_ascent
 from mediant.planning.recipe import Recipe
 from mediant.plans import Plan, Run, TensorPlan
 from mediant.progress import SILENT, Progress
-from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
 from mediant.values import Array, Certificate, Encoding, LayerStatistics, Model, Statistics, TensorInfo
-from mediant.workers import AHEAD, FEW, ordered
+from mediant.workers import AHEAD, FEW, compute_alone, ordered
 
 Means = Mapping[str, Array]
 
@@ -163,7 +162,7 @@ def _quantized(
     hessian: Hessian | None,
     demand: Demand | None,
 ) -> Encoding:
-    layer = prepare_any(to_matrix(values, info), plan, local, hessian)
+    layer = prepare_any(to_matrix(values, info), plan.rotation, local, hessian)
     if plan.method == "compand":
         if demand is None:
             raise PlanError(f"The tensor {info.name!r} is to be companded, but its demand was not measured.")

@@ -22,10 +22,9 @@ from mediant.planning.rate_distortion import Unit
 from mediant.planning.recipe import Recipe
 from mediant.plans import Run, TensorPlan
 from mediant.progress import SILENT, Progress
-from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
 from mediant.values import Array, LayerStatistics, Model, Statistics, TensorInfo
-from mediant.workers import AHEAD, ordered
+from mediant.workers import AHEAD, compute_alone, ordered
 
 QUANTIZED_ROLES = ("linear", "embedding", "head", "expert")
 # An embedding is cut into runs of rows that may differ in depth; rare tokens stand late in most vocabularies.
@@ -54,7 +53,7 @@ def measure(
     def curves(matrix: Matrix) -> tuple[str, list[Unit]]:
         plan = recipe.tensor_plan((), matrix.info.role)
         hessian = None if hessians is None else hessians.of(matrix.info.name)
-        layer = prepare_any(matrix.values, plan, matrix.statistics, hessian)
+        layer = prepare_any(matrix.values, plan.rotation, matrix.statistics, hessian)
         return matrix.info.name, [_unit(matrix.info, layer.rows(rows), recipe) for rows in _row_runs(matrix.info)]
 
     with WeightReader(model) as weights:
@@ -91,7 +90,7 @@ def matrices(model: Model, statistics: Statistics | None, weights: WeightReader)
         if info.name in seen:
             matrix = Matrix(info, weights, seen[info.name])
             if not all_seen:
-                losses.append(prepare_any(matrix.values, TensorPlan("quantize"), matrix.statistics).zeroing)
+                losses.append(prepare_any(matrix.values, None, matrix.statistics).zeroing)
             yield Matrix(info, weights, seen[info.name])
         else:
             zeroing = float(np.median(losses)) if losses else 1.0

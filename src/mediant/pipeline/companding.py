@@ -32,10 +32,10 @@ from mediant.planning.recipe import Recipe
 from mediant.planning.size import check_range
 from mediant.plans import Plan, TensorPlan
 from mediant.progress import SILENT, Progress
-from mediant.statistics.calibration import CalibrationText, compute_alone
+from mediant.statistics.calibration import CalibrationText
 from mediant.statistics.output_gradients import components, squares
 from mediant.values import Array, LayerStatistics, Model, Statistics, TensorInfo
-from mediant.workers import ordered
+from mediant.workers import compute_alone, ordered
 
 Demands = dict[str, Demand]
 Probe = tuple[torch.Tensor, torch.Tensor]

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from mediant import discovery
 from mediant.methods.error_curves import sample_rows
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
 from mediant.pipeline.choose import outline, quantizable
 from mediant.pipeline.one_denominator import SAMPLED_ROWS
-from mediant.planning.recipe import Recipe, load_recipe, needs_hessian
+from mediant.planning.recipe import Recipe, load_recipe
 from mediant.plans import Run
-from mediant.statistics.calibration import MOST_AT_ONCE, compute_alone, tokens_to_write
+from mediant.statistics.calibration import MOST_AT_ONCE, tokens_to_write
 from mediant.statistics.lattice import lattice
 from mediant.statistics.sensitivity import BACKWARD_SHARE
 from mediant.values import LayerStatistics, Model
-from mediant.workers import ordered, threads
+from mediant.workers import compute_alone, ordered, threads
 
 if TYPE_CHECKING:
     from mediant.pipeline.compress import Compression
@@ -63,7 +64,7 @@ def of(run: Compression) -> str | None:
     """
     recipe, request = run.recipe, run.request
     plain = not (recipe.structure or recipe.low_rank or recipe.pattern or recipe.outliers or recipe.balance)
-    known = run.entropy_coded or (plain and needs_hessian(recipe.rounding))
+    known = run.entropy_coded or (plain and "hessian" in discovery.needs("rounding", recipe.rounding))
     if run.given is not None or request.size is None or not known or run.model.weights < FEWEST_WEIGHTS:
         return None
     tokens, calibrated = run.described.tokens, run.calibrator.done
@@ -112,7 +113,7 @@ def measure_speeds() -> Speeds:
     few, wide = matrix[:MOST_AT_ONCE], matrix.repeat(WIDE, 1)
     statistics = LayerStatistics(np.ones(SIDE), np.zeros(SIDE), np.ones(ROWS), tokens=0)
     plan = load_recipe("default").tensor_plan((Run(ROWS, 3),))
-    layer = prepare(x[:ROWS], plan, statistics, metric)
+    layer = prepare(x[:ROWS], plan.rotation, statistics, metric)
     quantize(layer, plan)
     return Speeds(
         _rate(lambda: matrix @ matrix, SIDE**3),

@@ -22,10 +22,9 @@ from mediant.pipeline.choose import Matrix, matrices, quantizable
 from mediant.planning.size import check_range
 from mediant.plans import Plan, TensorPlan
 from mediant.progress import SILENT, Progress
-from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
 from mediant.values import Model, Statistics
-from mediant.workers import AHEAD, ordered
+from mediant.workers import AHEAD, compute_alone, ordered
 
 RECIPE = "denominator"
 # Octaves of Delta above that which makes a number's spread 1.
@@ -81,7 +80,7 @@ def measure(model: Model, statistics: Statistics, hessians: Hessians, progress: 
 
 def _curve(matrix: Matrix, hessians: Hessians) -> Curve:
     plan = TensorPlan("lattice", step=1.0)
-    layer = prepare_any(matrix.values, plan, matrix.statistics, hessians.of(matrix.info.name))
+    layer = prepare_any(matrix.values, None, matrix.statistics, hessians.of(matrix.info.name))
     rows, columns = layer.matrix.shape
     sample = layer.rows(np.unique(np.linspace(0, rows - 1, min(rows, SAMPLED_ROWS)).round().astype(int)))
     center, share = math.log2(max(spread(sample, plan), 1e-30)), rows / len(sample.matrix)

@@ -36,10 +36,9 @@ from mediant.planning.recipe import Recipe
 from mediant.planning.size import check_range
 from mediant.plans import Plan, Run, TensorPlan, tensor_plan_from_dict, tensor_plan_to_dict
 from mediant.progress import SILENT, Progress
-from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
 from mediant.values import Model, Statistics, TensorInfo
-from mediant.workers import ordered
+from mediant.workers import compute_alone, ordered
 
 # Ranks on offer for a matrix, and for one whose every rank has to be tried.
 RANKS, TRIED_RANKS = 48, 6
@@ -79,7 +78,7 @@ def measure_ranks(
 
     def choice(matrix: Matrix) -> Choice:
         hessian = None if hessians is None else hessians.of(matrix.info.name)
-        layer = prepare_any(matrix.values, TensorPlan("factors"), matrix.statistics, hessian)
+        layer = prepare_any(matrix.values, None, matrix.statistics, hessian)
         losses = _Losses(layer, recipe)
         return _choice(matrix.info, ((plan, losses.of(plan)) for plan in plans(matrix.info, recipe)))
 
@@ -200,8 +199,8 @@ class _Losses:
             target = self.layer.matrix.astype(np.float64)
             if bits:
                 plan = self.recipe.tensor_plan((Run(len(target), bits),))
-                result = quantize(in_basis(self.layer, plan), plan)
-                target = in_basis(self.layer, plan).matrix.astype(np.float64) - result.matrix
+                result = quantize(in_basis(self.layer, plan.rotation), plan)
+                target = in_basis(self.layer, plan.rotation).matrix.astype(np.float64) - result.matrix
                 target = _back(target, plan)
             found = self._decomposed(target)
             self._curves[bits] = nested_losses(self.layer, found)
@@ -217,7 +216,7 @@ class _Losses:
     def _whole(self, bits: int) -> float:
         if not self._depths:
             plan = self.recipe.tensor_plan(())
-            self._depths = error_curve(in_basis(self.layer, plan), plan, self.recipe.depths)
+            self._depths = error_curve(in_basis(self.layer, plan.rotation), plan, self.recipe.depths)
         return self._depths[bits]
 
     def _sparse(self, plan: TensorPlan) -> float:
@@ -246,9 +245,9 @@ class _Losses:
 
 
 def _back(matrix: np.ndarray, plan: TensorPlan) -> np.ndarray:
-    if plan.basis.get("name") != "rotation":
+    if plan.rotation is None:
         return matrix
-    return rotate_back(matrix.astype(np.float32), plan.basis["seed"]).astype(np.float64)
+    return rotate_back(matrix.astype(np.float32), plan.rotation).astype(np.float64)
 
 
 def _choice(info: TensorInfo, priced: Iterator[tuple[TensorPlan, float]]) -> Choice:

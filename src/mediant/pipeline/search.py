@@ -25,8 +25,8 @@ from mediant.models.reference import load_reference
 from mediant.planning.size import exact
 from mediant.plans import Plan
 from mediant.runtime.loading import load
-from mediant.statistics.calibration import compute_alone, held_out_windows
-from mediant.workers import ordered
+from mediant.statistics.calibration import held_out_windows
+from mediant.workers import compute_alone, ordered
 
 if TYPE_CHECKING:
     from mediant.pipeline.compress import Compression

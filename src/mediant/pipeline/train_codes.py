@@ -34,10 +34,9 @@ from mediant.models.reference import load_reference, parameters_to_modules
 from mediant.models.weights import WeightReader
 from mediant.pipeline.tune import certified, gained, tuning_windows
 from mediant.plans import Plan, TensorPlan
-from mediant.statistics.calibration import compute_alone
 from mediant.statistics.hessian import Hessians
 from mediant.values import Array, Encoding, Model, Statistics, TensorInfo
-from mediant.workers import ordered
+from mediant.workers import compute_alone, ordered
 
 if TYPE_CHECKING:
     from mediant.pipeline.compress import Compression

@@ -36,6 +36,8 @@ from mediant.values import Array, Encoding, Model, Statistics
 if TYPE_CHECKING:
     from mediant.pipeline.compress import Compression
 
+# Tensors without scales of their rows.
+UNGAINED = ("cast", "compand")
 # Shorter than calibration's windows, so that a minute has more steps.
 WINDOW = 256
 MOST_WINDOWS, WRITTEN = 4096, 96
@@ -50,7 +52,7 @@ def steps_within(run: Compression, plan: Plan, minutes: float) -> int:
     """How many steps fit into so many minutes on this machine, by trial; kept, so that a resumed run takes as many."""
 
     def compute() -> bytes:
-        tuner = Tuner(load_reference(run.model), load_reference(run.original), plan, run.model.tensors)
+        tuner = Tuner(load_reference(run.model), load_reference(run.original), tunable(plan), run.model.tensors)
         windows = tuning_windows(run)[:TRIAL]
         tuner.run(windows, 1, run.seed)
         begun = time.monotonic()
@@ -59,6 +61,11 @@ def steps_within(run: Compression, plan: Plan, minutes: float) -> int:
 
     pace = float(json.loads(run.workspace.step("tuning-pace", compute)))
     return min(MOST_STEPS, max(1, math.floor(SECONDS * minutes / pace)))
+
+
+def tunable(plan: Plan) -> set[str]:
+    """Names of the tensors whose rows can take up gains."""
+    return {name for name, tensor in plan.tensors.items() if tensor.method not in UNGAINED}
 
 
 def learned(run: Compression, plan: Plan) -> Tuned:
@@ -73,7 +80,9 @@ def learned(run: Compression, plan: Plan) -> Tuned:
         network = load_reference(run.model)
         state = {e.info.name: torch.from_numpy(decode(e)) for e in run.rounded(plan)}
         network.load_state_dict(state, strict=False)
-        return _to_bytes(_learned(Tuner(network, load_reference(run.original), plan, run.model.tensors), run, plan))
+        return _to_bytes(
+            _learned(Tuner(network, load_reference(run.original), tunable(plan), run.model.tensors), run, plan)
+        )
 
     return _from_bytes(steps.step(_name("tuned", plan), compute))
 
@@ -167,10 +176,10 @@ def certified(encoding: Encoding, original: Array, statistics: Statistics, hessi
     """The encoding with a certificate of what it is now; errors no longer have bounds."""
     if encoding.certificate is None:
         return encoding
-    info, plain = encoding.info, dataclasses.replace(encoding.plan, basis={})
+    info = encoding.info
     matrix = to_matrix(original, info)
     hessian = None if hessians is None else hessians.of(info.name)
-    layer = prepare_any(matrix, plain, statistics.layers.get(info.name), hessian)
+    layer = prepare_any(matrix, None, statistics.layers.get(info.name), hessian)
     decoded = to_matrix(decode(encoding), info)
     certificate = dataclasses.replace(
         encoding.certificate,

@@ -12,16 +12,13 @@ from typing import Any, Literal
 
 import yaml
 
+from mediant import discovery
 from mediant.checked_fields import checked_fields
 from mediant.errors import PlanError
 from mediant.planning import stages
 from mediant.plans import MOST_STEPS, Run, Storage, TensorPlan
 from mediant.values import Role
 
-# Planning does not import methods, so it has to know which of them need the Hessian.
-HESSIAN_ROUNDINGS = ("babai", "gptq", "k_best", "nested")
-HESSIAN_LOW_RANK = ("whitened_svd", "residual")
-HESSIAN_SCORES = ("sparsegpt",)
 # The grid whose codes of 2 bits stand for two weights at once; and the one in its place where each weight has to go
 # alone: among sparse ones, and where codes are trained.
 PAIRED, ALONE = {"name": "paired"}, {"name": "bell"}
@@ -84,8 +81,8 @@ class Recipe:
     @property
     def needs_hessian(self) -> bool:
         """Whether calibration has to measure Hessians for it."""
-        by_part = self.low_rank.get("name") in HESSIAN_LOW_RANK or self.score.get("name") in HESSIAN_SCORES
-        return by_part or needs_hessian(self.rounding)
+        specs = (("low_rank", self.low_rank), ("pruning.scores", self.score), ("rounding", self.rounding))
+        return any("hessian" in discovery.needs(*spec) for spec in specs)
 
     def tensor_plan(self, runs: tuple[Run, ...], role: Role = "linear") -> TensorPlan:
         """The plan of one quantized tensor; embeddings and heads are never sparse."""
@@ -119,16 +116,11 @@ class Recipe:
         return {"name": "rotation", "seed": ROTATION_SEED} if self.rotate else {}
 
 
-def needs_hessian(rounding: Mapping[str, Any]) -> bool:
-    """Whether a rounding goes by more than diagonal sensitivities, so that calibration has to measure Hessians."""
-    return rounding.get("name") in HESSIAN_ROUNDINGS
-
-
 def plan_needs_hessian(plan: TensorPlan) -> bool:
     """Whether what a plan does with a tensor goes by its Hessian."""
-    parts = (plan, *plan.factors.values())
-    by_factors = plan.low_rank.get("name") in HESSIAN_LOW_RANK or plan.score.get("name") in HESSIAN_SCORES
-    return plan.method == "lattice" or by_factors or any(needs_hessian(part.rounding) for part in parts)
+    specs = [("rounding", part.rounding) for part in (plan, *plan.factors.values())]
+    specs += [("low_rank", plan.low_rank), ("pruning.scores", plan.score)]
+    return plan.method == "lattice" or any("hessian" in discovery.needs(*spec) for spec in specs)
 
 
 def recipe_names() -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from mediant.models.opening import positions
 from mediant.models.reference import load_reference, load_tokenizer
 from mediant.progress import SILENT, Progress
 from mediant.values import Model
-from mediant.workers import ordered
+from mediant.workers import compute_alone, ordered
 
 # Windows and their length: of a file, and of text that the model has to write first.
 FROM_FILE = (48, 512)
@@ -145,11 +145,6 @@ class _Steps:
         """One more step is finished."""
         with self._lock:
             next(self._items, None)
-
-
-def compute_alone() -> None:
-    """Makes PyTorch use one thread in the thread that calls this, so that results do not depend on how many work."""
-    torch.set_num_threads(1)
 
 
 def _generator(seed: int, stream: str, offset: int) -> torch.Generator:

@@ -29,8 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from mediant import files
-from mediant.statistics.calibration import compute_alone
-from mediant.workers import ordered
+from mediant.workers import compute_alone, ordered
 
 # Columns whose products are computed at once.
 BLOCK = 256

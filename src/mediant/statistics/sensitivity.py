@@ -28,10 +28,10 @@ from mediant.errors import ModelError
 from mediant.models.reference import load_reference
 from mediant.progress import SILENT, Progress
 from mediant.statistics import experts
-from mediant.statistics.calibration import CalibrationText, compute_alone
+from mediant.statistics.calibration import CalibrationText
 from mediant.statistics.hessian import Accumulator
 from mediant.values import Array, LayerStatistics, Model, Statistics, TensorInfo
-from mediant.workers import Turns, ordered, return_memory
+from mediant.workers import Turns, compute_alone, ordered, return_memory
 
 # An embedding row's frequency is half what calibration saw, half what the model expects, with a tenth spread
 # evenly so that a token that never came up is not starved.

@@ -46,7 +46,7 @@ def balanced(name, **more):
 @pytest.mark.parametrize("name", NAMES)
 def test_factors_can_be_stored_and_repeated(name):
     matrix, s = problem()
-    layer = prepare(matrix, PLAN, s)
+    layer = prepare(matrix, PLAN.rotation, s)
     method = discovery.make("balancing", {"name": name})
     found = method.factors(layer, lambda c: float(c.sum()))
     assert (found.dtype, found.shape) == (np.float32, (40,))
@@ -63,7 +63,9 @@ def test_inputs_and_weights_of_nothing_keep_a_factor(name):
     square = s.input_square.copy()
     square[[3, 7]] = 0
     for statistics in (dataclasses.replace(s, input_square=square), dataclasses.replace(s, input_square=0 * square)):
-        found = discovery.make("balancing", {"name": name}).factors(prepare(matrix, PLAN, statistics), lambda c: 0.0)
+        found = discovery.make("balancing", {"name": name}).factors(
+            prepare(matrix, PLAN.rotation, statistics), lambda c: 0.0
+        )
         assert np.isfinite(found).all()
         assert (found > 0).all()
 
@@ -72,7 +74,7 @@ def test_scaling_undoes_itself_and_leaves_the_loss():
     matrix, s = problem()
     factors = np.float32(2.0) ** np.arange(-20, 20).astype(np.float32)
     for hessian in (None, np.cov(np.random.default_rng(1).normal(size=(40, 99)))):
-        layer = prepare(matrix, PLAN, s, hessian)
+        layer = prepare(matrix, PLAN.rotation, s, hessian)
         scaled = layer.scaled(factors)
         # Powers of two: nothing is rounded.
         np.testing.assert_array_equal(scaled.matrix * factors, matrix)
@@ -87,7 +89,7 @@ def test_scaling_undoes_itself_and_leaves_the_loss():
 def test_parts_decode_to_what_was_measured(name, more):
     matrix, s = problem()
     plan = balanced(name, **more)
-    result = quantize(prepare(matrix, plan, s, np.diag(s.input_square)), plan)
+    result = quantize(prepare(matrix, plan.rotation, s, np.diag(s.input_square)), plan)
     encoding = Encoding(INFO, plan, result.parts, result.certificate)
     check(encoding, form_of(encoding))
     np.testing.assert_array_equal(decode(encoding), result.matrix)
@@ -96,7 +98,7 @@ def test_parts_decode_to_what_was_measured(name, more):
 
 def test_awq_takes_the_exponent_of_least_loss():
     matrix, s = problem()
-    layer = prepare(matrix, PLAN, s)
+    layer = prepare(matrix, PLAN.rotation, s)
     tried = []
 
     def loss(factors):
@@ -110,13 +112,15 @@ def test_awq_takes_the_exponent_of_least_loss():
 
 def test_awq_is_no_worse_than_no_balance_where_all_rows_are_tried():
     matrix, s = problem()
-    plain, found = (quantize(prepare(matrix, p, s), p).certificate.weighted_error for p in (PLAN, balanced("awq")))
+    plain, found = (
+        quantize(prepare(matrix, p.rotation, s), p).certificate.weighted_error for p in (PLAN, balanced("awq"))
+    )
     assert found < plain
 
 
 def test_smoothquant_gives_inputs_and_weights_the_same_range():
     matrix, s = problem()
-    factors = Smoothquant().factors(prepare(matrix, PLAN, s), lambda c: 0.0).astype(np.float64)
+    factors = Smoothquant().factors(prepare(matrix, PLAN.rotation, s), lambda c: 0.0).astype(np.float64)
     weights = np.abs(matrix).max(axis=0) / factors
     inputs = np.sqrt(s.input_square) * factors
     ratio = weights / inputs
@@ -134,7 +138,7 @@ def test_other_bases_are_refused(basis):
 def test_factors_that_overflow_are_refused():
     matrix, s = problem()
     plan = balanced("awq")
-    result = quantize(prepare(matrix, plan, s), plan)
+    result = quantize(prepare(matrix, plan.rotation, s), plan)
     huge = from_float32(np.full(40, 3e38, np.float32))
     encoding = Encoding(INFO, plan, result.parts | {"column_scales": huge}, None)
     with pytest.raises(CheckpointError, match="too large for finite weights"):

@@ -27,7 +27,7 @@ def layer(**rounding):
     g = np.random.default_rng(0)
     inputs = g.normal(size=(44, 200)) * np.exp(g.normal(size=(44, 1)))
     mixed = (np.eye(44) + 0.2 * g.normal(size=(44, 44))) @ inputs
-    return prepare(g.normal(size=(40, 44)).astype(np.float32), plan(**rounding), None, mixed @ mixed.T / 200)
+    return prepare(g.normal(size=(40, 44)).astype(np.float32), plan(**rounding).rotation, None, mixed @ mixed.T / 200)
 
 
 @pytest.mark.parametrize("name", ["babai", "k_best"])

@@ -60,7 +60,7 @@ def by_formula(matrix, metric, group):
 def test_codes_are_those_of_the_formula(columns):
     matrix, h = problem(columns)
     metric = damped(h, 0.01)
-    codes = Gptq().round(matrix, lattice(metric), LEVELS, 16, fit).codes
+    codes = Gptq().on_lattice(matrix, lattice(metric), LEVELS, 16, fit).codes
     expected = by_formula(matrix, metric, 16)
     # float32 against float64: a weight within a few epsilons of a middle may fall to either side, rarely.
     assert (codes != expected).mean() < 0.01
@@ -69,7 +69,7 @@ def test_codes_are_those_of_the_formula(columns):
 
 def test_a_diagonal_metric_gives_nearest_rounding():
     matrix, _ = problem()
-    codes, scale, zero, _, outside = Gptq().round(matrix, lattice(np.diag(np.arange(1.0, 41))), LEVELS, 8, fit)
+    codes, scale, zero, _, outside = Gptq().on_lattice(matrix, lattice(np.diag(np.arange(1.0, 41))), LEVELS, 8, fit)
     groups = matrix.reshape(-1, 8)
     nearest = nearest_code(groups, scale.reshape(-1), zero.reshape(-1), LEVELS)
     np.testing.assert_array_equal(codes, nearest.reshape(codes.shape))
@@ -81,7 +81,7 @@ def test_an_order_that_is_the_natural_one_changes_only_when_scales_are_fitted():
     falling = np.argsort(-np.diag(h))
     metric = h[np.ix_(falling, falling)]
     one_group = [
-        Gptq(order=order).round(matrix, lattice(metric), LEVELS, 32, fit) for order in ("natural", "largest_first")
+        Gptq(order=order).on_lattice(matrix, lattice(metric), LEVELS, 32, fit) for order in ("natural", "largest_first")
     ]
     for natural, ordered in zip(*(found[:3] for found in one_group), strict=True):
         np.testing.assert_array_equal(natural, ordered)
@@ -96,7 +96,7 @@ def test_the_largest_first_loses_less_where_inputs_differ():
     losses = []
     for order in ("natural", "largest_first"):
         plan = dataclasses.replace(PLAN, rounding={"name": "gptq", "order": order}, group=64, runs=(Run(64, 3),))
-        losses.append(quantize(prepare(matrix, plan, None, h), plan).certificate.weighted_error)
+        losses.append(quantize(prepare(matrix, plan.rotation, None, h), plan).certificate.weighted_error)
     assert losses[1] < losses[0]
 
 
@@ -104,14 +104,14 @@ def test_it_loses_less_than_nearest_in_the_metric_and_more_than_nothing():
     matrix, h = problem(64, 64)
     runs = (Run(64, 3),)
     plans = [dataclasses.replace(PLAN, rounding={"name": r}, runs=runs) for r in ("gptq", "nearest")]
-    gptq, nearest = (quantize(prepare(matrix, p, None, h), p).certificate.weighted_error for p in plans)
+    gptq, nearest = (quantize(prepare(matrix, p.rotation, None, h), p).certificate.weighted_error for p in plans)
     assert 0 < gptq < 0.9 * nearest
 
 
 def test_zero_points_are_found_on_the_way():
     matrix, h = problem()
     plan = dataclasses.replace(PLAN, grid={"name": "uniform", "kind": "zero_point"})
-    result = quantize(prepare(matrix + 5, plan, None, h), plan)
+    result = quantize(prepare(matrix + 5, plan.rotation, None, h), plan)
     assert "zeros" in result.parts
     assert result.certificate.relative_error < 0.02
 
@@ -120,7 +120,7 @@ def test_short_scales_are_refused():
     matrix, h = problem()
     plan = dataclasses.replace(PLAN, scale_bits=6)
     with pytest.raises(PlanError, match="scales of 16 bits"):
-        quantize(prepare(matrix, plan, None, h), plan)
+        quantize(prepare(matrix, plan.rotation, None, h), plan)
 
 
 def test_an_unknown_order_is_refused():
@@ -135,7 +135,7 @@ def test_no_certificate_is_exceeded_where_nothing_was_outside(order):
     plan = dataclasses.replace(PLAN, rounding={"name": "gptq", "order": order}, group=4, runs=(Run(64, 8),))
     seen = 0
     for row in matrix[:, :4].repeat(6, axis=1)[:, None]:
-        found = quantize(prepare(row, plan, None, h), dataclasses.replace(plan, runs=(Run(1, 8),))).certificate
+        found = quantize(prepare(row, plan.rotation, None, h), dataclasses.replace(plan, runs=(Run(1, 8),))).certificate
         if found.clipped == 0:
             seen += 1
             assert found.weighted_error <= found.worst_error * (1 + 1e-4)

@@ -39,7 +39,9 @@ def plan(name, bits):
 def layer(chosen):
     g = np.random.default_rng(0)
     mixed = (np.eye(COLUMNS) + g.normal(size=(COLUMNS, COLUMNS)) / 10) @ g.normal(size=(COLUMNS, 4 * COLUMNS))
-    return prepare(g.normal(size=(ROWS, COLUMNS)).astype(np.float32), chosen, None, mixed @ mixed.T / (4 * COLUMNS))
+    return prepare(
+        g.normal(size=(ROWS, COLUMNS)).astype(np.float32), chosen.rotation, None, mixed @ mixed.T / (4 * COLUMNS)
+    )
 
 
 def losses(chosen, planes):

@@ -12,23 +12,11 @@ from mediant.methods.training.scale_tuning import Tuner
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference, parameters_to_modules
 from mediant.pipeline.choose import quantizable
-from mediant.planning.recipe import load_recipe
-from mediant.plans import Plan, Run, TensorPlan
-
-
-def plan_of(model):
-    matrices = {t.name for t in quantizable(model)}
-    recipe = load_recipe("default")
-    tensors = {
-        t.name: recipe.tensor_plan((Run(t.matrix_shape[0], 4),)) if t.name in matrices else TensorPlan("cast")
-        for t in model.tensors
-    }
-    return Plan(model.fingerprint, "default", 0, tensors)
 
 
 def tuner_of(model, network=None):
     reference = load_reference(model)
-    return Tuner(network or load_reference(model), reference, plan_of(model), model.tensors)
+    return Tuner(network or load_reference(model), reference, {t.name for t in quantizable(model)}, model.tensors)
 
 
 def windows_of(model, count=6, length=24):

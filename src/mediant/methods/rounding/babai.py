@@ -5,8 +5,6 @@ scales that can be stored (mediant.kernels.babai has the steps). Unlike `nearest
 made good by those that are rounded after it. It needs calibration with some tens of tokens per input, and scales of at
 most 8 bits. Not for matrices whose inputs are not known, such as experts that saw few tokens.
 
-Args of `round`: a layer's matrix [rows, columns], its lattice, levels, group, and how scales are stored.
-
 Source: Frantar et al. 2022 (arXiv 2210.17323), section 3; Chen et al. 2025 (arXiv 2507.18553) for the equality with
 Babai's algorithm. Deviations: (1) scales are not fixed beforehand by absmax but chosen, when a group is reached, as the
 best that can be stored, in the metric of the errors that are carried on; (2) `sweeps` rounds of coordinate descent
@@ -24,14 +22,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mediant.errors import PlanError
 from mediant.kernels.babai import Lattice, Rounded, babai
+from mediant.kernels.bfloat16 import from_float32
 from mediant.kernels.descent import descent
 from mediant.kernels.pair_babai import pair_babai
 from mediant.kernels.pair_descent import pair_descent
 from mediant.kernels.pairs import paired_columns
-from mediant.kernels.scale_codes import ScaleForm
+from mediant.kernels.scale_codes import FULL, ScaleForm, decode_scales
 from mediant.methods.error_bounds import outside
-from mediant.statistics.column_order import NATURAL, ORDERS
+from mediant.methods.layer import Layer
+from mediant.methods.rounding import RoundedRows, Setting
+from mediant.methods.scales.exact import Exact
+from mediant.statistics.column_order import NATURAL, ORDERS, PAIRS
+from mediant.values import Array
 
 REFERENCES = (
     "Frantar et al. 2022, GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers, "
@@ -59,7 +63,27 @@ class Babai:
         if self.order not in ORDERS:
             raise ValueError(f"the order is one of {', '.join(ORDERS)}")
 
-    def round(
+    @property
+    def takes_pairs(self) -> bool:
+        """True where the columns of a pair can be neighbours in the order."""
+        return type(self) is Babai and self.order == NATURAL
+
+    def round(self, layer: Layer, levels: NDArray[np.float64], setting: Setting) -> RoundedRows:
+        """Codes and scales of a layer's rows.
+
+        Raises:
+            PlanError: the scales are not exact, or of 16 bits, or the grid has zero points.
+        """
+        grid, scale, group, form = setting
+        if grid.zero_point or not isinstance(scale, Exact) or form.bits == FULL:
+            raise PlanError("Babai rounding goes with exact scales of at most 8 bits and a grid without zero points.")
+        lattice = layer.lattice(self.damping, PAIRS if hasattr(grid, "paired") else self.order, group)
+        found = self.on_lattice(layer.matrix, lattice, levels, group, form)
+        stored: dict[str, Array] = {"row_scales": from_float32(found.row_scales), "scale_codes": found.scale_codes}
+        scales = decode_scales(stored, form)
+        return RoundedRows(stored, scales, np.zeros_like(scales), found.codes, lattice, found.outside)
+
+    def on_lattice(
         self,
         matrix: NDArray[np.float32],
         lattice: Lattice,

@@ -5,9 +5,6 @@ rounded with error e_j, w_k -= e_j V_jk for k > j (mediant.kernels.babai has V).
 column is reached, on the group as errors have left it, by the plan's scale: absmax in the paper. Here for comparison:
 `babai` chooses each scale among all that can be stored, in the metric of the errors, and goes on with descent.
 
-Args of `round`: a layer's matrix [rows, columns] float32, its lattice, levels in units of the scale, the group, and
-what fits one scale and zero to each row of a group [rows, size], given the metric of its columns [size].
-
 Source: Frantar et al. 2022 (arXiv 2210.17323), section 3.3 and algorithm 1; groups as in its section 4. Deviations:
 (1) `order` "largest_first" (the authors' later act_order) takes the columns by falling diagonal of M; scales are then
 fitted beforehand to the groups of the matrix itself, so that groups stay neighbours and no order has to be stored;
@@ -26,8 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mediant.errors import PlanError
 from mediant.kernels.babai import Lattice
 from mediant.kernels.nearest_code import nearest_code
+from mediant.kernels.scale_codes import FULL, decode_scales, encode_scales
+from mediant.methods.layer import Layer
+from mediant.methods.rounding import RoundedRows, Setting
 from mediant.methods.scales import Fit
 from mediant.statistics.lattice import lattice as factored
 
@@ -66,10 +67,35 @@ class Gptq:
         if self.order not in get_args(Order):
             raise ValueError(f"the order {self.order!r} is not one of {', '.join(get_args(Order))}")
 
-    def round(
+    def round(self, layer: Layer, levels: NDArray[np.float64], setting: Setting) -> RoundedRows:
+        """Codes and scales of a layer's rows.
+
+        Raises:
+            PlanError: scales have fewer than 16 bits.
+        """
+        form, zero_point = setting.form, setting.grid.zero_point
+        if form.bits != FULL:
+            raise PlanError("GPTQ rounding goes with scales of 16 bits, since a row's largest is not known beforehand.")
+
+        def scales(group: Floats, metric: Floats) -> Fit:
+            fitted = setting.scale.fit(group, np.broadcast_to(metric, group.shape), levels, zero_point)
+            return fitted._replace(scale=decode_scales(encode_scales(fitted.scale[:, None], form), form)[:, 0])
+
+        found = self.on_lattice(layer.matrix, layer.lattice(self.damping), levels, setting.group, scales)
+        return RoundedRows(dict(encode_scales(found.scale, form)), *found[1:3], found.codes, *found[3:])
+
+    def on_lattice(
         self, matrix: Floats, lattice: Lattice, levels: NDArray[np.float64], group: int, scales: FitScales
     ) -> Found:
-        """Codes and scales of a matrix [rows, columns]."""
+        """Codes and scales of a matrix [rows, columns].
+
+        Args:
+            matrix: float32.
+            lattice: of its metric.
+            levels: in units of the scale.
+            group: neighbouring columns that share a scale.
+            scales: fits one scale and zero to each row of a group [rows, size], given the metric of its columns [size].
+        """
         columns = matrix.shape[1]
         groups = [slice(a, min(a + group, columns)) for a in range(0, columns, group)]
         if self.order == "natural":

@@ -5,8 +5,6 @@ at hand instead of one (mediant.kernels.k_best), and then the same coordinate de
 finds in part too: figures are in docs/log.md. Use it where a few per cent of error are worth the time, from 2 bits on
 downwards most.
 
-Args of `round`: as for `babai`.
-
 Source: Guo & Nilsson 2006, section III, for the decoder; Chen et al. 2025 (arXiv 2507.18553) for the lattice.
 Deviations: (1) each beam finds group scales of its own, as `babai` does; (2) `sweeps` rounds of descent follow.
 

@@ -7,8 +7,6 @@ Each precision wants other codes, since each carries on its own errors: coarse c
 large as the cells of the fine ones. So none is as good as codes made for it alone, by 1.2 to 1.8 times the loss on
 SmolLM2 (docs/log.md), and a file that is only ever read whole is better off with `babai`.
 
-Args of `round`: as for `babai`.
-
 Source: as for `babai`; several precisions at once after Nair et al. 2025 (arXiv 2502.06786). Deviations: (1) weights
 are rounded, not trained; (2) each precision carries on its own errors; (3) a_r is the inverse of the error that codes
 of r bits have alone, so that each precision loses about the same share.
@@ -42,7 +40,7 @@ NEEDS = ("hessian",)
 class Nested(Babai):
     """Parameters as for `babai`."""
 
-    def round(
+    def on_lattice(
         self,
         matrix: NDArray[np.float32],
         lattice: Lattice,

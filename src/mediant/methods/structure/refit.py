@@ -33,8 +33,7 @@ from mediant.methods.structure.distill import held_out
 from mediant.methods.training.distillation import Distillation, Distiller
 from mediant.models.blocks import Blocks, block_path
 from mediant.progress import Progress
-from mediant.statistics.calibration import compute_alone
-from mediant.workers import Turns, ordered
+from mediant.workers import Turns, compute_alone, ordered
 
 REFERENCES = ("He, Zhang, Sun 2017, Channel Pruning for Accelerating Very Deep Neural Networks, arXiv:1707.06168",)
 NEEDS: tuple[str, ...] = ()

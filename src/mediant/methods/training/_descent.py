@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from mediant.progress import SILENT, Progress
-from mediant.statistics.calibration import compute_alone
-from mediant.workers import ordered
+from mediant.workers import compute_alone, ordered
 
 # Of the rate: a short rise, then a straight fall to a last share.
 WARM_UP, LAST_SHARE = 10, 0.05

@@ -41,8 +41,7 @@ from mediant.methods.training._descent import LEAST, Course, Descent, Gradient, 
 from mediant.methods.training.adapters import Adapters
 from mediant.methods.training.divergence import divergence
 from mediant.progress import SILENT, Progress
-from mediant.statistics.calibration import compute_alone
-from mediant.workers import ordered
+from mediant.workers import compute_alone, ordered
 
 REFERENCES = (
     "Hinton, Vinyals, Dean 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531",

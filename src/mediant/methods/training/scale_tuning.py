@@ -11,7 +11,7 @@ gain a row, not a step a group; norms and biases too; the text may be the model'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,19 +23,15 @@ from torch import nn
 from mediant.methods.training._descent import Course, Descent, State, keep_nothing
 from mediant.methods.training.divergence import divergence
 from mediant.models.reference import parameters_to_modules
-from mediant.plans import Plan
 from mediant.progress import SILENT, Progress
-from mediant.statistics.calibration import compute_alone
 from mediant.statistics.sensitivity import reads_rows
 from mediant.values import TensorInfo
-from mediant.workers import ordered
+from mediant.workers import compute_alone, ordered
 
 # Of Adam: relative to the size of each parameter, which is 1 for gains; and the KL from which on it is right. Its steps
 # leave noise that costs in proportion to the rate's square, and what can be gained is in proportion to the KL, so below
 # that the rate goes with the root of the KL.
 RATE, RIGHT_FROM = 3e-3, 0.2
-# Tensors without scales of their rows.
-UNGAINED = ("cast", "compand")
 
 
 @dataclass(frozen=True)
@@ -52,11 +48,11 @@ class Tuner:
     Args:
         network: the compressed network; it is changed.
         reference: the original, float32.
-        plan: which tensors are quantized. Stacks of experts are left alone.
+        tunable: names of the tensors whose rows take up gains. Stacks of experts are left alone.
         tensors: all of the model's.
     """
 
-    def __init__(self, network: Any, reference: Any, plan: Plan, tensors: Sequence[TensorInfo]) -> None:
+    def __init__(self, network: Any, reference: Any, tunable: Container[str], tensors: Sequence[TensorInfo]) -> None:
         self.network, self.reference = network, reference
         network.requires_grad_(False)
         owners = parameters_to_modules(network)
@@ -64,7 +60,7 @@ class Tuner:
         self.gains: dict[str, nn.Parameter] = {}
         self.others: dict[str, nn.Parameter] = {}
         for info in tensors:
-            if plan.tensors[info.name].method not in UNGAINED:
+            if info.name in tunable:
                 hooked = [self._hook(owners[name], info) for name in (info.name, *info.aliases) if name in owners]
                 if not any(hooked):
                     del self.gains[info.name]
