@@ -16,8 +16,9 @@ from mediant.checkpoint.decoding import NUMPY_DTYPES, check, check_scales, decod
 from mediant.checkpoint.header import LENGTH_BYTES, Slot, header_length, parse_header
 from mediant.checkpoint.manifest import FORMAT, MANIFEST_FILE, PAYLOAD_FILE, VERSION, Entry, Manifest, Origin
 from mediant.checkpoint.manifest_parsing import parse_manifest
-from mediant.errors import CheckpointError, PlanError
+from mediant.errors import CheckpointError, ModelError, PlanError
 from mediant.kernels.part_shapes import FactorsForm, GridForm, SparseForm, planned_form
+from mediant.models import impostors
 from mediant.plans import Plan
 from mediant.values import Array, Encoding
 
@@ -187,10 +188,13 @@ def _check_grids(manifest: Manifest, where: str) -> None:
 
 @contextlib.contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """Turns a file that is missing, empty or no file into one sentence."""
+    """Turns a file that is missing, or not what its name says, into one sentence."""
     if not file.is_file():
         raise CheckpointError(f"There is no file {file}; a Mediant checkpoint has {MANIFEST_FILE} and {PAYLOAD_FILE}.")
     try:
+        impostors.check(file)
         yield
+    except ModelError as problem:
+        raise CheckpointError(str(problem)) from None
     except (OSError, ValueError) as problem:
         raise CheckpointError(f"{file} cannot be read: {problem}.") from problem

@@ -12,11 +12,15 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mediant.errors import ModelError
+from mediant.models import impostors
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CHECKPOINT = "mediant.json"
 ORIGIN = "source.json"
+CHECKED = (".json", ".safetensors", ".model", ".txt", ".jinja")
+"""Endings of the files of a model that are looked at before anything is read from them."""
+
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5")
 
 DTYPES = {
@@ -37,11 +41,11 @@ class StoredTensor:
 
 
 def check(folder: Path) -> None:
-    """Whether a folder holds a plain model.
+    """Checks that a folder holds a plain model.
 
     Raises:
-        ModelError: it is a Mediant checkpoint, has no config.json, is already quantized, or has no whole
-            set of safetensors weights.
+        ModelError: it is a Mediant checkpoint, has no config.json, is already quantized, has no whole set of
+            safetensors weights, or a file in it is not what its name says.
     """
     if (folder / CHECKPOINT).exists():
         raise ModelError(f"{folder} is a Mediant checkpoint; give the model it was made from.")
@@ -49,6 +53,9 @@ def check(folder: Path) -> None:
         guesses = sorted(folder.glob("*.gguf"))
         hint = f"; for the GGUF file in it give {guesses[0]}" if guesses else ""
         raise ModelError(f"The folder {folder} has no config.json, so it is not a Hugging Face model{hint}.")
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in CHECKED and file.is_file():
+            impostors.check(file)
     quantization = read_config(folder).get("quantization_config")
     if quantization:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
@@ -133,4 +140,6 @@ def opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as tensors:
             yield tensors
     except (SafetensorError, OSError) as problem:
+        impostors.check(file)
+        impostors.check_length(file)
         raise ModelError(f"The weight file {file} is damaged: {problem}") from problem

