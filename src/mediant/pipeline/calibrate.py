@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import psutil
+
 from mediant.models.weights import WeightReader
 from mediant.pipeline import shared_statistics
 from mediant.pipeline.workspace import Workspace
@@ -18,7 +20,11 @@ from mediant.statistics.amount import amounts, sentence
 from mediant.statistics.calibration import CalibrationText
 from mediant.statistics.hessian import Accumulator, Hessians, file_name
 from mediant.statistics.sensitivity import collect
+from mediant.statistics.streamed import collect_streamed
 from mediant.values import Model, Statistics
+
+# Of the free memory, for the weights and Hessians of a whole pass; activations take the rest.
+MEMORY_SHARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,28 @@ class Calibrator:
     def _measure(self) -> list[str]:
         """Measures statistics and Hessians, and returns the files that hold them; the last one is there if all are."""
         check_weights(self.model, self.progress)
-        accumulator = Accumulator() if self.needs_hessian else None
-        found = collect(self.model, self.text(), self.progress, accumulator)
-        inputs = {} if accumulator is None else accumulator.store(self.workspace.folder, found.tokens).inputs
-        self.workspace.write("hessians.json", json.dumps(inputs).encode())
+        text, folder = self.text(), self.workspace.folder
+        if whole_pass_bytes(self.model, self.needs_hessian) > MEMORY_SHARE * psutil.virtual_memory().available:
+            self.progress.say("The model is larger than the free memory, so it is run block by block.")
+            found, hessians = collect_streamed(self.model, text, folder, self.needs_hessian, self.progress)
+        else:
+            accumulator = Accumulator() if self.needs_hessian else None
+            found = collect(self.model, text, self.progress, accumulator)
+            hessians = Hessians(folder) if accumulator is None else accumulator.store(folder, found.tokens)
+        self.workspace.write("hessians.json", json.dumps(dict(hessians.inputs)).encode())
         self.workspace.write("statistics", storage.to_bytes(found))
-        return [*map(file_name, sorted(set(inputs.values()))), "hessians.json", "statistics"]
+        return [*map(file_name, sorted(set(hessians.inputs.values()))), "hessians.json", "statistics"]
+
+
+def whole_pass_bytes(model: Model, hessian: bool) -> int:
+    """Bytes of memory that calibration takes with the whole model at once, as an estimate from above.
+
+    All weights as float32, and with `hessian` the upper triangle of a float64 Hessian for every matrix that is
+    multiplied, as if no two matrices read the same input.
+    """
+    multiplied = [t for t in model.tensors if t.role in ("linear", "head", "expert")]
+    grams = sum(4 * t.matrix_shape[1] ** 2 * (t.shape[0] if t.role == "expert" else 1) for t in multiplied)
+    return 4 * model.weights + (grams if hessian else 0)
 
 
 def check_weights(model: Model, progress: Progress = SILENT) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +62,7 @@ def collect(
     """
     network = load_reference(model)
     network.requires_grad_(False)
-    recorder = _Recorder(network, model, hessians)
+    recorder = Recorder(network, model, hessians)
     windows = list(enumerate(text.windows))
     totals: Sums = {}
     for sums in progress.track(ordered(recorder.run, windows, compute_alone), "Measuring sensitivity", len(windows)):
@@ -70,7 +70,7 @@ def collect(
             totals[key] = totals[key] + value if key in totals else value
     length = text.windows.shape[1]
     tokens, backward = len(windows) * length, len(windows[:: recorder.stride]) * length
-    layers = {t.name: s for t in model.tensors if (s := _layer(t, totals, tokens, backward)) is not None}
+    layers = {t.name: s for t in model.tensors if (s := layer_statistics(t, totals, tokens, backward)) is not None}
     if (few := experts.warning(layers)) is not None:
         progress.say(few)
     return Statistics(layers, model.fingerprint, text.fingerprint, tokens, text.source)
@@ -85,7 +85,7 @@ class _Given(NamedTuple):
     squares: torch.Tensor
 
 
-class _Recorder:
+class Recorder:
     """Hooks that add up, per thread, what passes through each module of interest."""
 
     def __init__(self, network: Any, model: Model, hessians: Accumulator | None) -> None:
@@ -115,28 +115,35 @@ class _Recorder:
         holds them as bfloat16; the other threads go on with windows that only run forward.
         """
         index, window = job
-        self.local.sums, self.local.window, self.local.given = defaultdict(float), index, None
-        backward, failed = index % self.stride == 0, True
-        try:
+        backward = index % self.stride == 0
+        with self.recording(index) as sums:
             alone = backward and self.hessians is not None
             turn = self.backward.take(index // self.stride) if alone else contextlib.nullcontext()
             held = saved_tensors_hooks(self._held, _unheld) if alone else contextlib.nullcontext()
             with turn, held, torch.set_grad_enabled(backward):
                 out = self.network(input_ids=window[None])
                 if backward:
-                    self._differentiate(out, torch.Generator().manual_seed(index))
-            failed = False
+                    self.differentiate(out, torch.Generator().manual_seed(index))
             if backward:
                 # Two thirds of a gigabyte of SmolLM2 would stay with the allocator, beside what other threads free.
                 del out
                 return_memory()
+        return dict(sums)
+
+    @contextlib.contextmanager
+    def recording(self, window: int) -> Iterator[Sums]:
+        """Sums to which hooks add what passes through modules in this thread, until the window is finished."""
+        self.local.sums, self.local.window, self.local.given = defaultdict(float), window, None
+        failed = True
+        try:
+            yield self.local.sums
+            failed = False
         finally:
             if self.hessians is not None:
-                self.hessians.finish(index, failed)
-        sums: Sums = dict(self.local.sums)
-        return sums
+                self.hessians.finish(window, failed)
 
-    def _differentiate(self, out: Any, generator: torch.Generator) -> None:
+    def differentiate(self, out: Any, generator: torch.Generator) -> None:
+        """Runs the network backwards from its output for labels that it draws itself."""
         if not self.causal:
             hidden = out.last_hidden_state
             (hidden * torch.randn(hidden.shape, generator=generator)).sum().backward()
@@ -250,7 +257,7 @@ def tempered(x: torch.Tensor) -> torch.Tensor:
     return x * (MOST_ENERGY * energy.median() / energy.clamp(min=torch.finfo(x.dtype).tiny)).clamp(max=1).sqrt()
 
 
-def _layer(info: TensorInfo, totals: Sums, tokens: int, backward: int) -> LayerStatistics | None:
+def layer_statistics(info: TensorInfo, totals: Sums, tokens: int, backward: int) -> LayerStatistics | None:
     """Means over the tokens that went forward, and over those that went backward too."""
     raw: dict[str, Array] = {k: v for (name, k), v in totals.items() if name == info.name}
     part: dict[str, Array] = {k: v / (backward if k in BACKWARD_PARTS else tokens) for k, v in raw.items()}
