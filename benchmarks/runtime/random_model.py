@@ -20,6 +20,7 @@ from mediant.checkpoint.decoding import NUMPY_DTYPES
 from mediant.checkpoint.writer import write
 from mediant.kernels.bfloat16 import from_float32
 from mediant.kernels.part_shapes import grid_form, part_shapes
+from mediant.models.configuration import resolve, sealed
 from mediant.plans import Plan, Run, TensorPlan
 from mediant.runtime.families import describe
 from mediant.values import Encoding, Model, TensorInfo
@@ -48,13 +49,13 @@ def main() -> None:
     model = Model(given.folder, f"random-{given.shape}", "LlamaForCausalLM", config, tensors, "0" * 64, True)
     plans = {info.name: plan_of(info, given.bits, given.storage) for info in tensors}
     plan = Plan(model.fingerprint, "random", 0, plans)
-    companions = {"config.json": json.dumps(config).encode()}
+    companions = {"config.json": json.dumps(sealed(config, given.shape)).encode()}
     write(given.folder, model, plan, None, encodings(tensors, plans), companions)
     print(f"{given.folder}: {sum(file.stat().st_size for file in given.folder.iterdir()) / 1e9:.2f} GB")
 
 
 def infos(config: dict) -> Iterator[TensorInfo]:
-    d = describe(config)
+    d = describe(resolve(config))
     q, k = d.heads * d.head_dim, d.kv_heads * d.head_dim
     shapes = {"query": (q, d.hidden), "key": (k, d.hidden), "value": (k, d.hidden), "out": (d.hidden, q),
               "gate": (d.inner, d.hidden), "up": (d.inner, d.hidden), "down": (d.hidden, d.inner)}  # fmt: skip

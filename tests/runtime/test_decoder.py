@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mediant.errors import CheckpointError, UsageError
 from mediant.kernels import native
+from mediant.models.configuration import Configuration, resolve
 from mediant.runtime import reference_decoder
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.description import Description, Unsupported
@@ -122,13 +123,13 @@ class Tensors:
 
 
 def made(name: str, threads: int = 1, kv_bits: int = 32, chunk: int = 512, **changes: Any) -> Decoder:
-    description = describe(MODELS[name])
+    description = describe(resolve(MODELS[name]))
     source = Tensors(description, MODELS[name])
     return Decoder(dataclasses.replace(description, **changes), source, threads, kv_bits, chunk)
 
 
 def exact(name: str) -> NDArray[np.float64]:
-    description = describe(MODELS[name])
+    description = describe(resolve(MODELS[name]))
     return reference_decoder.logits(description, Tensors(description, MODELS[name]), TOKENS)
 
 
@@ -161,7 +162,7 @@ def test_the_reference_is_the_model_of_transformers(name: str, tmp_path: Path) -
     network = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(**config), attn_implementation="eager"
     )
-    tensors = Tensors(describe(config), config).found
+    tensors = Tensors(describe(resolve(config)), config).found
     report = network.load_state_dict({key: torch.from_numpy(value) for key, value in tensors.items()}, strict=False)
     assert not report.unexpected_keys
     assert set(report.missing_keys) <= {"lm_head.weight"}
@@ -174,7 +175,7 @@ def test_the_reference_is_the_model_of_transformers(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("change", ["window", "rope", "attention_scale", "norm_offset", "activation"])
 def test_the_comparison_sees_a_wrong_description(change: str) -> None:
-    expected, right = exact("gemma3"), describe(MODELS["gemma3"])
+    expected, right = exact("gemma3"), describe(resolve(MODELS["gemma3"]))
     wrong = {
         "window": {"layers": (dataclasses.replace(right.layers[0], window=21), right.layers[1])},
         "rope": {"layers": tuple(dataclasses.replace(layer, rope=1 - layer.rope) for layer in right.layers)},
@@ -255,4 +256,4 @@ def test_what_is_not_known_is_said() -> None:
         ({"mediant_attention_layers": [None, {"name": "local"}]}, "an attention pattern"),
     ):
         with pytest.raises(Unsupported, match=why):
-            describe(LLAMA | change)
+            describe(Configuration(LLAMA | change, frozenset()))

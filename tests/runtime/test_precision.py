@@ -14,6 +14,7 @@ from mediant.errors import UsageError
 from mediant.kernels import native
 from mediant.methods.layer import prepare
 from mediant.methods.quantize import quantize
+from mediant.models.configuration import resolve
 from mediant.plans import Drop, Run, TensorPlan
 from mediant.runtime import reference_decoder
 from mediant.runtime.decoder import Decoder
@@ -41,7 +42,7 @@ class Packed:
 
     def __init__(self) -> None:
         self.drops: dict[str, tuple[Drop, ...]] = {}
-        random, d = np.random.default_rng(2), describe(CONFIG)
+        random, d = np.random.default_rng(2), describe(resolve(CONFIG))
         self.decoded: dict[str, NDArray[np.float32]] = {}
         self._encodings: dict[str, Encoding] = {}
         shapes = {
@@ -88,12 +89,12 @@ def source() -> Packed:
 
 @pytest.fixture
 def decoder(source: Packed) -> Decoder:
-    return Decoder(describe(CONFIG), source, threads=2, kv_bits=32, chunk=32)
+    return Decoder(describe(resolve(CONFIG)), source, threads=2, kv_bits=32, chunk=32)
 
 
 def test_packed_logits_are_those_of_the_decoded_weights(source: Packed, decoder: Decoder) -> None:
     tokens = np.random.default_rng(1).integers(0, VOCABULARY, 50)
-    expected = reference_decoder.logits(describe(CONFIG), source, tokens)
+    expected = reference_decoder.logits(describe(resolve(CONFIG)), source, tokens)
     errors = []
     for bits in (15, 8):
         decoder.set_activation_bits(bits)
@@ -138,7 +139,7 @@ def test_precision_follows_the_stored_order() -> None:
     source = Packed()
     names = [f"model.layers.{layer}.mlp.{part}_proj.weight" for layer in range(2) for part in ("up", "down")]
     source.drops = {names[3]: (Drop(3, 0), Drop(2, 1)), names[0]: (Drop(3, 2), Drop(2, 3))}
-    decoder = Decoder(describe(CONFIG), source, threads=1, kv_bits=32)
+    decoder = Decoder(describe(resolve(CONFIG)), source, threads=1, kv_bits=32)
     order = [matrix for matrix in range(len(decoder.matrices)) if decoder.matrices[matrix].drops]
     least, codes = decoder.precisions[0], sum(matrix.codes for matrix in decoder.matrices)
     assert decoder.precisions == (least, *(bits / 4 for bits in range(int(4 * least) + 1, 16)), 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from mediant.errors import ModelError
 from mediant.models.folder import read_config
 
+# What a network's constructor raises over numbers that do not go together.
+BUILDING = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, ArithmeticError)
+
 
 def load_config(folder: Path) -> PretrainedConfig:
     """The configuration of the model in `folder`.
@@ -19,16 +24,26 @@ def load_config(folder: Path) -> PretrainedConfig:
     Raises:
         ModelError: the installed transformers does not know its `model_type`, or refuses one of its values.
     """
-    model_type = read_config(folder).get("model_type")
-    if model_type not in transformers.CONFIG_MAPPING:
-        raise ModelError(
-            f"The config.json of {folder} has the model_type {model_type!r}, which transformers"
-            f" {transformers.__version__} does not know; Mediant takes the models built into transformers."
-        )
+    _check_known(read_config(folder).get("model_type"), folder)
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as problem:  # a configuration class may raise anything at all over a bad value
         raise ModelError(f"The config.json of {folder} is refused by transformers: {problem}") from problem
+
+
+def build_config(entries: Mapping[str, Any], where: str) -> PretrainedConfig:
+    """The configuration that the entries of a `config.json` describe; `where` is the model, for messages.
+
+    Raises:
+        ModelError: the installed transformers does not know its `model_type`, or refuses one of its values.
+    """
+    _check_known(entries.get("model_type"), where)
+    try:
+        config_class = transformers.CONFIG_MAPPING[entries["model_type"]]
+        found: PretrainedConfig = config_class.from_dict(copy.deepcopy(dict(entries)))
+        return found
+    except Exception as problem:  # a configuration class may raise anything at all over a bad value
+        raise ModelError(f"The config.json of {where} is refused by transformers: {problem}") from problem
 
 
 def network_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -62,7 +77,7 @@ def empty_network(config: PretrainedConfig) -> PreTrainedModel:
     try:
         with torch.device("meta"):
             return network_class(config)(config)
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError) as problem:
+    except BUILDING as problem:
         raise ModelError(
             f"transformers cannot build a {config.model_type!r} model from this configuration: {problem}"
         ) from problem
@@ -76,3 +91,11 @@ def _takes(network: type[PreTrainedModel], config: PretrainedConfig) -> bool:
 def _classes(mapping: Any, config: PretrainedConfig) -> tuple[type[PreTrainedModel], ...]:
     found = mapping[type(config)]
     return found if isinstance(found, tuple) else (found,)
+
+
+def _check_known(model_type: Any, where: str | Path) -> None:
+    if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
+        raise ModelError(
+            f"The config.json of {where} has the model_type {model_type!r}, which transformers"
+            f" {transformers.__version__} does not know; Mediant takes the models built into transformers."
+        )

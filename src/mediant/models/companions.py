@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 
 from mediant.errors import ModelError
+from mediant.models.configuration import sealed
+from mediant.models.tokenizer import seal
 from mediant.values import Model
 
 CARD = "README.md"
@@ -40,11 +42,8 @@ def companion_files(model: Model, card: str) -> dict[str, bytes]:
     Raises:
         ModelError: one that should be JSON is not.
     """
-    config = {k: v for k, v in model.config.items() if k != "quantization_config"}
-    # Plain transformers does not know this method and finds no model.safetensors: it refuses.
-    config["quantization_config"] = {"quant_method": "mediant", "format_version": 1}
-    contents = {"config.json": _compact(config)}
-    contents |= {file.name: _content(file) for file in tokenizer_files(model.path)}
+    contents = {file.name: _content(file) for file in tokenizer_files(model.path)}
+    contents["config.json"] = _compact(sealed(model.config, model.name, seal(model.path, model.config, contents)))
     contents[CARD] = card.encode()
     return dict(sorted(contents.items()))
 

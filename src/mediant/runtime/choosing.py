@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mediant.kernels import native
-from mediant.models.folder import read_config
+from mediant.models.configuration import configuration
 from mediant.runtime.description import Unsupported
 from mediant.runtime.families import describe
 
@@ -31,12 +31,12 @@ def choose(folder: str | Path) -> Choice:
     """The runtime for the model in a folder.
 
     Raises:
-        ModelError: there is no model there.
+        ModelError: there is no model there, or transformers refuses its configuration.
     """
-    config = read_config(Path(folder))
+    found = configuration(Path(folder))
     if native is None:
         return Choice(False, "the native kernels were not built, or are switched off by MEDIANT_KERNELS")
     try:
-        return Choice(True, f"it is of the family {describe(config).family}")
+        return Choice(True, f"it is of the family {describe(found).family}")
     except Unsupported as problem:
         return Choice(False, str(problem))

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from mediant import workers
 from mediant.errors import CheckpointError, UsageError
 from mediant.kernels import native
-from mediant.models.folder import CHECKPOINT, read_config
+from mediant.models.configuration import configuration
+from mediant.models.folder import CHECKPOINT
 from mediant.progress import SILENT, Progress
 from mediant.runtime.activation_bits import USUAL, is_precise
 from mediant.runtime.description import Description, Unsupported
@@ -128,7 +129,7 @@ class Decoder:
             ModelError: there is no model.
         """
         path = Path(folder)
-        description, settings = describe(read_config(path)), (threads, kv_bits, chunk, activation_bits)
+        description, settings = describe(configuration(path)), (threads, kv_bits, chunk, activation_bits)
         if (path / CHECKPOINT).is_file():
             return cls(description, CheckpointSource(expanded(path, progress)), *settings)
         from mediant.models.opening import open_model
@@ -276,20 +277,27 @@ class Decoder:
 
     def _matrix(self, source: Source, role: str, layer: int, module: str, multiplied: bool = True) -> None:
         matrix = source.matrix(_known(source, f"{module}.weight"))
-        bias = source.vector(f"{module}.bias") if f"{module}.bias" in source else None
+        bias = _bias(source, module, role in self.description.biased)
         self.native.set_linear(role, layer, list(matrix.views), bias)
         if role != "positions":
             self.matrices.append(matrix)
             self.multiplied += [matrix] if matrix.packed and multiplied else []
 
     def _norm(self, source: Source, role: str, layer: int, module: str) -> None:
-        if f"{module}.weight" not in source and self.description.layer_norm:
+        if not self.description.norm_weights:
             ones = np.ones(self.description.hidden, np.float32)
             self.native.set_norm(role, layer, ones, None)
             return
         weight = source.vector(_known(source, f"{module}.weight")) + np.float32(self.description.norm_offset)
-        bias = source.vector(f"{module}.bias") if f"{module}.bias" in source else None
+        bias = _bias(source, module, self.description.layer_norm)
         self.native.set_norm(role, layer, np.ascontiguousarray(weight), bias)
+
+
+def _bias(source: Source, module: str, expected: bool) -> Floats | None:
+    """The bias beside a weight, there exactly where the configuration says so."""
+    if not expected and f"{module}.bias" in source:
+        raise ValueError(f"the configuration has no place for the tensor '{module}.bias'")
+    return source.vector(_known(source, f"{module}.bias")) if expected else None
 
 
 def _known(source: Source, name: str) -> str:

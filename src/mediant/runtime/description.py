@@ -1,6 +1,6 @@
 """A decoder as the native runtime sees it: sizes, what each layer does, and where its tensors are.
 
-A family of models (`mediant.runtime.families`) turns a `config.json` into this; everything behind it is the same for
+A family of models (`mediant.runtime.families`) turns a configuration into this; everything behind it is the same for
 all of them. In layer l, with a norm N before (`norm_first`) or behind each half,
 
     q, k, v = rotated heads of Wq x, Wk x, Wv x      (norms of their own on q and k where there are such)
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediant.errors import ModelError
+from mediant.models.configuration import Configuration
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -54,7 +55,8 @@ class Description:
     """A decoder without its weights.
 
     `matrices` and `norms` give the name of the module of each tensor by its role, with `{}` for the layer; a role whose
-    module the model lacks is absent. `single` has those outside the layers. Biases are found beside their weights.
+    module the model lacks is absent. `single` has those outside the layers. `biased` are the roles of the matrices that
+    come with a bias.
     """
 
     family: str
@@ -71,9 +73,11 @@ class Description:
     matrices: Mapping[str, str]
     norms: Mapping[str, str]
     single: Mapping[str, str]
+    biased: frozenset[str] = frozenset()
     activation: str = "silu"
     epsilon: float = 1e-6
     layer_norm: bool = False
+    norm_weights: bool = True
     norm_first: bool = True
     norm_offset: float = 0.0
     attention_scale: float = 1.0
@@ -91,51 +95,93 @@ class Description:
         return {name: getattr(self, name) for name in names}
 
 
-class Config:
-    """A `config.json` whose absent or strange entries become `Unsupported`, with one sentence.
+# Entries without a part in the logits of one sequence. Tensors decide whether head and embedding are one.
+IRRELEVANT = frozenset((
+    "architectures", "model_type", "transformers_version", "dtype", "tie_word_embeddings",
+    "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id",
+    "attention_dropout", "dropout", "layerdrop", "initializer_range", "init_std", "pretraining_tp", "use_cache",
+    "output_attentions", "output_hidden_states", "return_dict", "id2label", "label2id", "problem_type",
+    "is_decoder", "add_cross_attention", "tie_encoder_decoder", "gradient_checkpointing", "prefix", "tokenizer_class",
+    "torchscript", "pruned_heads", "activation_dropout",
+))  # fmt: skip
 
-    >>> Config({"hidden_size": 8, "rms_norm_eps": None}).whole("hidden_size")
+
+class Config:
+    """A resolved configuration; absent or strange entries become `Unsupported`, with one sentence.
+
+    >>> Config(Configuration({"hidden_size": 8, "rms_norm_eps": None}, frozenset())).whole("hidden_size")
     8
     """
 
-    def __init__(self, entries: Mapping[str, Any]):
-        self.entries = entries
+    def __init__(self, configuration: Configuration):
+        self.entries = configuration.entries
+        self._unread = set(configuration.telling) - IRRELEVANT
         # Sinks, blocks and the like (methods/structure/attention.py); a plain window is in the model's own entries.
-        if any(entries.get("mediant_attention_layers") or ()):
+        if any(self.get("mediant_attention_layers") or ()):
             raise Unsupported("some of its layers have an attention pattern that only transformers computes so far")
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """The entry, or the default where it is absent or null."""
-        found = self.entries.get(name)
-        return default if found is None else found
+    def check_all_read(self) -> None:
+        """Refuses entries that change the network and that no family asked for.
 
-    def whole(self, name: str, default: int | None = None) -> int:
+        Raises:
+            Unsupported: there is one.
+        """
+        for name in sorted(self._unread):
+            raise Unsupported(f"its config.json sets {name} to {self.entries[name]!r}, which only transformers heeds")
+
+    def get(self, name: str) -> Any:
+        """The entry; None where it is absent or null."""
+        self._unread.discard(name)
+        return self.entries.get(name)
+
+    def whole(self, name: str) -> int:
         """A positive whole number."""
-        found = self.get(name, default)
+        found = self.get(name)
         if type(found) is not int or found < 1:
             raise Unsupported(f"its config.json gives {name} as {found!r}, not as a positive whole number")
         return found
 
-    def real(self, name: str, default: float | None = None) -> float:
+    def real(self, name: str) -> float:
         """A finite number."""
-        found = self.get(name, default)
-        if type(found) not in (int, float) or not np.isfinite(found):
-            raise Unsupported(f"its config.json gives {name} as {found!r}, not as a number")
-        return float(found)
+        return real(name, self.get(name))
 
-    def activation(self, *names: str) -> str:
-        """The activation of the MLP, under the first of the names that is there."""
-        found = next((self.get(name) for name in names if self.get(name) is not None), None)
+    def truth(self, name: str) -> bool:
+        """A truth value; null is false, as it is in Python."""
+        found = self.get(name)
+        if not isinstance(found, bool | None):
+            raise Unsupported(f"its config.json gives {name} as {found!r}, not as true or false")
+        return bool(found)
+
+    def cap(self, name: str) -> float:
+        """A soft cap; 0 where it is null, which is none."""
+        found = 0.0 if self.get(name) is None else self.real(name)
+        if self.get(name) is not None and found <= 0:
+            raise Unsupported(f"its config.json gives {name} as {found!r}, not as a positive number")
+        return found
+
+    def activation(self, name: str) -> str:
+        """The activation of the MLP."""
+        found = self.get(name)
         if found not in ACTIVATIONS:
             raise Unsupported(f"its activation {found!r} is not among {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[found]
 
-    def sliding(self, layers: int, otherwise: tuple[bool, ...]) -> tuple[bool, ...]:
-        """Which layers have a sliding window, from `layer_types` where it is there."""
-        kinds = self.get("layer_types")
-        if kinds is None:
-            return otherwise
-        known = {"sliding_attention": True, "full_attention": False}
-        if len(kinds) != layers or any(kind not in known for kind in kinds):
+    def windows(self) -> list[int]:
+        """The reach of each layer by `layer_types`: `sliding_window` positions where it slides, else all (0)."""
+        kinds, known = self.get("layer_types"), {"sliding_attention": True, "full_attention": False}
+        layers = self.whole("num_hidden_layers")
+        if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in known for kind in kinds):
             raise Unsupported(f"its layer_types are not {layers} times sliding_attention or full_attention")
-        return tuple(known[kind] for kind in kinds)
+        self.get("sliding_window")
+        return [self.whole("sliding_window") if known[kind] else 0 for kind in kinds]
+
+
+def real(name: str, found: Any) -> float:
+    """A finite number of a configuration.
+
+    Raises:
+        Unsupported: it is none.
+    """
+    if type(found) not in (int, float) or not np.isfinite(found):
+        raise Unsupported(f"its config.json gives {name} as {found!r}, not as a number")
+    return float(found)

@@ -9,19 +9,19 @@ decoder goes no further. Frequencies are float32, computed as transformers does,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mediant.runtime.description import Config, Rope, Unsupported
+from mediant.runtime.description import Config, Rope, Unsupported, real
 
 Floats = NDArray[np.float32]
 
 
 def rope(config: Config, head_dim: int, kind: str | None = None) -> Rope:
-    """The rotation that a configuration states, in the old form (`rope_theta`, `rope_scaling`) or in the new one.
+    """The rotation that a resolved configuration states in `rope_parameters`.
 
     Args:
         config: of the model.
@@ -29,74 +29,110 @@ def rope(config: Config, head_dim: int, kind: str | None = None) -> Rope:
         kind: the kind of layer, where the configuration has rotations for each.
 
     Raises:
-        Unsupported: a form of rotation that is not known, or one of its numbers is missing.
+        Unsupported: a form of rotation that is not known, or an entry that the form lacks or does not know.
     """
-    given = parameters(config, kind)
-    name = given.get("rope_type", given.get("type", "default"))
-    if name not in _FORMS:
-        raise Unsupported(f"its rotation of positions is {name!r}; there are: {', '.join(_FORMS)}")
-    share = given.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    size = int(head_dim * share)
-    base = given.get("rope_theta", config.get("rope_theta", 10000.0))
-    powers = np.float32(base) ** (np.arange(0, size, 2, dtype=np.float32) / np.float32(size))
-    try:
-        return _FORMS[name]((np.float32(1) / powers).astype(np.float32), given, config, float(base), size)
-    except KeyError as missing:
-        raise Unsupported(f"its rotation {name!r} lacks the entry {missing}") from None
-
-
-def parameters(config: Config, kind: str | None) -> Mapping[str, Any]:
-    """The entries about the rotation, of one kind of layer if they differ."""
-    given: Any = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if kind is not None and isinstance(given, Mapping) and kind in given:
-        given = given[kind]
+    given = config.get("rope_parameters")
+    given = given.get(kind) if kind is not None and isinstance(given, Mapping) else given
     if not isinstance(given, Mapping):
         raise Unsupported("the entries about its rotation of positions are not an object")
-    return given
+    name = str(given.get("rope_type"))
+    if name not in _FORMS:
+        raise Unsupported(f"its rotation of positions is {name!r}; there are: {', '.join(_FORMS)}")
+    needed, further, form = _FORMS[name]
+    entries = {key: value for key, value in given.items() if key not in ("rope_type", "type") and value is not None}
+    if missing := ({"rope_theta", *needed} - entries.keys()):
+        raise Unsupported(f"its rotation {name!r} lacks the entry {min(missing)!r}")
+    if strange := (entries.keys() - {"rope_theta", *needed, *further}):
+        raise Unsupported(f"its rotation {name!r} has an entry {min(strange)!r}, which only transformers heeds")
+    base = real("rope_theta", entries["rope_theta"])
+    if base <= 0 or head_dim % 2:
+        raise Unsupported(f"its rotation has the base {base} for heads of {head_dim}; positive and even are known")
+    powers = np.float32(base) ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+    frequencies = (np.float32(1) / powers).astype(np.float32)
+    return form(frequencies, _Entries(name, entries), base, kind is not None)
 
 
-def _default(frequencies: Floats, given: Mapping[str, Any], config: Config, base: float, size: int) -> Rope:
+class _Entries:
+    """Numbers of a rotation, by name."""
+
+    def __init__(self, form: str, entries: Mapping[str, Any]):
+        self._form, self._entries = form, entries
+
+    def number(self, name: str) -> float:
+        """A number other than zero."""
+        found = real(f"{name} of its rotation {self._form!r}", self._entries[name])
+        if found == 0:
+            raise Unsupported(f"its rotation {self._form!r} has 0 as {name}")
+        return found
+
+    def get(self, name: str, otherwise: Any) -> Any:
+        """The entry as it is, or what stands for its absence."""
+        return self._entries.get(name, otherwise)
+
+    def number_or(self, name: str, otherwise: float) -> float:
+        """A number; absence and zero mean the same, as in transformers."""
+        return self.number(name) if self._entries.get(name) else otherwise
+
+
+def _default(frequencies: Floats, given: _Entries, base: float, nested: bool) -> Rope:
     return Rope(frequencies)
 
 
-def _linear(frequencies: Floats, given: Mapping[str, Any], config: Config, base: float, size: int) -> Rope:
-    return Rope(frequencies / np.float32(given["factor"]))
+def _linear(frequencies: Floats, given: _Entries, base: float, nested: bool) -> Rope:
+    return Rope(frequencies / np.float32(given.number("factor")))
 
 
-def _llama3(frequencies: Floats, given: Mapping[str, Any], config: Config, base: float, size: int) -> Rope:
-    factor, low, high = (np.float32(given[k]) for k in ("factor", "low_freq_factor", "high_freq_factor"))
-    trained = np.float32(given["original_max_position_embeddings"])
+def _llama3(frequencies: Floats, given: _Entries, base: float, nested: bool) -> Rope:
+    factor, low, high, trained = (np.float32(given.number(name)) for name in LLAMA3)
+    if high <= low:
+        raise Unsupported(f"its rotation 'llama3' has high_freq_factor {high} not above low_freq_factor {low}")
     turns = trained / (np.float32(2 * math.pi) / frequencies)  # in the length the model was trained on
     smooth = np.clip((turns - low) / (high - low), 0, 1).astype(np.float32)
     return Rope((1 - smooth) * frequencies / factor + smooth * frequencies)
 
 
-def _yarn(frequencies: Floats, given: Mapping[str, Any], config: Config, base: float, size: int) -> Rope:
-    trained = given["original_max_position_embeddings"]
-    factor = given.get("factor") or config.whole("max_position_embeddings") / trained
+def _yarn(frequencies: Floats, given: _Entries, base: float, nested: bool) -> Rope:
+    trained, factor, size = (
+        given.number("original_max_position_embeddings"),
+        given.number("factor"),
+        2 * len(frequencies),
+    )
 
     def dimension(turns: float) -> float:
         """The pair that turns so often in the length the model was trained on."""
+        if base == 1 or trained <= 0 or turns <= 0:
+            raise Unsupported("its rotation 'yarn' has numbers for which it is not defined")
         return size * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(base))
 
-    low, high = dimension(given.get("beta_fast") or 32), dimension(given.get("beta_slow") or 1)
-    if given.get("truncate", True):
+    low, high = dimension(given.number_or("beta_fast", 32)), dimension(given.number_or("beta_slow", 1))
+    # transformers looks for `truncate` beside the rotations of the kinds of layers, not within them.
+    if nested or given.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, size - 1)
-    ramp = np.clip((np.arange(size // 2, dtype=np.float32) - low) / ((high - low) or 0.001), 0, 1).astype(np.float32)
+    width = high - low or 0.001
+    ramp = np.clip((np.arange(size // 2, dtype=np.float32) - low) / width, 0, 1).astype(np.float32)
     slowed = frequencies / np.float32(factor) * ramp + frequencies * (1 - ramp)
-    return Rope(slowed.astype(np.float32), _yarn_scale(given, float(factor)))
+    return Rope(slowed.astype(np.float32), _yarn_scale(given, factor))
 
 
-def _yarn_scale(given: Mapping[str, Any], factor: float) -> float:
+def _yarn_scale(given: _Entries, factor: float) -> float:
     def scale(by: float) -> float:
         return 0.1 * by * math.log(factor) + 1.0 if factor > 1 else 1.0
 
-    if given.get("attention_factor") is not None:
-        return float(given["attention_factor"])
-    if given.get("mscale") and given.get("mscale_all_dim"):
-        return scale(given["mscale"]) / scale(given["mscale_all_dim"])
+    if given.get("attention_factor", None) is not None:
+        return given.number("attention_factor")
+    if given.get("mscale", 0) and given.get("mscale_all_dim", 0):
+        return scale(given.number("mscale")) / scale(given.number("mscale_all_dim"))
     return scale(1.0)
 
 
-_FORMS = {"default": _default, "linear": _linear, "dynamic": _default, "llama3": _llama3, "yarn": _yarn}
+LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+YARN = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
+# Of each form: the entries that it needs beside the base, those that it knows, and what it computes.
+_FORMS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[Floats, _Entries, float, bool], Rope]]] = {
+    "default": ((), (), _default),
+    "linear": (("factor",), (), _linear),
+    "dynamic": (("factor",), ("original_max_position_embeddings",), _default),
+    "llama3": (LLAMA3, (), _llama3),
+    "yarn": (("factor", "original_max_position_embeddings"), YARN, _yarn),
+}

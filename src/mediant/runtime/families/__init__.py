@@ -1,37 +1,47 @@
-"""Families of decoders. Each is one file: `MODEL_TYPES`, the `model_type`s it knows, and `describe`, which turns their
-`config.json` into a `Description`. Nothing else has to be edited to add one.
+"""Families of decoders. Each is one file: `MODEL_TYPES`, the `model_type`s it knows, the `ARCHITECTURE` it runs, and
+`describe`, which turns a resolved configuration into a `Description`. Nothing else has to be edited to add one.
+
+A family asks for every entry that makes two of its networks differ. An entry that tells and that it never asks for
+makes the model `Unsupported`, so a family cannot overlook one. Defaults are none of its business: a resolved
+configuration has them all.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from mediant.models.configuration import Configuration
 from mediant.runtime.description import Config, Description, Unsupported
 
 
 @cache
-def known() -> Mapping[str, Callable[[Config], Description]]:
-    """What describes a model, by its `model_type`."""
-    found: dict[str, Callable[[Config], Description]] = {}
+def known() -> Mapping[str, Any]:
+    """The module of each family, by the `model_type`s it knows."""
+    found: dict[str, Any] = {}
     for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):
             family = importlib.import_module(f"{__name__}.{module.name}")
-            found |= dict.fromkeys(family.MODEL_TYPES, family.describe)
+            found |= dict.fromkeys(family.MODEL_TYPES, family)
     return found
 
 
-def describe(config: Mapping[str, Any]) -> Description:
-    """The decoder of a `config.json`.
+def describe(configuration: Configuration) -> Description:
+    """The decoder that a configuration describes.
 
     Raises:
         Unsupported: no family knows it, or it has something that the native decoder lacks.
     """
-    model_type = config.get("model_type")
-    describes = known().get(str(model_type))
-    if describes is None:
+    model_type, named = (configuration.entries.get(name) for name in ("model_type", "architectures"))
+    family = known().get(str(model_type))
+    if family is None:
         raise Unsupported(f"its model_type {model_type!r} is not among {', '.join(sorted(known()))}")
-    return describes(Config(config))
+    if named and named[0] != family.ARCHITECTURE:
+        raise Unsupported(f"its config.json names the architecture {named[0]!r}, not {family.ARCHITECTURE!r}")
+    config = Config(configuration)
+    found: Description = family.describe(config)
+    config.check_all_read()
+    return found

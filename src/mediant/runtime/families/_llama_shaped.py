@@ -32,6 +32,8 @@ SANDWICH_NORMS = {
     "mlp_post_norm": "model.layers.{}.post_feedforward_layernorm",
 }
 SINGLE = {"embedding": "model.embed_tokens", "head": "lm_head", "final_norm": "model.norm"}
+ATTENTION = ("query", "key", "value", "out")
+MLP = ("gate", "up", "down")
 
 
 def llama_shaped(
@@ -40,34 +42,41 @@ def llama_shaped(
     windows: Sequence[int] | None = None,
     ropes: tuple[Rope, ...] | None = None,
     rope_of_layer: Sequence[int] | None = None,
+    activation: str = "hidden_act",
     **differences: Any,
 ) -> Description:
     """The description of a model that is Llama but for `differences`, which are fields of `Description`."""
-    count, heads, hidden = (config.whole(n) for n in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
-    head_dim = config.whole("head_dim", hidden // heads)
+    count, head_dim = config.whole("num_hidden_layers"), head_size(config)
     windows, rope_of_layer = windows or [0] * count, rope_of_layer or [0] * count
     fields: dict[str, Any] = {
         "family": family,
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": config.whole("num_key_value_heads", heads),
+        "hidden": config.whole("hidden_size"),
+        "heads": config.whole("num_attention_heads"),
+        "kv_heads": config.whole("num_key_value_heads"),
         "head_dim": head_dim,
         "inner": config.whole("intermediate_size"),
         "vocabulary": config.whole("vocab_size"),
         "positions": config.whole("max_position_embeddings"),
-        "embedding": hidden,
+        "embedding": config.whole("hidden_size"),
         "layers": tuple(LayerShape(w, r) for w, r in zip(windows, rope_of_layer, strict=True)),
         "ropes": ropes or (rope(config, head_dim),),
         "matrices": MATRICES,
         "norms": NORMS,
         "single": SINGLE,
-        "activation": config.activation("hidden_activation", "hidden_act"),
-        "epsilon": config.real("rms_norm_eps", 1e-6),
+        "activation": config.activation(activation),
+        "epsilon": config.real("rms_norm_eps"),
         "attention_scale": head_dim**-0.5,
     }
     return Description(**fields | differences)
 
 
-def windows_where(sliding: Sequence[bool], window: int) -> list[int]:
-    """The reach of each layer: `window` positions where it slides, else all."""
-    return [window if slides else 0 for slides in sliding]
+def head_size(config: Config) -> int:
+    """Dimensions of a head: a share of the width where the configuration has no entry of its own."""
+    if "head_dim" in config.entries:
+        return config.whole("head_dim")
+    return config.whole("hidden_size") // config.whole("num_attention_heads")
+
+
+def biased(config: Config, entry: str, roles: Sequence[str]) -> frozenset[str]:
+    """The roles, if an entry of the configuration gives them biases."""
+    return frozenset(roles) if config.truth(entry) else frozenset()

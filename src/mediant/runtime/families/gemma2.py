@@ -5,38 +5,32 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mediant.runtime.description import Config, Description
-from mediant.runtime.families._llama_shaped import SANDWICH_NORMS, llama_shaped, windows_where
+from mediant.runtime.description import Config, Description, Unsupported
+from mediant.runtime.families._llama_shaped import ATTENTION, SANDWICH_NORMS, biased, llama_shaped
 
 MODEL_TYPES = ("gemma2",)
+ARCHITECTURE = "Gemma2ForCausalLM"
 
 
 def describe(config: Config) -> Description:
-    """Windows start with the first layer."""
-    count = config.whole("num_hidden_layers")
-    sliding = config.sliding(count, tuple(layer % 2 == 0 for layer in range(count)))
-    return llama_shaped(
-        config,
-        "gemma2",
-        windows=windows_where(sliding, config.whole("sliding_window", 4096)),
-        norms=SANDWICH_NORMS,
-        attention_cap=_cap(config, "attn_logit_softcapping", 50.0),
-        logit_cap=_cap(config, "final_logit_softcapping", 30.0),
-        **gemma(config),
-    )
+    """Windows as `layer_types` say."""
+    return llama_shaped(config, "gemma2", windows=config.windows(), norms=SANDWICH_NORMS, **gemma(config))
 
 
 def gemma(config: Config) -> dict[str, Any]:
     """What all Gemmas share: norms that multiply by 1 + weight, and embeddings scaled by the root of their width."""
-    hidden = config.whole("hidden_size")
+    config.get("hidden_act")  # an old name beside hidden_activation, which the class does not heed
+    if config.truth("use_bidirectional_attention"):
+        raise Unsupported("its attention looks ahead")
+    scalar = config.real("query_pre_attn_scalar")
+    if scalar <= 0:
+        raise Unsupported(f"its config.json gives query_pre_attn_scalar as {scalar!r}, not as a positive number")
     return {
-        "head_dim": config.whole("head_dim", 256),
+        "activation": "hidden_activation",
         "norm_offset": 1.0,
-        "embedding_scale": math.sqrt(hidden),
-        "attention_scale": config.real("query_pre_attn_scalar", 256) ** -0.5,
+        "embedding_scale": math.sqrt(config.whole("hidden_size")),
+        "attention_scale": scalar**-0.5,
+        "attention_cap": config.cap("attn_logit_softcapping"),
+        "logit_cap": config.cap("final_logit_softcapping"),
+        "biased": biased(config, "attention_bias", ATTENTION),
     }
-
-
-def _cap(config: Config, name: str, default: float) -> float:
-    """A cap that is null is none; one that is absent is the default."""
-    return config.real(name, default) if name not in config.entries or config.get(name) is not None else 0.0

@@ -6,6 +6,7 @@ from mediant.runtime.description import Config, Description
 from mediant.runtime.families._llama_shaped import llama_shaped
 
 MODEL_TYPES = ("mistral",)
+ARCHITECTURE = "MistralForCausalLM"
 
 
 def describe(config: Config) -> Description:

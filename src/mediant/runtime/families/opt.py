@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from mediant.runtime.description import Config, Description, LayerShape
+from mediant.runtime.families._llama_shaped import biased
 
 MODEL_TYPES = ("opt",)
+ARCHITECTURE = "OPTForCausalLM"
 
 MATRICES = {
     "query": "model.decoder.layers.{}.self_attn.q_proj",
@@ -23,8 +25,8 @@ NORMS = {
 def describe(config: Config) -> Description:
     """Positions are counted from 2: rows 0 and 1 of their table belong to padding."""
     hidden, heads = config.whole("hidden_size"), config.whole("num_attention_heads")
-    embedding = config.whole("word_embed_proj_dim", hidden)
-    first = bool(config.get("do_layer_norm_before", True))
+    embedding = config.whole("word_embed_proj_dim")
+    first, bare_end = config.truth("do_layer_norm_before"), config.truth("_remove_final_layer_norm")
     single = {
         "embedding": "model.decoder.embed_tokens",
         "positions": "model.decoder.embed_positions",
@@ -32,7 +34,7 @@ def describe(config: Config) -> Description:
     }
     if embedding != hidden:
         single |= {"project_in": "model.decoder.project_in", "project_out": "model.decoder.project_out"}
-    if first and not config.get("_remove_final_layer_norm", False):
+    if first and not bare_end:
         single |= {"final_norm": "model.decoder.final_layer_norm"}
     return Description(
         family="opt",
@@ -49,6 +51,8 @@ def describe(config: Config) -> Description:
         matrices=MATRICES,
         norms=NORMS,
         single=single,
+        biased=biased(config, "enable_bias", tuple(MATRICES)),
+        norm_weights=config.truth("layer_norm_elementwise_affine"),
         activation=config.activation("activation_function"),
         epsilon=1e-5,
         layer_norm=True,
