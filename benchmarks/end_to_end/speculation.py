@@ -23,7 +23,8 @@ import numpy as np
 
 from mediant.models.reference import load_tokenizer
 from mediant.runtime.decoder import Decoder, Drafts
-from mediant.runtime.generate import NativeWriter, Request
+from mediant.runtime.generate import NativeWriter
+from mediant.runtime.generation import Request
 
 SENTENCES = (
     "The harbour was quiet that morning, and only two of the boats had come back with anything to sell at the market.",

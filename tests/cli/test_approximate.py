@@ -6,8 +6,9 @@ from fractions import Fraction
 
 import pytest
 
-from mediant.cli import _console, app, approximate
+from mediant.cli import _console, app
 from mediant.errors import UsageError
+from mediant.numbers.study import number
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def figures(run):
     ],
 )
 def test_a_text_means_exactly_what_it_says(text, value):
-    assert approximate.number(text) == value
+    assert number(text) == value
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_a_text_means_exactly_what_it_says(text, value):
 )
 def test_what_is_no_number_is_refused_at_once(text):
     with pytest.raises(UsageError):
-        approximate.number(text)
+        number(text)
 
 
 def test_the_table_shows_convergents_and_the_best(run):
@@ -86,7 +87,7 @@ def test_the_table_shows_convergents_and_the_best(run):
 def test_negative_values_need_no_quoting(figures, value):
     (one,) = figures(value)["values"]
     assert one["text"] == value
-    assert Fraction(one["exact"]) == approximate.number(value)
+    assert Fraction(one["exact"]) == number(value)
     assert all(held["sign"] == 1 for held in one["floats"])
 
 
@@ -101,7 +102,7 @@ def test_figures_are_exact(figures):
 
 @pytest.mark.parametrize("text", ["pi", "-0.3", "1/7", "0", "1", "-5", "1e308", "5e-324", "123456789.125"])
 def test_all_that_is_printed_agrees_with_fraction(figures, text):
-    value = approximate.number(text)
+    value = number(text)
     shift_add = ("--shift-add", "10") if abs(value) < 2**52 else ()
     (one,) = figures(text, "--max-denominator", "1000", "--eps", "1e-6", *shift_add)["values"]
     best = next(a for a in one["approximations"] if a["found"].startswith("best"))

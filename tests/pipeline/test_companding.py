@@ -74,6 +74,17 @@ def test_gradients_are_taken_at_the_quantized_weights(request_for):
             np.testing.assert_array_equal(getattr(again[key], field), value)
 
 
+def test_parts_are_dropped_before_companding(request_for, tmp_path):
+    file = tmp_path / "thin.yaml"
+    file.write_text("description: thin\nstages:\n- drop_layers: {layers: [1]}\n- quantize: {recipe: cvxq}\n")
+    with begun(dataclasses.replace(request_for(size="45kB"), recipe=str(file))) as run:
+        plan = run.plan()
+        checkpoint = run.pack(plan)
+        assert plan.model_fingerprint == run.original.fingerprint
+    assert plan.structure == ({"edit": "drop_layers", "layers": [1]},)
+    assert not any(".layers.1." in name for name in checkpoint.tensors)
+
+
 def test_what_goes_only_with_sizes_is_refused(request_for):
     for wrong in ({"max_kl": 0.1}, {"size": "50kB", "tune": 1.0}):
         with pytest.raises(UsageError, match="goes with --size, and without --tune"), begun(request_for(**wrong)):

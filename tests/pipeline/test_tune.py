@@ -11,12 +11,11 @@ import pytest
 import mediant
 from mediant import files
 from mediant.errors import PlanError, TextError, UsageError
-from mediant.evaluation.divergence import compare
+from mediant.evaluation.divergence import compare, logits
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.pipeline.compress import compress
 from mediant.pipeline.request import Request
-from mediant.pipeline.search import logits
 from mediant.plans import Plan
 from mediant.statistics.calibration import calibration_tokens
 
@@ -89,9 +88,9 @@ def test_refusals(tiny_folder, text, tmp_path):
 
 
 def test_a_text_of_one_window_cannot_be_held_out(tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("mediant.pipeline.tune.WINDOW", 4096)
-    monkeypatch.setattr("mediant.pipeline.tune.positions", lambda model: None)
-    monkeypatch.setattr("mediant.pipeline.tune.MOST_WINDOWS", 1)
+    monkeypatch.setattr("mediant.statistics.calibration.LEARNING_WINDOW", 4096)
+    monkeypatch.setattr("mediant.statistics.calibration.positions", lambda model: None)
+    monkeypatch.setattr("mediant.statistics.calibration.MOST_WINDOWS", 1)
     short = tmp_path / "short.txt"
     short.write_text("bees and foxes run " * 2000, encoding="utf-8")
     with pytest.raises(TextError, match="at least 2"):

@@ -13,7 +13,8 @@ from mediant.errors import UsageError
 from mediant.kernels import native
 from mediant.runtime.choosing import choose
 from mediant.runtime.decoder import Decoder
-from mediant.runtime.generate import NativeWriter, Request, TransformersWriter, text_pieces
+from mediant.runtime.generate import NativeWriter, TransformersWriter, text_pieces
+from mediant.runtime.generation import Request
 from mediant.runtime.sampling import Sampler, Sampling, sampler
 
 Folder = Callable[[str], Path]

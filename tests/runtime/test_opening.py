@@ -30,7 +30,8 @@ from mediant.progress import What
 from mediant.runtime import expansion
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.expansion import expanded
-from mediant.runtime.generate import NativeWriter, Request
+from mediant.runtime.generate import NativeWriter
+from mediant.runtime.generation import Request
 from mediant.runtime.weights import dense, half
 from mediant.values import Encoding, TensorInfo
 

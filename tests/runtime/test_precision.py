@@ -19,7 +19,8 @@ from mediant.plans import Drop, Run, TensorPlan
 from mediant.runtime import reference_decoder
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.families import describe
-from mediant.runtime.generate import NativeWriter, Request
+from mediant.runtime.generate import NativeWriter
+from mediant.runtime.generation import Request
 from mediant.runtime.precision import Budget, Confidence, Load, divergence, own_text, policy_of, surest
 from mediant.runtime.sampling import Sampling, sampler
 from mediant.runtime.weights import Matrix, dense

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mediant.cli.approximate import ShiftAdd, Study
 from mediant.numbers.diophantine import Solutions
 from mediant.numbers.floating_point import Fields
+from mediant.numbers.study import ShiftAdd, Study
 
 # Longer integers are shown by their first digits.
 _DIGITS = 20

@@ -15,7 +15,7 @@ from mediant.runtime.activation_bits import USUAL
 
 if TYPE_CHECKING:
     from mediant.progress import Progress
-    from mediant.runtime.generate import Request, Writer
+    from mediant.runtime.generation import Request, Writer
     from mediant.runtime.precision import Policy
 
 TemperatureOption = Annotated[

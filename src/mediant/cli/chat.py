@@ -47,7 +47,7 @@ def command(
 
     Lines can also come from a pipe: each is a message, and only answers go to standard output.
     """
-    from mediant.runtime.generate import Request
+    from mediant.runtime.generation import Request
     from mediant.runtime.sampling import Sampling
 
     policy = options.policy(precision_policy, precision, draft)

@@ -46,7 +46,7 @@ def command(
 
     Example: mediant generate smol-60 "The sea is" --max-tokens 40
     """
-    from mediant.runtime.generate import Request
+    from mediant.runtime.generation import Request
     from mediant.runtime.sampling import Sampling
 
     policy = options.policy(precision_policy, precision, draft)

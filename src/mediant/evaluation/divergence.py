@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +33,19 @@ from mediant.progress import SILENT, Progress
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """Token ids [1, window], int64, to logits [1, window, vocabulary]."""
 
+
 CHUNK = 32
 Figures = NDArray[np.float64]
+
+
+def logits(network: Any) -> Forward:
+    """Returns the forward pass of a network of transformers."""
+
+    def forward(ids: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = network(input_ids=ids, use_cache=False).logits
+        return found
+
+    return forward
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,8 @@ def evaluate_all(
 ) -> list[Measurement]:
     """What `evaluate` says of each candidate, with all of them in memory and one run of the reference."""
     tokens, source = _windows(reference, text, windows, window, seed, progress)
-    networks = [_logits(candidate.load()) for candidate in candidates]
-    found = compare_all(_logits(load_reference(reference)), networks, tokens, progress)
+    networks = [divergence.logits(candidate.load()) for candidate in candidates]
+    found = compare_all(divergence.logits(load_reference(reference)), networks, tokens, progress)
     return [Measurement(_card(c, f, source, tokens.shape), f) for c, f in zip(candidates, found, strict=True)]
 
 
@@ -169,14 +169,6 @@ def _sentences(
     longest = min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
     encoded = tokenizer(embeddings.lines(text), truncation=True, max_length=longest)["input_ids"]
     return [torch.tensor(ids) for ids in encoded], text.name
-
-
-def _logits(network: Any) -> divergence.Forward:
-    def logits(ids: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = network(input_ids=ids, use_cache=False).logits
-        return found
-
-    return logits
 
 
 def _states(network: Any) -> embeddings.Embed:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load, save
 
+from mediant.allocation.whole_plan import whole_plan
 from mediant.kernels.companded_matrix import code_bytes
 from mediant.kernels.part_shapes import MOST_DEPTH, MOST_WEIGHTS, CodedForm, Form
 from mediant.methods import companded
@@ -247,19 +248,7 @@ class Companding:
             )
             for info in quantizable(self.model)
         }  # fmt: skip
-        modules = {self.model.tensor(name).module for name in companded}
-        cast = TensorPlan("cast", dtype=r.keep)
-        corrected = dataclasses.replace(cast, bias_correction=True) if r.bias_correction else cast
-        return Plan(
-            model_fingerprint=self.model.fingerprint,
-            recipe=r.name,
-            seed=self.seed,
-            tensors={
-                t.name: companded.get(t.name) or (corrected if t.role == "bias" and t.module in modules else cast)
-                for t in self.model.tensors
-            },
-            target_bytes=target,
-        )
+        return whole_plan(self.model, r, companded, self.seed, target)
 
 
 def demands_to_bytes(demands: Mapping[str, Demand]) -> bytes:

@@ -31,10 +31,11 @@ from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.models.weights import WeightReader
 from mediant.pipeline.structure import School, structured
-from mediant.pipeline.tune import SECONDS, TRIAL, text_to_learn
+from mediant.pipeline.tune import SECONDS, TRIAL
 from mediant.pipeline.workspace import Workspace
 from mediant.plans import MOST_STEPS
 from mediant.progress import SILENT, Progress
+from mediant.statistics.calibration import text_to_learn
 from mediant.values import Model
 
 # Tokens by which neurons are sorted, and windows that say what was lost.

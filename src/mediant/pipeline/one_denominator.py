@@ -12,13 +12,16 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from mediant.allocation.whole_plan import whole_plan
 from mediant.methods.denominator import rate, spread
 from mediant.methods.stack import prepare_any
 from mediant.models.weights import WeightReader
 from mediant.pipeline.choose import Matrix, matrices, quantizable
+from mediant.planning.recipe import Recipe
 from mediant.planning.size import check_range
 from mediant.plans import Plan, TensorPlan
 from mediant.progress import SILENT, Progress
@@ -108,25 +111,12 @@ def curves_from_json(data: bytes) -> list[Curve]:
 
 
 def denominator_plan(
-    model: Model, steps: Mapping[str, float], keep: str, seed: int, target: int | None, loss: float | None = None
+    model: Model, steps: Mapping[str, float], keep: Any, seed: int, target: int | None, loss: float | None = None
 ) -> Plan:
     """The plan that codes the tensors in `steps` with these steps, and casts all others to `keep`."""
+    recipe = Recipe(RECIPE, "", keep=keep)
     coded = {name: TensorPlan("lattice", step=step) for name, step in steps.items()}
-    modules = {model.tensor(name).module for name in coded}
-    cast = TensorPlan("cast", dtype=keep)
-    corrected = dataclasses.replace(cast, bias_correction=True)
-    return Plan(
-        model_fingerprint=model.unedited.fingerprint,
-        structure=model.edits,
-        recipe=RECIPE,
-        seed=seed,
-        tensors={
-            t.name: coded.get(t.name) or (corrected if t.role == "bias" and t.module in modules else cast)
-            for t in model.tensors
-        },
-        target_bytes=target,
-        predicted_loss=loss,
-    )
+    return whole_plan(model, recipe, coded, seed, target, loss)
 
 
 @dataclass(frozen=True)

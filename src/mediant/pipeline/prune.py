@@ -12,9 +12,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mediant import discovery, files
+from mediant.allocation.whole_plan import whole_plan
 from mediant.checkpoint.writer import check_replaceable
 from mediant.errors import PlanError, UsageError
 from mediant.models.companions import tokenizer_files
@@ -23,7 +24,7 @@ from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.pipeline.compress import Compression
 from mediant.pipeline.request import Request
-from mediant.planning.recipe import SPARSE_ROLES, load_recipe
+from mediant.planning.recipe import SPARSE_ROLES, Recipe, load_recipe
 from mediant.plans import Plan, TensorPlan
 from mediant.progress import SILENT, Progress
 from mediant.values import Model
@@ -42,7 +43,7 @@ class Wish:
     parts: Mapping[str, Any] = field(default_factory=dict)
     pattern: Mapping[str, Any] = field(default_factory=dict)
     score: str | None = None
-    dtype: str = "float16"
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     refit: bool | None = None
 
     def check(self) -> None:
@@ -104,12 +105,11 @@ def _closing(run: Compression) -> Iterator[None]:
 
 
 def _plan(model: Model, wish: Wish, seed: int) -> Plan:
-    cast = TensorPlan("cast", dtype=wish.dtype)
     sparse = TensorPlan("sparse", dtype=wish.dtype, pattern=wish.pattern, score=wish.weight_score)
-    chosen = {t.name: sparse if t.role in SPARSE_ROLES and t.layout != "none" else cast for t in model.tensors}
-    if sparse not in chosen.values():
+    chosen = {t.name: sparse for t in model.tensors if t.role in SPARSE_ROLES and t.layout != "none"}
+    if not chosen:
         raise PlanError(f"{model.name} has no linear layers that could be made sparse.")
-    return Plan(model.unedited.fingerprint, RECIPE, seed, chosen, structure=model.edits)
+    return whole_plan(model, Recipe(RECIPE, "", keep=wish.dtype, bias_correction=False), chosen, seed, None)
 
 
 def _write(model: Model, out: Path, progress: Progress) -> None:

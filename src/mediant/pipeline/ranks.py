@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mediant import discovery
+from mediant.allocation.whole_plan import whole_plan
 from mediant.checkpoint.manifest import entry_bytes
 from mediant.errors import PlanError
 from mediant.kernels.part_shapes import part_shapes, payload_bytes
@@ -336,24 +337,9 @@ class RankSizing:
 
     def _plan(self, picked: Sequence[int], target: int) -> Plan:
         taken = {c.tensor: c.options[i] for c, i in zip(self.choices, picked, strict=True)}
-        changed = {name for name, option in taken.items() if option.plan.method != "cast"}
-        modules = {self.model.tensor(name).module for name in changed}
-        cast = TensorPlan("cast", dtype=self.recipe.keep)
-        corrected = dataclasses.replace(cast, bias_correction=True) if self.recipe.bias_correction else cast
-        return Plan(
-            model_fingerprint=self.model.unedited.fingerprint,
-            recipe=self.recipe.name,
-            seed=self.seed,
-            tensors={
-                t.name: taken[t.name].plan
-                if t.name in taken
-                else (corrected if t.role == "bias" and t.module in modules else cast)
-                for t in self.model.tensors
-            },
-            target_bytes=target,
-            predicted_loss=max(0.0, sum(option.loss for option in taken.values())),
-            structure=self.model.edits,
-        )
+        chosen = {name: option.plan for name, option in taken.items()}
+        loss = max(0.0, sum(option.loss for option in taken.values()))
+        return whole_plan(self.model, self.recipe, chosen, self.seed, target, loss)
 
 
 def _unit(choice: Choice) -> Unit:

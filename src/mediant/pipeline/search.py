@@ -13,13 +13,13 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from mediant import files
 from mediant.errors import SizeError
-from mediant.evaluation.divergence import Forward, compare
+from mediant.evaluation.divergence import Forward, compare, logits
 from mediant.models.opening import positions
 from mediant.models.reference import load_reference
 from mediant.planning.size import exact
@@ -117,13 +117,3 @@ class Judge:
 
         compared = ordered(kl, self._windows, compute_alone)
         return fmean(self.run.progress.track(compared, "Comparing with the original", len(self._windows)))
-
-
-def logits(network: Any) -> Forward:
-    """What `compare` takes, of a network of transformers."""
-
-    def forward(tokens: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = network(input_ids=tokens).logits
-        return found
-
-    return forward

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from mediant.allocation.whole_plan import whole_plan
 from mediant.kernels.tiles import OCTET, STORAGES
 from mediant.planning.plane_order import plane_order
 from mediant.planning.rate_distortion import Unit, allocate, merged, predicted_loss
 from mediant.planning.recipe import Recipe
 from mediant.planning.same_everywhere import allocate_same
 from mediant.planning.size import check_range
-from mediant.plans import Plan, Run, TensorPlan
+from mediant.plans import Plan, Run
 from mediant.values import Model
 
 ATTEMPTS = 12
@@ -129,28 +130,13 @@ class Sizing:
         return target - self.folder_bytes(self._plan(runs, target))
 
     def _plan(self, runs: Runs, target: int) -> Plan:
-        cast = TensorPlan("cast", dtype=self.recipe.keep)
-        corrected = dataclasses.replace(cast, bias_correction=True) if self.recipe.bias_correction else cast
         quantized = {n: self.recipe.tensor_plan(given, self.model.tensor(n).role) for n, given in runs.items()}
         if self.recipe.storage == "nested" and not self._same_everywhere:
             for name, drops in plane_order(self.units, runs).items():
                 quantized[name] = dataclasses.replace(quantized[name], drops=drops)
-        modules = {self.model.tensor(name).module for name in quantized}
-        return Plan(
-            model_fingerprint=self.model.unedited.fingerprint,
-            structure=self.model.edits,
-            recipe=self.recipe.name,
-            seed=self.seed,
-            block_steps=self.recipe.block_steps,
-            code_steps=self.recipe.code_steps,
-            tensors={
-                t.name: quantized.get(t.name) or (corrected if t.role == "bias" and t.module in modules else cast)
-                for t in self.model.tensors
-            },
-            target_bytes=target,
-            # Where depths are the same everywhere, no loss was measured.
-            predicted_loss=None if self._same_everywhere else predicted_loss(self.units, runs),
-        )
+        # Where depths are the same everywhere, no loss was measured.
+        loss = None if self._same_everywhere else predicted_loss(self.units, runs)
+        return whole_plan(self.model, self.recipe, quantized, self.seed, target, loss)
 
 
 def _next_step(runs: Sequence[Run], depths: Sequence[int]) -> tuple[int, int]:

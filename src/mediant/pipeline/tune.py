@@ -7,7 +7,6 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,19 +16,16 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import load, save
 
 from mediant.checkpoint.decoding import decode, factor_encodings
-from mediant.errors import TextError
 from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.kernels.coded_matrix import Codebook, scaled
 from mediant.methods.stack import prepare_any
 from mediant.methods.training.scale_tuning import Tuned, Tuner
 from mediant.models.matrix_form import to_matrix
-from mediant.models.opening import positions
 from mediant.models.reference import load_reference
 from mediant.models.weights import WeightReader
 from mediant.pipeline.approximate import cast
 from mediant.plans import MOST_STEPS, Plan
-from mediant.progress import Progress
-from mediant.statistics.calibration import calibration_tokens, sampled_windows
+from mediant.statistics.calibration import text_to_learn
 from mediant.statistics.hessian import Hessians
 from mediant.values import Array, Encoding, Model, Statistics
 
@@ -38,9 +34,6 @@ if TYPE_CHECKING:
 
 # Tensors without scales of their rows.
 UNGAINED = ("cast", "compand")
-# Shorter than calibration's windows, so that a minute has more steps.
-WINDOW = 256
-MOST_WINDOWS, WRITTEN = 4096, 96
 # Windows that are not learned from, but judge whether learning helped.
 HELD_OUT = 8
 # Steps that tell how long one takes.
@@ -110,24 +103,6 @@ def _name(what: str, plan: Plan) -> str:
 def tuning_windows(run: Compression) -> torch.Tensor:
     """Text that a run learns from."""
     return text_to_learn(run.original, run.request.calibration, run.seed, run.progress)
-
-
-def text_to_learn(model: Model, file: Path | None, seed: int, progress: Progress) -> torch.Tensor:
-    """Text to learn from: all of the calibration file, or more of the model's own.
-
-    Raises:
-        TextError: the file is too short to hold any of it out.
-    """
-    length = min(WINDOW, positions(model) or WINDOW)
-    if file is None:
-        return sampled_windows(model, WRITTEN, length, seed, "tuning", progress)
-    windows = calibration_tokens(model, file, seed, progress, MOST_WINDOWS, length).windows
-    if len(windows) < 2:
-        raise TextError(
-            f"The text {Path(file)} has {len(windows)} window of {length} tokens; learning from it (tuning, or "
-            "refitting pruned parts) needs at least 2."
-        )
-    return windows
 
 
 def taken_up(

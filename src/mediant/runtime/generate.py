@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mediant.errors import ModelError, UsageError
-from mediant.runtime.sampling import Sampling, sampler
+from mediant.runtime.generation import Request, check_room
+from mediant.runtime.sampling import sampler
+from mediant.runtime.speculative import BURST, rounds_of
 
 if TYPE_CHECKING:
     from mediant.runtime.decoder import Decoder
-    from mediant.runtime.precision import Policy
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to write behind a prompt, and how.
-
-    `precision` is the number of bits of a code to use (`dial`), where the model is stored so that it can be read with
-    fewer (None: all); a `policy` chooses it anew for every token. `draft` is the precision at which tokens are drafted
-    for self-speculation, `draft_length` at a time.
-    """
-
-    max_tokens: int = 64
-    sampling: Sampling = field(default_factory=Sampling)
-    stop_tokens: frozenset[int] = frozenset()
-    precision: float | None = None
-    policy: Policy | None = None
-    draft: float | None = None
-    draft_length: int = 4
-
-
-class Writer(Protocol):
-    """Something that goes on from tokens."""
-
-    positions: int | None
-
-    def write(self, tokens: Sequence[int], request: Request) -> Iterator[int]:
-        """The tokens behind the given ones, up to and with the first stop token."""
 
 
 class NativeWriter:
@@ -78,8 +51,6 @@ class NativeWriter:
         yield from self._go_on(int(tokens[-1]), min(request.max_tokens, room), state, request)
 
     def _go_on(self, last: int, count: int, state: Any, request: Request) -> Iterator[int]:
-        from mediant.runtime.speculative import BURST, rounds_of
-
         stops = sorted(request.stop_tokens)
         while count > 0:
             if request.policy is not None:
@@ -149,19 +120,6 @@ class TransformersWriter:
             yield new[0]
             if new[0] in request.stop_tokens:
                 return
-
-
-def check_room(positions: int | None, used: int) -> int:
-    """Tokens that still fit behind the prompt.
-
-    Raises:
-        UsageError: none does.
-    """
-    if used == 0:
-        raise UsageError("The prompt is empty; give at least one word.")
-    if positions is not None and used >= positions:
-        raise UsageError(f"The prompt has {used} tokens; the model takes fewer than {positions}.")
-    return 1 << 62 if positions is None else positions - used
 
 
 def text_pieces(tokenizer: Any, tokens: Iterable[int], stops: Sequence[str] = ()) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mediant.runtime.decoder import Decoder
-    from mediant.runtime.generate import Request
+    from mediant.runtime.generation import Request
     from mediant.runtime.kv_cache import Sequence
 
 

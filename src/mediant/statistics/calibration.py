@@ -31,6 +31,9 @@ from mediant.workers import compute_alone, ordered
 # Windows and their length: of a file, and of text that the model has to write first.
 FROM_FILE = (48, 512)
 WRITTEN = (32, 256)
+# Text to learn from: shorter windows, so that a minute has more steps; as many of a file as there are, or so many.
+LEARNING_WINDOW = 256
+MOST_WINDOWS, WRITTEN_TO_LEARN = 4096, 96
 GREEDY_TOKENS = 4
 MOST_AT_ONCE = 16
 STREAMS = {"calibration": 0, "held-out": 1, "tuning": 2}
@@ -105,6 +108,24 @@ def _written(seed: int) -> str:
 def held_out_windows(model: Model, windows: int, window: int, seed: int, progress: Progress = SILENT) -> torch.Tensor:
     """Token windows [windows, window] written by the model and never used for calibration."""
     return sampled_windows(model, windows, window, seed, "held-out", progress)
+
+
+def text_to_learn(model: Model, file: Path | None, seed: int, progress: Progress = SILENT) -> torch.Tensor:
+    """Returns windows to learn from [windows, tokens]: all of the calibration file, or more of the model's own text.
+
+    Raises:
+        TextError: the file is too short to hold any of it out.
+    """
+    length = min(LEARNING_WINDOW, positions(model) or LEARNING_WINDOW)
+    if file is None:
+        return sampled_windows(model, WRITTEN_TO_LEARN, length, seed, "tuning", progress)
+    windows = calibration_tokens(model, file, seed, progress, MOST_WINDOWS, length).windows
+    if len(windows) < 2:
+        raise TextError(
+            f"The text {file} has {len(windows)} window of {length} tokens; learning from it (tuning, or "
+            "refitting pruned parts) needs at least 2."
+        )
+    return windows
 
 
 def sampled_windows(

@@ -25,11 +25,11 @@ import torch
 from mediant.models.block_stream import BlockCall, BlockStream, States
 from mediant.progress import SILENT, Progress
 from mediant.statistics import experts
-from mediant.statistics.calibration import CalibrationText, compute_alone
+from mediant.statistics.calibration import CalibrationText
 from mediant.statistics.hessian import Accumulator, Hessians
 from mediant.statistics.sensitivity import BACKWARD_PARTS, Recorder, Sums, layer_statistics
 from mediant.values import Model, Statistics
-from mediant.workers import ordered, return_memory
+from mediant.workers import compute_alone, ordered, return_memory
 
 # What only a pass with gradients tells; `backward` counts the tokens of experts.
 OF_GRADIENTS = (*BACKWARD_PARTS, "backward")

@@ -1,0 +1,1 @@
+"""How bytes are spent: one file is one strategy, which finds a plan for a size."""

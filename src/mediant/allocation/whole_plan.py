@@ -1,0 +1,47 @@
+"""A whole model's plan from the plans of some of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mediant.planning.recipe import Recipe
+from mediant.plans import Plan, TensorPlan
+from mediant.values import Model
+
+
+def whole_plan(
+    model: Model,
+    recipe: Recipe,
+    chosen: Mapping[str, TensorPlan],
+    seed: int,
+    target: int | None,
+    loss: float | None = None,
+) -> Plan:
+    """Returns the plan that does what `chosen` says to some tensors and casts all others.
+
+    Args:
+        model: the model after all structural edits; the plan names the original and lists the edits.
+        recipe: it says the type that other tensors are cast to, and what happens after rounding.
+        chosen: plans by the tensor's name. A bias beside a tensor that is not just cast takes up its mean error,
+            if the recipe says so.
+        seed: of everything random.
+        target: bytes that the plan is for.
+        loss: predicted, in nats per token.
+    """
+    cast = TensorPlan("cast", dtype=recipe.keep)
+    corrected = TensorPlan("cast", dtype=recipe.keep, bias_correction=recipe.bias_correction)
+    modules = {model.tensor(name).module for name, plan in chosen.items() if plan.method != "cast"}
+    return Plan(
+        model_fingerprint=model.unedited.fingerprint,
+        recipe=recipe.name,
+        seed=seed,
+        tensors={
+            t.name: chosen.get(t.name) or (corrected if t.role == "bias" and t.module in modules else cast)
+            for t in model.tensors
+        },
+        target_bytes=target,
+        predicted_loss=loss,
+        block_steps=recipe.block_steps,
+        code_steps=recipe.code_steps,
+        structure=model.edits,
+    )
