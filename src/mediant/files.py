@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,9 +28,15 @@ def storage_errors(path: Path) -> Iterator[None]:
             errno.EACCES: "permission is denied",
             errno.EROFS: "the file system is read-only",
             errno.ENOTDIR: "part of the path is a file",
+            errno.EISDIR: "it is a folder",
+            errno.ELOOP: "links lead in a circle",
+            errno.ENAMETOOLONG: "the name is too long",
+            errno.EFBIG: "a file may not be so large here",
         }
-        reason = reasons.get(problem.errno or 0, str(problem))
-        raise StorageError(f"Cannot write {path}: {reason}; nothing that was there before has changed.") from problem
+        reason = reasons.get(problem.errno or 0, problem.strerror or str(problem))
+        cached = path.is_relative_to(cache_folder())
+        advice = "set MEDIANT_CACHE to a folder with room" if cached else "nothing that was there before has changed"
+        raise StorageError(f"Cannot write {path}: {reason}; {advice}.") from problem
 
 
 def sync(path: Path) -> None:
@@ -61,6 +68,30 @@ def write(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Finds out whether the file `path` could be written, by writing a nameless one where it would lie.
+
+    Raises:
+        StorageError: it could not.
+    """
+    with storage_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"mediant")
+            probe.flush()
+
+
+def keep(path: Path, data: bytes) -> bool:
+    """Writes a file that only saves time, such as one of the cache; False where that fails, which changes nothing."""
+    try:
+        write(path, data)
+    except StorageError:
+        return False
+    return True
+
+
 def sha256(data: bytes | memoryview) -> str:
     """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
@@ -79,10 +110,11 @@ def folder_bytes(folder: Path) -> int:
 
 def cache_folder() -> Path:
     """Where converted models and sampled texts are kept: `MEDIANT_CACHE`, else the user's cache folder."""
-    base = (
-        os.environ.get("MEDIANT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mediant"
-    )
-    return Path(base)
+    if own := os.environ.get("MEDIANT_CACHE"):
+        return Path(own)
+    # Not Path.home, which raises for a user without one, as in some containers.
+    home = Path(os.path.expanduser("~").replace("~", "/"))
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "mediant"
 
 
 def cache_limit() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,19 +18,44 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from mediant import files
-from mediant.errors import MediantError, UsageError
+from mediant.errors import MediantError, StorageError, UsageError
 from mediant.progress import What
 
 T = TypeVar("T")
 STOPPED = 128 + signal.SIGINT
 
+
+def writable(path: Any) -> Any:
+    """Refuses a file that cannot be written, when options are read: before any work."""
+    if path not in (None, "-"):
+        files.check_writable(Path(path))
+    return path
+
+
 JsonOption = Annotated[
     str | None,
-    typer.Option("--json", metavar="FILE", help="Also write the figures as JSON; '-' for standard output."),
+    typer.Option(
+        "--json", metavar="FILE", help="Also write the figures as JSON; '-' for standard output.", callback=writable
+    ),
+]
+WaitOption = Annotated[
+    bool,
+    typer.Option("--wait/--no-wait", help="Where another run writes to the same place: wait for its end, or stop."),
 ]
 
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+
+class _Pipe(Console):
+    """A console that says when standard output was closed; Rich would end with an exit code of its own."""
+
+    def on_broken_pipe(self) -> None:
+        """Raises the exception that is being handled, or goes on without a word if only messages are not read."""
+        self.quiet = True
+        if not self.stderr:
+            raise
+
+
+stderr = _Pipe(stderr=True, highlight=False)
+stdout = _Pipe(highlight=False)
 
 
 class RichProgress:
@@ -60,11 +86,20 @@ def write_json(target: str | None, data: Any) -> None:
     """Writes `data` to a file, or to standard output for '-'; does nothing for None."""
     if target is None:
         return
-    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if target == "-":
-        sys.stdout.write(text)
+        sys.stdout.write(_json(data, sys.stdout.encoding or "ascii"))
     else:
-        files.write(Path(target), text.encode())
+        files.write(Path(target), _json(data, "utf-8").encode())
+
+
+def _json(data: Any, encoding: str) -> str:
+    """JSON as readable as an encoding allows: where it lacks a character, all but ASCII is escaped."""
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(data, indent=1, allow_nan=False) + "\n"
+    return text
 
 
 def table_console(json_target: str | None) -> Console:
@@ -86,7 +121,27 @@ def _quiet_libraries() -> None:
 def run(app: typer.Typer) -> int:
     """Runs a Typer application and returns its exit code."""
     _quiet_libraries()
+    _forgiving_streams()
     signal.signal(signal.SIGTERM, _stop)
+    try:
+        code = _run(app)
+        sys.stdout.flush()
+        return code
+    except (BrokenPipeError, SystemExit) as problem:
+        # Typer makes an exit of a closed pipe.
+        if isinstance(problem, SystemExit) and not isinstance(problem.__context__, BrokenPipeError):
+            raise
+        # Whoever read has seen enough. The interpreter must not try to write the rest.
+        _drop_output()
+        return 0
+    except OSError as problem:
+        _drop_output()
+        place = problem.filename or "the output"
+        stderr.print(f"[red]mediant:[/red] {escape(f'{place}: {problem.strerror or problem}')}.", soft_wrap=True)
+        return StorageError.exit_code
+
+
+def _run(app: typer.Typer) -> int:
     try:
         result = app(standalone_mode=False)
     except MediantError as problem:
@@ -94,8 +149,9 @@ def run(app: typer.Typer) -> int:
         return problem.exit_code
     except KeyboardInterrupt:
         return stopped()
-    except BrokenPipeError:
-        return 0
+    except MemoryError:
+        stderr.print("[red]mediant:[/red] There is too little memory for this.", soft_wrap=True)
+        return MediantError.exit_code
     except Exception as problem:
         if hasattr(problem, "format_message"):  # a click exception: a usage error with its own text
             problem.show()  # type: ignore[attr-defined]
@@ -105,6 +161,24 @@ def run(app: typer.Typer) -> int:
         raise
     # Typer turns an interrupt into this code without a word.
     return stopped() if result == STOPPED else int(result or 0)
+
+
+def _forgiving_streams() -> None:
+    """Lets output replace what its encoding lacks, and go nowhere where it was closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")
+
+
+def _drop_output() -> None:
+    """Sends what is still to be written to standard output nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stop(*_: object) -> None:

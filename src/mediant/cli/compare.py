@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mediant.cli._console import JsonOption, RichProgress, stderr, table_console, write_json
+from mediant.cli._console import JsonOption, RichProgress, WaitOption, stderr, table_console, writable, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,7 +60,10 @@ def command(
         ),
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table as a page.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the table as a page.", callback=writable)
+    ] = None,
+    wait: WaitOption = True,
     json: JsonOption = None,
 ) -> None:
     """Compare recipes at equal sizes, on the same calibration and the same windows of two texts.
@@ -85,6 +88,7 @@ def command(
         window=window,
         seed=seed,
         activation_bits=activation_bits,
+        wait=wait,
     )
     progress = RichProgress()
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from mediant.cli._console import JsonOption, RichProgress, stderr, table_console, write_json
+from mediant.cli._console import JsonOption, RichProgress, WaitOption, stderr, table_console, writable, write_json
 
 Coding = Literal["fixed", "entropy"]
 
@@ -78,9 +78,14 @@ def command(
     ] = True,
     save_plan: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Also write the plan: a JSON text to read, edit and give to --plan."),
+        typer.Option(
+            metavar="FILE",
+            help="Also write the plan: a JSON text to read, edit and give to --plan.",
+            callback=writable,
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop at the plan, and leave nothing at DIR.")] = False,
+    wait: WaitOption = True,
     json: JsonOption = None,
 ) -> None:
     """Compress a model to the size you name.
@@ -98,7 +103,7 @@ def command(
     for file in (save_plan, json):
         if file not in (None, "-") and Path(file).resolve().is_relative_to(out.resolve()):
             raise UsageError(f"{file} would lie in {out}, whose bytes all count; name another place.")
-    request = Request(model, out, size, max_kl, plan, recipe, coding, calibration, seed, resume, tune)
+    request = Request(model, out, size, max_kl, plan, recipe, coding, calibration, seed, resume, tune, wait)
     progress = RichProgress()
     try:
         with begun(request, progress) as run:
@@ -111,8 +116,8 @@ def command(
     except KeyboardInterrupt:
         progress.say("What is finished is kept; the same command goes on from there.")
         raise
-    _report(figures, model, dry_run, table_console(json))
     write_json(json, figures)
+    _report(figures, model, dry_run, table_console(json))
 
 
 def _figures(chosen: Plan, size: int, weights: int, out: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mediant.cli._console import JsonOption, RichProgress, table_console, write_json
+from mediant.cli._console import JsonOption, RichProgress, WaitOption, table_console, write_json
 
 
 def command(
@@ -48,6 +48,7 @@ def command(
     batch: Annotated[int, typer.Option(metavar="N", help="Windows of 256 tokens a step.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Take up what a stopped run left.")] = True,
+    wait: WaitOption = True,
     json: JsonOption = None,
 ) -> None:
     """Teach a pruned or otherwise spoilt model by the one it was made from.
@@ -63,14 +64,15 @@ def command(
     minutes = 15.0 if minutes is None and steps is None else minutes
     method = Distillation(alpha, temperature, hidden, rate, lora)
     progress = RichProgress()
+    lesson = Lesson(student, teacher, out, minutes, steps, text, method, batch, seed, resume, wait)
     try:
-        found = distill(Lesson(student, teacher, out, minutes, steps, text, method, batch, seed, resume), progress)
+        found = distill(lesson, progress)
     except KeyboardInterrupt:
         progress.say("What is finished is kept; the same command goes on from there.")
         raise
+    write_json(json, {"out": str(out), **dataclasses.asdict(found), "kept": found.kept})
     table_console(json).print(
         f"[bold]{escape(str(out))}[/bold]: KL {found.kl_before:.4f} -> {min(found.kl_after, found.kl_before):.4f} nats "
         f"per token on text not learned from, after {found.steps} steps.",
         soft_wrap=True,
     )
-    write_json(json, {"out": str(out), **dataclasses.asdict(found), "kept": found.kept})

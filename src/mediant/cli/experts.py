@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from mediant.cli._console import JsonOption, RichProgress, stderr, table_console, write_json
+from mediant.cli._console import JsonOption, RichProgress, WaitOption, stderr, table_console, write_json
 from mediant.errors import UsageError
 
 
@@ -41,6 +41,7 @@ def command(
         bool,
         typer.Option("--resume/--no-resume", help="Take up what a stopped run left beside DIR, or start anew."),
     ] = True,
+    wait: WaitOption = True,
     json: JsonOption = None,
 ) -> None:
     """Turn a dense model into a mixture of experts, of which each token uses a part.
@@ -52,15 +53,15 @@ def command(
     """
     from mediant.pipeline.experts import Wish, convert
 
-    wish = Wish(model, out, experts, _share(active), shared, calibration, tune, learn, seed, resume)
+    wish = Wish(model, out, experts, _share(active), shared, calibration, tune, learn, seed, resume, wait)
     progress = RichProgress()
     try:
         figures = convert(wish, progress)
     except KeyboardInterrupt:
         progress.say("What is finished is kept; the same command goes on from there.")
         raise
-    _report(figures, model, table_console(json))
     write_json(json, figures)
+    _report(figures, model, table_console(json))
 
 
 def _share(text: str) -> float:

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from mediant.cli._console import RichProgress
+from mediant.cli._console import RichProgress, WaitOption
 
+USUAL = {"huggingface": "float32", "gguf": "f16"}
 Format = Literal["huggingface", "gguf"]
 
 
@@ -35,18 +36,18 @@ def command(
             "q4_0 for gguf (f16 by default).",
         ),
     ] = None,
+    wait: WaitOption = True,
 ) -> None:
     """Write a model so that other programs load it without Mediant.
 
     Example: mediant export smol-pruned --format gguf --type q8_0 --out smol-pruned.gguf
     """
+    from importlib import import_module
+
+    from mediant.claims import claimed
+
     progress = RichProgress()
-    if format == "gguf":
-        from mediant.exporters import gguf
-
-        gguf.export(model, out, kind or "f16", progress)
-    else:
-        from mediant.exporters import huggingface
-
-        huggingface.export(model, out, kind or "float32", progress)
+    exporter = import_module(f"mediant.exporters.{format}")
+    with claimed(out, progress, wait):
+        exporter.export(model, out, kind or USUAL[format], progress)
     progress.say(f"Wrote {out}.")

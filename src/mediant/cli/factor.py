@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mediant.cli._console import JsonOption
+from mediant.cli._console import JsonOption, WaitOption, writable
 
 Method = Literal["whitened", "truncated", "nmf", "residual", "quantized"]
 RECIPES = {
@@ -49,8 +49,11 @@ def command(
         float, typer.Option(metavar="MINUTES", help="Then learn rows, norms and biases from the original for so long.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    save_plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the plan.")] = None,
+    save_plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the plan.", callback=writable)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop at the plan, and leave nothing at DIR.")] = False,
+    wait: WaitOption = True,
     json: JsonOption = None,
 ) -> None:
     """Make a model smaller by writing its matrices as products of thinner ones.
@@ -68,7 +71,7 @@ def command(
         raise UsageError("Give exactly one of --size and --rank-budget.")
     compress.command(
         model=model, out=out, size=size or _bytes(model, str(rank_budget)), recipe=RECIPES[method],
-        calibration=calibration, tune=tune, seed=seed, save_plan=save_plan, dry_run=dry_run, json=json,
+        calibration=calibration, tune=tune, seed=seed, save_plan=save_plan, dry_run=dry_run, wait=wait, json=json,
     )  # fmt: skip
 
 

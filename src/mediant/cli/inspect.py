@@ -40,8 +40,8 @@ def command(
     figures = report(checkpoint)
     codings = bytes_by_coding(checkpoint, figures["bytes"], RichProgress())
     figures |= {"bytes_by_coding": codings, "verified": verify}
-    show(table_console(json), figures, tensors)
     write_json(json, figures)
+    show(table_console(json), figures, tensors)
     if not figures["coverage"]["complete"]:
         raise CheckpointError(
             f"{folder} is not the whole model: its tensors have {figures['coverage']['weights']} weights, "

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from mediant.cli._console import JsonOption, RichProgress, stderr, table_console, write_json
+from mediant.cli._console import JsonOption, RichProgress, WaitOption, stderr, table_console, write_json
 from mediant.errors import UsageError
 
 Score = Literal["random", "magnitude", "wanda", "sparsegpt", "influence"]
@@ -67,6 +67,7 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Take up what a stopped run left beside DIR, or start anew.")
     ] = True,
+    wait: WaitOption = True,
     json: JsonOption = None,
 ) -> None:
     """Take whole parts away from a model, or set single weights to zero.
@@ -83,17 +84,17 @@ def command(
     parts = {"layers": layers, "neurons": neurons, "heads": heads, "hidden": hidden}
     wish = Wish({n: v for n, v in parts.items() if v is not None}, _pattern(pattern, sparsity), score, refit=refit)
     progress = RichProgress()
-    request = Request(model, out, calibration=calibration, seed=seed, resume=resume)
+    request = Request(model, out, calibration=calibration, seed=seed, resume=resume, wait=wait)
     try:
         prune(request, wish, progress)
     except KeyboardInterrupt:
         progress.say("What is finished is kept; the same command goes on from there.")
         raise
     size = files.folder_bytes(out)
+    write_json(json, {"out": str(out), "bytes": size, "parts": wish.parts, "pattern": wish.pattern, "seed": seed})
     table_console(json).print(f"[bold]{escape(str(out))}[/bold]: {size / 1e6:.2f} MB ({size} bytes).", soft_wrap=True)
     next_command = f"mediant evaluate {shlex.quote(str(out))} --reference {shlex.quote(model)}"
     stderr.print(f"What it cost: {escape(next_command)}", style="dim", soft_wrap=True)
-    write_json(json, {"out": str(out), "bytes": size, "parts": wish.parts, "pattern": wish.pattern, "seed": seed})
 
 
 def _pattern(pattern: str, sparsity: str | None) -> dict[str, Any]:

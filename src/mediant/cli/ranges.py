@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mediant.cli._console import JsonOption, RichProgress, write_json
+from mediant.cli._console import JsonOption, RichProgress, WaitOption, write_json
 
 METHODS = ("min_max", "percentile", "kl")
 
@@ -21,6 +21,7 @@ def command(
     ] = "min_max",
     windows: Annotated[int, typer.Option(min=1, help="Windows of text, from its beginning.")] = 16,
     window: Annotated[int, typer.Option(min=16, help="Tokens of a window.")] = 512,
+    wait: WaitOption = True,
     json: JsonOption = None,
 ) -> None:
     """Fix the ranges of activations, so that integer kernels need not look for them in every token.
@@ -29,6 +30,8 @@ def command(
 
     Then: mediant generate smol-60 "The sea is" --activations 8 --activation-ranges smol-60.ranges
     """
+    from mediant import files
+    from mediant.claims import claimed
     from mediant.errors import UsageError
     from mediant.evaluation.windows import cut
     from mediant.runtime import static_ranges
@@ -38,7 +41,9 @@ def command(
         raise UsageError(f"There is no method {method!r}; it is {', '.join(METHODS[:-1])} or {METHODS[-1]}.")
     progress = RichProgress()
     text = cut(token_ids(model, calibration), windows, window)
-    found = static_ranges.measure(model, text, {"name": method}, progress)
-    static_ranges.write(out, found)
+    with claimed(out, progress, wait):
+        files.check_writable(out)
+        found = static_ranges.measure(model, text, {"name": method}, progress)
+        static_ranges.write(out, found)
     progress.say(f"{out}: ranges of the inputs of {len(found)} matrices, by {method} over {text.numel()} tokens.")
     write_json(json, {"out": str(out), "method": method, "tokens": text.numel(), "matrices": len(found)})

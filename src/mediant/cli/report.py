@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mediant.cli._console import stdout
+from mediant.cli._console import RichProgress, WaitOption, stdout
 from mediant.errors import UsageError
 
 
@@ -20,6 +20,7 @@ def command(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Page to write.", show_default="DIR-report.html beside DIR")
     ] = None,
+    wait: WaitOption = True,
 ) -> None:
     """Write one HTML page that says what a compression did and what it cost.
 
@@ -28,6 +29,7 @@ def command(
     The page needs no network and no scripts. Scores of other models may be given too, to compare them.
     """
     from mediant.checkpoint.reader import open_checkpoint
+    from mediant.claims import claimed
     from mediant.reports.html import write_report
     from mediant.reports.scores import read_score
     from mediant.reports.summary import summarize
@@ -37,5 +39,6 @@ def command(
         raise UsageError(f"{target} would become part of the compressed model; name a file outside {folder}.")
     manifest = open_checkpoint(folder).manifest
     sizes = {f.relative_to(folder).as_posix(): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()}
-    write_report(target, summarize(manifest, sizes), [read_score(path) for path in scores or ()])
+    with claimed(target, RichProgress(), wait):
+        write_report(target, summarize(manifest, sizes), [read_score(path) for path in scores or ()])
     stdout.print(f"[bold]{target}[/bold]", soft_wrap=True)

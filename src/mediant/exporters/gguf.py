@@ -7,6 +7,7 @@ float32; matrices of the chosen type where their rows divide into its blocks, el
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def export(spec: str, out: Path, kind: str = "f16", progress: Progress = SILENT)
             raise ModelError(
                 f"A model of the architecture {name!r} cannot become GGUF; {', '.join(ARCHITECTURES)} can."
             )
-        temporary = out.with_name(f".{out.name}.tmp")
+        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
         try:
             with storage_errors(out):
                 out.parent.mkdir(parents=True, exist_ok=True)

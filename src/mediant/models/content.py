@@ -22,7 +22,6 @@ import time
 from pathlib import Path
 
 from mediant import files
-from mediant.errors import StorageError
 
 PAGE, PAGES = 4096, 64
 

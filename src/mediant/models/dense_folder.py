@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mediant import files
+from mediant.claims import check_space
 from mediant.errors import StorageError
 from mediant.files import storage_errors
 from mediant.models.folder import INDEX, SINGLE
@@ -47,6 +48,7 @@ def write_folder(
     shards = list(_shards(tensors, shard_bytes))
     names = [SINGLE] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
     with staged(folder) as staging, storage_errors(folder):
+        check_space(staging, sum(tensor.nbytes for tensor in tensors.values()))
         for name, shard in progress.track(zip(names, shards, strict=True), "Writing weights", len(shards)):
             _save(staging / name, shard)
         if len(shards) > 1:

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mediant import files
+from mediant.claims import claimed
 from mediant.errors import ModelError, StorageError
 from mediant.models.content import file_hash
 from mediant.models.folder import ORIGIN
@@ -58,6 +59,13 @@ def converted(file: Path, progress: Progress = SILENT) -> Path:
     if target.is_dir():
         return target
     header = read_header(file)
+    with claimed(target, progress):
+        if not target.is_dir():
+            _convert(file, digest, header, target, progress)
+    return target
+
+
+def _convert(file: Path, digest: str, header: Header, target: Path, progress: Progress) -> None:
     progress.say(f"converting {file.name} to float32; this is kept in {target}")
     steps = iter(progress.track(("reading", "writing"), f"converting {file.name}"))
     next(steps)
@@ -71,7 +79,6 @@ def converted(file: Path, progress: Progress = SILENT) -> Path:
     }
     _write(target, network, tokenizer, origin)
     next(steps, None)
-    return target
 
 
 def read_header(file: Path) -> Header:

@@ -23,6 +23,7 @@ import torch
 from mediant import files
 from mediant.checkpoint.manifest import MANIFEST_FILE
 from mediant.checkpoint.reader import open_checkpoint
+from mediant.claims import claimed
 from mediant.errors import SizeError, UsageError
 from mediant.evaluation import scoring
 from mediant.evaluation.activations import LEAST_BITS, MOST_BITS, round_inputs
@@ -60,6 +61,7 @@ class Question:
     window: int = 512
     seed: int = 0
     activation_bits: int = 0
+    wait: bool = True
 
     def check(self) -> None:
         """Refuses what no table could answer.
@@ -114,6 +116,11 @@ def compare(question: Question, progress: Progress = SILENT) -> Table:
         MediantError: one sentence about what cannot be done; what was finished before stays.
     """
     question.check()
+    with claimed(question.out, progress, question.wait):
+        return _answer(question, progress)
+
+
+def _answer(question: Question, progress: Progress) -> Table:
     work = _Work(question, open_model(question.model, progress), progress)
     rows = [work.made(recipe, size) for size in question.sizes for recipe in question.recipes]
     made = [row for row in rows if not row.refusal]

@@ -15,6 +15,7 @@ from mediant import files
 from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.checkpoint.writer import write
+from mediant.claims import claimed
 from mediant.kernels.part_shapes import CodedForm, Form, form_of
 from mediant.methods.companded import Demand
 from mediant.models.opening import open_model
@@ -74,6 +75,14 @@ def begun(request: Request, progress: Progress = SILENT, kept: Path | None = Non
         MediantError: as for `compress`.
     """
     request.check()
+    with claimed(request.out, progress, request.wait):
+        request.check()
+        with _begun(request, progress, kept) as run:
+            yield run
+
+
+@contextlib.contextmanager
+def _begun(request: Request, progress: Progress, kept: Path | None) -> Iterator[Compression]:
     recipe, given = load_recipe(request.recipe), request.given_plan()
     check_methods(recipe)
     original = open_model(request.model, progress)

@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 
 from mediant import files
 from mediant.checkpoint.manifest import MANIFEST_FILE
+from mediant.claims import claimed
 from mediant.errors import ModelError, StorageError, TextError, UsageError
 from mediant.methods.structure.distill import held_out, method_of
 from mediant.methods.training._descent import Course
@@ -52,6 +53,7 @@ class Lesson:
     batch: int = 2
     seed: int = 0
     resume: bool = True
+    wait: bool = True
 
     def check(self) -> None:
         """Refuses what contradicts itself or would write over something.
@@ -99,6 +101,12 @@ def distill(lesson: Lesson, progress: Progress = SILENT) -> Lessons:
         MediantError: one sentence about what cannot be done; what was in `out` before is untouched.
     """
     lesson.check()
+    with claimed(lesson.out, progress, lesson.wait):
+        lesson.check()
+        return _distilled(lesson, progress)
+
+
+def _distilled(lesson: Lesson, progress: Progress) -> Lessons:
     teacher = open_model(lesson.teacher, progress)
     folder = Path(lesson.student)
     compressed = (folder / MANIFEST_FILE).is_file()
@@ -136,7 +144,7 @@ def _workspace(lesson: Lesson, teacher: Model, student: Model | None) -> Workspa
     own = files.file_sha256(Path(lesson.student) / MANIFEST_FILE) if student is None else student.fingerprint
     text = files.file_sha256(lesson.text) if lesson.text is not None and lesson.text.is_file() else None
     asked = dataclasses.asdict(lesson) | {"out": "", "student": own, "teacher": teacher.fingerprint, "resume": True}
-    asked["text"] = text
+    asked |= {"text": text, "wait": True}
     return Workspace.open(lesson.out.resolve(), {name: str(value) for name, value in asked.items()}, lesson.resume)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from mediant import files
+from mediant.claims import claimed
 from mediant.errors import StorageError, UsageError
 from mediant.methods.experts.mixture import ACTIVATIONS
 from mediant.methods.experts.split_ffn import Shape, shape_of, split
@@ -61,6 +62,7 @@ class Wish:
     learn: str = "all"
     seed: int = 0
     resume: bool = True
+    wait: bool = True
 
     def check(self) -> None:
         """Refuses what contradicts itself or would write over something.
@@ -85,6 +87,12 @@ def convert(wish: Wish, progress: Progress = SILENT) -> dict[str, Any]:
         MediantError: one sentence about what cannot be done; nothing is at `out` then.
     """
     wish.check()
+    with claimed(wish.out, progress, wish.wait):
+        wish.check()
+        return _converted(wish, progress)
+
+
+def _converted(wish: Wish, progress: Progress) -> dict[str, Any]:
     run = Conversion(wish, open_model(wish.model, progress), progress)
     shape = run.shape
     check_model(run)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from mediant import discovery, files
 from mediant.allocation.whole_plan import whole_plan
 from mediant.checkpoint.writer import check_replaceable
+from mediant.claims import claimed
 from mediant.errors import PlanError, UsageError
 from mediant.models.companions import tokenizer_files
 from mediant.models.dense_folder import check_free, write_folder
@@ -71,7 +72,14 @@ def prune(request: Request, wish: Wish, progress: Progress = SILENT) -> Path:
         MediantError: one sentence about what cannot be done; what was in `out` before is untouched.
     """
     wish.check()
-    (check_replaceable if wish.pattern else check_free)(request.out)
+    free = check_replaceable if wish.pattern else check_free
+    free(request.out)
+    with claimed(request.out, progress, request.wait):
+        free(request.out)
+        return _pruned(request, wish, progress)
+
+
+def _pruned(request: Request, wish: Wish, progress: Progress) -> Path:
     stages = [["prune", {**wish.parts, "score": _part_score(wish), "refit": wish.refit}]] if wish.parts else []
     recipe = dataclasses.replace(
         load_recipe("nearest"),

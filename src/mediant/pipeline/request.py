@@ -21,7 +21,7 @@ class Request:
     A plan says its recipe and seed itself, so `recipe` and `seed` only matter without one. `coding` is `fixed`, codes
     of a fixed length found by the recipe, or `entropy`, which has one recipe of its own. With `resume`, the run goes on
     where a stopped one with the same model, text and recipe left off. `tune` are minutes of scale tuning; a plan has
-    steps instead.
+    steps instead. Without `wait`, a run that finds another one writing to `out` is refused.
     """
 
     model: str
@@ -35,6 +35,7 @@ class Request:
     seed: int = 0
     resume: bool = True
     tune: float = 0.0
+    wait: bool = True
 
     def check(self) -> None:
         """Refuses what contradicts itself or would write over something.

@@ -25,6 +25,7 @@ from mediant.checkpoint.decoding import decode
 from mediant.checkpoint.manifest import MANIFEST_FILE
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.checkpoint.writer import write
+from mediant.claims import claimed
 from mediant.errors import CheckpointError, StorageError
 from mediant.models.folder import read_config
 from mediant.plans import TensorPlan
@@ -50,9 +51,12 @@ def expanded(folder: Path, progress: Progress = SILENT) -> Checkpoint:
     target = files.cache_folder() / "expanded" / f"{files.file_sha256(folder / MANIFEST_FILE)[:32]}-{FORMAT}"
     if (kept := _kept(target)) is not None:
         return kept
-    progress.say(f"expanding {folder} once for the native decoder; this is kept in {target}")
     try:
-        _expand(checkpoint, target, progress)
+        with claimed(target, progress):
+            if (kept := _kept(target)) is not None:
+                return kept
+            progress.say(f"expanding {folder} once for the native decoder; this is kept in {target}")
+            _expand(checkpoint, target, progress)
     except StorageError as problem:
         progress.say(f"{problem} The model is expanded again at every start.")
         return checkpoint

@@ -145,7 +145,8 @@ def sampled_windows(
     ]
     steps = _Steps(progress, len(jobs) * (window - 1))
     written = torch.cat(list(ordered(lambda job: _write(*job, steps), jobs, compute_alone)))
-    files.write(cached, save({"tokens": written}))
+    if not files.keep(cached, save({"tokens": written})):
+        progress.say(f"The text cannot be kept in {cached.parent}, and is written anew at the next run.")
     return written
 
 
