@@ -49,7 +49,7 @@ def claimed(target: Path, progress: Progress = SILENT, wait: bool = True, needed
     """
     # Not Path.resolve, which raises RuntimeError for links in a circle.
     place = Path(os.path.realpath(target))
-    made = [folder for folder in place.parents if not folder.exists()]
+    made = [folder for folder in place.parents if not os.path.lexists(folder)]
     try:
         with storage_errors(target):
             place.parent.mkdir(parents=True, exist_ok=True)

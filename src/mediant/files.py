@@ -77,7 +77,7 @@ def check_writable(path: Path) -> None:
     with storage_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"mediant")
             probe.flush()
