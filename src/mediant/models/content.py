@@ -46,7 +46,7 @@ def file_hash(path: Path) -> str:
     began = time.time_ns()
     digest = files.file_sha256(real)
     if _settled(real, began) and file_state(real) == state:
-        _remember(memory, {"state": state, "sha256": digest})
+        files.keep(memory, json.dumps({"state": state, "sha256": digest}).encode())
     return digest
 
 
@@ -67,11 +67,3 @@ def _settled(path: Path, now: int) -> bool:
     """Says whether the last change is long enough ago for the clock of the file system to show the next one."""
     status = path.stat()
     return max(status.st_mtime_ns, status.st_ctime_ns) + SETTLED_NS < now
-
-
-def _remember(memory: Path, entry: dict[str, object]) -> None:
-    """Keeps an entry; a cache folder that cannot be written only costs time."""
-    try:
-        files.write(memory, json.dumps(entry).encode())
-    except StorageError:
-        return
