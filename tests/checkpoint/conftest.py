@@ -1,4 +1,4 @@
-"""A small checkpoint with every layout, grid form, width of scales and cast, made once for a test run."""
+"""A small checkpoint with every layout, form, grid, basis, kind of positions and cast, made once for a test run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,11 +17,33 @@ from mediant.checkpoint.writer import write
 from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.kernels.bit_planes import pack
 from mediant.kernels.coded_matrix import Codebook, CodedMatrix
-from mediant.kernels.part_shapes import Form, factor_infos, form_of, grid_form
+from mediant.kernels.companded_matrix import CompandedMatrix
+from mediant.kernels.pairs import BITS, ENTRIES
+from mediant.kernels.part_shapes import (
+    Form,
+    cluster_count,
+    compact_info,
+    factor_infos,
+    form_of,
+    grid_form,
+    inner_plan,
+)
 from mediant.kernels.scale_codes import ScaleForm, encode_scales
 from mediant.kernels.tiles import pack_scale_codes, pack_tiles
 from mediant.plans import Drop, Plan, Run, TensorPlan
 from mediant.values import Certificate, Encoding, Model, TensorInfo
+
+CERTIFICATE = Certificate(0.25, 0.125, 0.0, 0.0)
+# What a grid that is fitted to data is fitted to.
+SAMPLE = np.linspace(-1, 1, 1025) ** 3
+
+# A pattern of zeros for each kind of stored positions, of a matrix [16, 24] or [24, 16].
+PATTERNS: dict[str, dict[str, Any]] = {
+    "mask": {"name": "unstructured", "sparsity": 0.5, "scope": "row"},
+    "ordered": {"name": "unstructured", "sparsity": 0.875, "scope": "row"},
+    "combinations": {"name": "n_of_m", "n": 2, "m": 4},
+    "blocks": {"name": "blocks", "sparsity": 0.5, "height": 4, "width": 8},
+}
 
 
 class SampleGrid(NamedTuple):
@@ -31,8 +53,12 @@ class SampleGrid(NamedTuple):
     zero_point: bool
 
     def levels(self, bits: int, sample: object = None, weights: object = None) -> np.ndarray:
-        """Half steps around 0, whole steps from 0, or a table with three quarters of the codes."""
+        """Half steps around 0, whole steps from 0, a table with three quarters of the codes, or a codebook of pairs."""
         count = 1 << bits
+        if self.form == "sample_pairs" and bits == BITS:
+            return np.sin(2.5 * np.arange(ENTRIES)).reshape(2, -1)
+        if self.form == "sample_pairs":
+            return np.arange(count) ** 1.25 - 2
         if self.form == "sample_table":
             return np.arange(max(2, 3 * count // 4)) ** 1.5 - 1
         return np.arange(count) - (0 if self.zero_point else (count - 1) / 2)
@@ -57,7 +83,7 @@ def sample_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Samp
 
     def make(kind: str, spec: discovery.Spec) -> object:
         name = spec.get("name")
-        stub = kind == "grids" and name in ("sample_affine", "sample_zero_point", "sample_table")
+        stub = kind == "grids" and name in ("sample_affine", "sample_zero_point", "sample_table", "sample_pairs")
         return SampleGrid(str(name), name == "sample_zero_point") if stub else real(kind, spec)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -75,6 +101,9 @@ def write_sample(folder: Path) -> Sample:
             "quantize", grid=name, scale=name, rounding=name, runs=tuple(itertools.starmap(Run, runs)),
             group=group, scale_bits=scale_bits,
         )  # fmt: skip
+
+    def sparse(pattern: Mapping[str, Any], plan: TensorPlan) -> TensorPlan:
+        return replace(plan, method="sparse", pattern=pattern, score={"name": "magnitude"})
 
     planned = [
         (TensorInfo("embed.weight", (37, 24), "float32", "embedding", "out_in", "embed", aliases=("head.weight",)),
@@ -105,6 +134,29 @@ def write_sample(folder: Path) -> Sample:
          TensorPlan("factors", low_rank={"name": "residual", "rounds": 2}, rank=4,
                     base=quantized("affine", [(7, 2), (3, 3)], 5, 4), left=quantized("table", [(10, 3)], 4, 3),
                     right=replace(quantized("zero_point", [(4, 4)], 8, 16), basis={"name": "rotation", "seed": 11}))),
+        (TensorInfo("layers.4.up.weight", (11, 9), "float32", "linear", "in_out", "layers.4.up", 4),
+         TensorPlan("compand", multiplier=0.5, rate=3.0, cluster=4, sequences=2, renewal=0)),
+        (TensorInfo("layers.4.gate", (2, 3, 6), "float32", "expert", "experts_out_in", "layers.4", 4),
+         TensorPlan("compand", multiplier=2.5, rate=1.5, cluster=512)),
+        *((TensorInfo(f"layers.5.{name}.weight", (16, 24), "float32", "linear", layout, f"layers.5.{name}", 5),
+           sparse(pattern, plan))
+          for (kind, pattern), layout in zip(PATTERNS.items(), ("out_in", "in_out", "out_in", "in_out"), strict=True)
+          for name, plan in (
+              (f"{kind}_cast", TensorPlan("cast", "bfloat16" if layout == "in_out" else "float16")),
+              (f"{kind}_quantized", quantized("table", [(9, 2), (7 if layout == "out_in" else 15, 4)], 4, 5)),
+          )),
+        (TensorInfo("layers.6.up.weight", (6, 19), "float32", "linear", "out_in", "layers.6.up", 6),
+         replace(quantized("zero_point", [(2, 3), (4, 2)], 8, 16), outliers=3)),
+        (TensorInfo("layers.6.down.weight", (19, 6), "float32", "linear", "in_out", "layers.6.down", 6),
+         replace(quantized("affine", [(6, 4)], 4, 6), basis={"name": "columns", "by": {"name": "awq"}})),
+        (TensorInfo("layers.6.gate.weight", (10, 37), "float32", "linear", "out_in", "layers.6.gate", 6),
+         replace(quantized("table", [(10, 3)], 32, 4), storage="tiles", outliers=2,
+                 basis={"name": "columns", "by": {"name": "smoothquant", "strength": 0.5}})),
+        (TensorInfo("layers.7.up.weight", (17, 39), "float32", "linear", "out_in", "layers.7.up", 7),
+         replace(quantized("pairs", [(9, 2), (8, 3)], 32, 3), storage="tiles",
+                 basis={"name": "rotation", "seed": 5})),
+        (TensorInfo("layers.7.down.weight", (13, 5), "float32", "linear", "in_out", "layers.7.down", 7),
+         quantized("pairs", [(2, 1), (3, 2)], 6, 16)),
         (TensorInfo("norm.weight", (7,), "float16", "norm"), TensorPlan("cast", "float32")),
         (TensorInfo("positions", (3, 5), "float32", "other"), TensorPlan("cast", "float16")),
         (TensorInfo("temperature", (), "float32", "other"), TensorPlan("cast", "float32")),
@@ -115,7 +167,8 @@ def write_sample(folder: Path) -> Sample:
     encodings = tuple(random_encoding(info, p, generator) for info, p in planned)
     calibration = Calibration("sample.txt", 640, "7e" * 32)
     companions = {"config.json": b'{"quantization_config":{"quant_method":"mediant"}}', "README.md": "größe".encode()}
-    forms = {e.info.name: form for e in encodings if e.plan.method == "lattice" and (form := form_of(e))}
+    coded = [e for e in encodings if e.plan.method in ("lattice", "compand")]
+    forms = {e.info.name: form for e in coded if (form := form_of(e))}
     write(folder, model, plan, calibration, encodings, companions, forms)
     return Sample(folder, model, plan, calibration, encodings, companions, forms)
 
@@ -128,16 +181,21 @@ def random_encoding(info: TensorInfo, plan: TensorPlan, generator: np.random.Gen
         return Encoding(info, plan, {"data": np.asarray(data)})
     if plan.method == "lattice":
         return Encoding(info, plan, random_coded(info, generator).parts(), Certificate(0.25, 0.125, 0.5, 0.0))
+    if plan.method == "compand":
+        return Encoding(info, plan, random_companded(info, plan.cluster, generator).parts(), CERTIFICATE)
+    if plan.method == "sparse":
+        return random_sparse(info, plan, generator)
     if plan.method == "factors":
         found = {n: random_encoding(i, plan.factors[n], generator) for n, i in factor_infos(info, plan).items()}
         parts = {f"{name}.{part}": array for name, one in found.items() for part, array in one.parts.items()}
-        return Encoding(info, plan, parts, Certificate(0.25, 0.125, 0.0, 0.0))
+        return Encoding(info, plan, parts, CERTIFICATE)
     form = grid_form(plan)
     columns = info.matrix_shape[1]
     groups = -(-columns // plan.group)
 
     def packed(width: int, counts: Mapping[int, int], storage: str = "rows") -> np.ndarray:
-        runs = [generator.integers(counts.get(r.bits, 1 << r.bits), size=(r.rows, width)) for r in plan.runs]
+        most = {r.bits: min(1 << r.bits, counts.get(r.bits, 256)) for r in plan.runs}
+        runs = [generator.integers(most[r.bits], size=(r.rows, width)) for r in plan.runs]
         tiled = storage != "rows"
         return np.concatenate([
             pack_tiles(c.astype(np.uint8), r.bits, storage) if tiled else pack(c.astype(np.uint8), r.bits)
@@ -157,8 +215,41 @@ def random_encoding(info: TensorInfo, plan: TensorPlan, generator: np.random.Gen
     if form.zero_point:
         parts["zeros"] = packed(groups, {})
     grid = discovery.make("grids", plan.grid)
-    parts |= {f"levels.{bits}": grid.levels(bits).astype(np.float32) for bits in form.counts}
+    parts |= {f"levels.{bits}": grid.levels(bits, SAMPLE).astype(np.float32).reshape(-1) for bits in form.counts}
+    if plan.outliers:
+        chosen = np.isin(np.arange(columns), generator.choice(columns, plan.outliers, replace=False))
+        values = 8 * generator.standard_normal((info.matrix_shape[0], plan.outliers))
+        parts |= {"outlier_mask": pack(chosen.astype(np.uint8), 1), "outliers": values.astype(np.float16)}
+    if plan.basis.get("name") == "columns":
+        parts["column_scales"] = from_float32(np.exp(generator.standard_normal(columns)).astype(np.float32))
     return Encoding(info, plan, parts, Certificate(0.25, 0.125, 0.5, 1e-3))
+
+
+def random_sparse(info: TensorInfo, plan: TensorPlan, generator: np.random.Generator) -> Encoding:
+    """Any positions that fit the pattern, and any weights there."""
+    rows, columns = info.matrix_shape
+    pattern = discovery.make("pruning.patterns", plan.pattern)
+    positions = pattern.positions(rows, columns)
+    parts = {"positions": positions.encode(pattern.mask(generator.random((rows, columns))))}
+    if plan.grid:
+        kept = random_encoding(compact_info(info, positions), inner_plan(plan), generator)
+    else:
+        vector = replace(info, shape=(positions.stored,), layout="none")
+        kept = random_encoding(vector, TensorPlan("cast", plan.dtype), generator)
+    return Encoding(info, plan, parts | dict(kept.parts), CERTIFICATE)
+
+
+def random_companded(info: TensorInfo, size: int, generator: np.random.Generator) -> CompandedMatrix:
+    """Any codes at any depths; every cluster has a row."""
+    rows, columns = info.matrix_shape
+    count = cluster_count(rows, size)
+    clusters = generator.permutation(np.arange(rows) % count).astype(np.uint8)
+    depths = generator.integers(0, 9, (count, columns)).astype(np.uint8)
+    codes = (generator.random((rows, columns)) * (1 << depths[clusters])).astype(np.uint8)
+    scales, centres = (
+        to_float32(from_float32(generator.standard_normal((count, columns)).astype(np.float32))) for _ in range(2)
+    )
+    return CompandedMatrix(codes, clusters, depths, scales, centres)
 
 
 def random_coded(info: TensorInfo, generator: np.random.Generator) -> CodedMatrix:
