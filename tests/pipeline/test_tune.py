@@ -11,7 +11,8 @@ import pytest
 import mediant
 from mediant import files
 from mediant.errors import PlanError, TextError, UsageError
-from mediant.evaluation.divergence import compare, logits
+from mediant.evaluation.divergence import compare
+from mediant.models.head_in_pieces import logits_of
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.pipeline.compress import compress
@@ -45,7 +46,7 @@ def test_the_size_and_the_codes_stay(pair):
 def test_it_comes_closer_to_the_original(pair, tiny_folder, text):
     model = open_model(str(tiny_folder("llama_tied")))
     reference, windows = load_reference(model), calibration_tokens(model, text, 0).windows
-    losses = [compare(logits(reference), logits(mediant.load(c.folder)), windows).kl for c in pair]
+    losses = [compare(logits_of(reference), logits_of(mediant.load(c.folder)), windows).kl for c in pair]
     assert losses[1] < losses[0]
 
 

@@ -11,16 +11,16 @@ Standard errors: tokens of one window share their context and are not independen
 mean is that of the window means: their sample standard deviation over the square root of the number of
 windows. The figure that treats all tokens as independent is given beside it; it is usually too small.
 
-Cost: one forward pass of each model a window; beside the logits of one window, memory for a few blocks of
-`chunk` x vocabulary float64. Nothing is written to disk.
+Cost: one forward pass of each model a window; beside the logits of one window, which a large vocabulary computes in
+pieces (models/head_in_pieces.py), memory for a few blocks of `chunk` x vocabulary float64. Nothing is written to disk.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,22 +30,23 @@ from mediant.errors import ModelError
 from mediant.evaluation.windows import predicting, scored
 from mediant.progress import SILENT, Progress
 
-Forward = Callable[[torch.Tensor], torch.Tensor]
+
+class Logits(Protocol):
+    """Logits [window, vocabulary], such as a tensor; of a large vocabulary they may be computed when they are read."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Positions and vocabulary."""
+
+    def __getitem__(self, positions: slice) -> torch.Tensor: ...
+
+
+Forward = Callable[[torch.Tensor], torch.Tensor | Sequence[Logits]]
 """Token ids [1, window], int64, to logits [1, window, vocabulary]."""
 
 
 CHUNK = 32
 Figures = NDArray[np.float64]
-
-
-def logits(network: Any) -> Forward:
-    """Returns the forward pass of a network of transformers."""
-
-    def forward(ids: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = network(input_ids=ids, use_cache=False).logits
-        return found
-
-    return forward
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,11 @@ def _window(reference: Forward, candidate: Forward | None, ids: torch.Tensor, wh
     return torch.cat([_tokens(*piece) for piece in pieces], dim=1)
 
 
-def _distributions(logits: torch.Tensor, chunk: int, what: str) -> Iterator[torch.Tensor]:
+def _distributions(logits: Logits, chunk: int, what: str) -> Iterator[torch.Tensor]:
     """Log-probabilities of the scored positions, `chunk` at a time, float64 [chunk, vocabulary]."""
-    for piece in torch.split(logits[predicting(len(logits))], chunk):
+    positions = range(logits.shape[0])[predicting(logits.shape[0])]
+    for begin in positions[::chunk]:
+        piece = logits[begin : min(begin + chunk, positions.stop)]
         if not torch.isfinite(piece).all():
             raise ModelError(f"{what} are not finite; the model's weights are damaged or overflow.")
         yield torch.log_softmax(piece, dim=-1, dtype=torch.float64)

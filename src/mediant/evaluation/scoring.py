@@ -13,6 +13,7 @@ from mediant.errors import UsageError
 from mediant.evaluation import divergence, embeddings
 from mediant.evaluation.together import compare_all
 from mediant.evaluation.windows import check, cut
+from mediant.models.head_in_pieces import logits_of
 from mediant.models.opening import positions
 from mediant.models.reference import load_reference, load_tokenizer
 from mediant.progress import SILENT, Progress
@@ -87,8 +88,8 @@ def evaluate_all(
 ) -> list[Measurement]:
     """What `evaluate` says of each candidate, with all of them in memory and one run of the reference."""
     tokens, source = _windows(reference, text, windows, window, seed, progress)
-    networks = [divergence.logits(candidate.load()) for candidate in candidates]
-    found = compare_all(divergence.logits(load_reference(reference)), networks, tokens, progress)
+    networks = [logits_of(candidate.load()) for candidate in candidates]
+    found = compare_all(logits_of(load_reference(reference)), networks, tokens, progress)
     return [Measurement(_card(c, f, source, tokens.shape), f) for c, f in zip(candidates, found, strict=True)]
 
 

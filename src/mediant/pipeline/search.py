@@ -19,7 +19,8 @@ import torch
 
 from mediant import files
 from mediant.errors import SizeError
-from mediant.evaluation.divergence import Forward, compare, logits
+from mediant.evaluation.divergence import Forward, compare
+from mediant.models.head_in_pieces import logits_of
 from mediant.models.opening import positions
 from mediant.models.reference import load_reference
 from mediant.planning.size import exact
@@ -104,12 +105,12 @@ class Judge:
 
     @cached_property
     def _reference(self) -> Forward:
-        return logits(load_reference(self.run.original))
+        return logits_of(load_reference(self.run.original))
 
     def _measured(self, plan: Plan) -> float:
         reference, folder = self._reference, self.run.workspace.folder / "trial"
         self.run.pack(plan, folder)
-        candidate = logits(load(folder))
+        candidate = logits_of(load(folder))
         shutil.rmtree(folder)
 
         def kl(window: torch.Tensor) -> float:

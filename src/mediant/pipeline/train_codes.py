@@ -225,7 +225,7 @@ class _Stream:
         self.inputs: Sequence[torch.Tensor] = []
         hooks = [block.register_forward_pre_hook(self._seen(p), with_kwargs=True) for p, block in self.blocks.items()]
         with torch.no_grad():
-            network(input_ids=windows[:1], use_cache=False)
+            network.base_model(input_ids=windows[:1], use_cache=False)
         for hook in hooks:
             hook.remove()
         self.inputs = [self._entering(network, window) for window in windows]

@@ -70,7 +70,7 @@ def attention_reach(
             module.register_forward_hook(lambda m, _, out: _add(sums, m, out, window, sinks))
     with torch.inference_mode():
         for text in progress.track(windows, "Measuring attention", len(windows)):
-            network(input_ids=text[None], use_cache=False)
+            network.base_model(input_ids=text[None], use_cache=False)
     if not sums:
         raise ModelError(f"{model.name} does not show its attention, so how far it looks cannot be measured.")
     return tuple(_reach(layer, sums[layer] / len(windows)) for layer in sorted(sums))

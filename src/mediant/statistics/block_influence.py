@@ -44,7 +44,7 @@ def block_influence(network: Any, windows: torch.Tensor, progress: Progress = SI
     handles = [block.register_forward_hook(hook(at), with_kwargs=True) for at, block in enumerate(blocks)]
     try:
         for window in progress.track(windows, "Measuring blocks", len(windows)):
-            network(input_ids=window[None], use_cache=False)
+            network.base_model(input_ids=window[None], use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

@@ -25,6 +25,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from mediant.errors import ModelError
+from mediant.models.head_in_pieces import HeadInPieces, pieces_for
 from mediant.models.reference import load_reference
 from mediant.progress import SILENT, Progress
 from mediant.statistics import experts
@@ -62,7 +63,7 @@ def collect(
     """
     network = load_reference(model)
     network.requires_grad_(False)
-    recorder = Recorder(network, model, hessians)
+    recorder = Recorder(network, model, hessians, pieces_for(network, text.windows.shape[1]))
     windows = list(enumerate(text.windows))
     totals: Sums = {}
     for sums in progress.track(ordered(recorder.run, windows, compute_alone), "Measuring sensitivity", len(windows)):
@@ -86,15 +87,25 @@ class _Given(NamedTuple):
 
 
 class Recorder:
-    """Hooks that add up, per thread, what passes through each module of interest."""
+    """Hooks that add up, per thread, what passes through each module of interest.
 
-    def __init__(self, network: Any, model: Model, hessians: Accumulator | None) -> None:
+    Args:
+        network: what `model` runs as; it gets the hooks.
+        model: whose tensors are looked at.
+        hessians: gets Hessians of inputs, if they are wanted.
+        pieces: the head of the network, where whole logits of a window would take too much memory.
+    """
+
+    def __init__(
+        self, network: Any, model: Model, hessians: Accumulator | None, pieces: HeadInPieces | None = None
+    ) -> None:
         self.network, self.causal, self.hessians = network, model.causal, hessians
         self.stride = 1 if hessians is None else BACKWARD_SHARE
         self.local = threading.local()
         self.backward = Turns()
         self.fixed = {_place(p) for p in (*network.parameters(), *network.buffers())}
         network.config.use_cache = False
+        self.pieces, self.head_name = pieces, ""
         if self.stride > 1:
             _spare_logits(network.get_output_embeddings())
         modules = dict(network.named_modules())
@@ -107,6 +118,8 @@ class Recorder:
                         module.register_forward_hook(self._embedding_hook(info.name))
                 elif module is not None and info.role in ("linear", "head", "embedding") and name.endswith(".weight"):
                     module.register_forward_hook(self._linear_hook(info.name))
+                    if module is network.get_output_embeddings():
+                        self.head_name = info.name
 
     def run(self, job: tuple[int, torch.Tensor]) -> Sums:
         """Sums over one window.
@@ -121,19 +134,25 @@ class Recorder:
             turn = self.backward.take(index // self.stride) if alone else contextlib.nullcontext()
             held = saved_tensors_hooks(self._held, _unheld) if alone else contextlib.nullcontext()
             with turn, held, torch.set_grad_enabled(backward):
-                out = self.network(input_ids=window[None])
-                if backward:
-                    self.differentiate(out, torch.Generator().manual_seed(index))
+                self._through(window, backward, torch.Generator().manual_seed(index))
             if backward:
                 # Two thirds of a gigabyte of SmolLM2 would stay with the allocator, beside what other threads free.
-                del out
                 return_memory()
         return dict(sums)
+
+    def _through(self, window: torch.Tensor, backward: bool, generator: torch.Generator) -> None:
+        if backward and self.pieces is not None:
+            self._differentiate_in_pieces(self.pieces, window, generator)
+            return
+        out = self.network(input_ids=window[None])
+        if backward:
+            self.differentiate(out, generator)
 
     @contextlib.contextmanager
     def recording(self, window: int) -> Iterator[Sums]:
         """Sums to which hooks add what passes through modules in this thread, until the window is finished."""
         self.local.sums, self.local.window, self.local.given = defaultdict(float), window, None
+        self.local.piece = False
         failed = True
         try:
             yield self.local.sums
@@ -148,14 +167,20 @@ class Recorder:
             hidden = out.last_hidden_state
             (hidden * torch.randn(hidden.shape, generator=generator)).sum().backward()
             return
-        logits = out.logits[0]
-        if not torch.stack(logits.aminmax()).isfinite().all():
-            raise ModelError("The model's logits are not finite; its weights are damaged or overflow.")
-        p = logits.detach().float().softmax(-1)
-        labels = sampled(p, generator)
-        # d log p(label) / d logits = [label] - p, in the memory of p: logits are the largest arrays there are.
-        gradient = p.neg_().scatter_add_(1, labels, torch.ones_like(labels, dtype=p.dtype))
-        logits.backward(gradient.to(logits.dtype))
+        _differentiate_logits(out.logits[0], generator)
+
+    def _differentiate_in_pieces(self, pieces: HeadInPieces, window: torch.Tensor, generator: torch.Generator) -> None:
+        """Finds the gradients of a whole pass for some positions at a time, to the rounding of other shapes."""
+        states = pieces.outputs(window[None]).last_hidden_state
+        if self.head_name:
+            self._add_linear(self.head_name, states)
+        gradient = torch.empty_like(states)
+        self.local.piece = True
+        for at in pieces.pieces(len(window)):
+            piece = states[:, at].detach().requires_grad_()
+            _differentiate_logits(pieces.logits(piece), generator)
+            gradient[:, at] = piece.grad
+        states.backward(gradient)
 
     def _held(self, x: torch.Tensor) -> tuple[bool, torch.Tensor]:
         """What is kept of an activation until it runs backward: 2^-9 of a square's noise, averaged over all tokens."""
@@ -179,6 +204,13 @@ class Recorder:
         if self.hessians is not None:
             self.hessians.add_experts(name, self.local.window, parts, alike)
 
+    def _add_linear(self, name: str, inputs: torch.Tensor) -> None:
+        given = self._given(inputs)
+        self._add(name, "mean", given.total)
+        self._add(name, "square", given.squares)
+        if self.hessians is not None:
+            self.hessians.add(name, self.local.window, inputs, given.tempered)
+
     def _embedding_hook(self, name: str) -> Callable[..., None]:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             ids = inputs[0].reshape(-1)
@@ -194,11 +226,8 @@ class Recorder:
 
     def _linear_hook(self, name: str) -> Callable[..., None]:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            given = self._given(inputs[0])
-            self._add(name, "mean", given.total)
-            self._add(name, "square", given.squares)
-            if self.hessians is not None:
-                self.hessians.add(name, self.local.window, inputs[0], given.tempered)
+            if not self.local.piece:
+                self._add_linear(name, inputs[0])
             if module is self.network.get_output_embeddings():
                 if self.stride > 1 and not torch.is_grad_enabled():
                     return
@@ -212,6 +241,17 @@ class Recorder:
                 output.register_hook(lambda g: self._add(name, "fisher", _tokens(g).square().sum(0)))
 
         return hook
+
+
+def _differentiate_logits(logits: torch.Tensor, generator: torch.Generator) -> None:
+    """Runs the log-likelihood of labels drawn from logits [tokens, vocabulary] backwards."""
+    if not torch.stack(logits.aminmax()).isfinite().all():
+        raise ModelError("The model's logits are not finite; its weights are damaged or overflow.")
+    p = logits.detach().float().softmax(-1)
+    labels = sampled(p, generator)
+    # d log p(label) / d logits = [label] - p, in the memory of p: logits are the largest arrays there are.
+    gradient = p.neg_().scatter_add_(1, labels, torch.ones_like(labels, dtype=p.dtype))
+    logits.backward(gradient.to(logits.dtype))
 
 
 def _spare_logits(head: Any) -> None:

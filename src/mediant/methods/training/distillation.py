@@ -39,7 +39,8 @@ from torch import nn
 from mediant.errors import PlanError
 from mediant.methods.training._descent import LEAST, Course, Descent, Gradient, State, keep_nothing
 from mediant.methods.training.adapters import Adapters
-from mediant.methods.training.divergence import divergence
+from mediant.methods.training.divergence import divergence, mean_in_pieces
+from mediant.models.head_in_pieces import HeadInPieces, pieces_for
 from mediant.progress import SILENT, Progress
 from mediant.workers import compute_alone, ordered
 
@@ -73,6 +74,9 @@ class Distillation:
 
     def loss(self, student: nn.Module, teacher: nn.Module, window: torch.Tensor) -> torch.Tensor:
         """The loss on a window of tokens [tokens], a scalar that can be run backwards through the student."""
+        heads = pieces_for(student, len(window)), pieces_for(teacher, len(window))
+        if heads[0] is not None and heads[1] is not None:
+            return self._loss_in_pieces(heads[0], heads[1], window)
         states = self.hidden > 0
         with torch.no_grad():
             target = teacher(input_ids=window[None], use_cache=False, output_hidden_states=states)
@@ -82,6 +86,27 @@ class Distillation:
             loss = loss + (1 - self.alpha) * soft_loss(found.logits[0], target.logits[0], self.temperature)
         if self.alpha > 0:
             loss = loss + self.alpha * hard_loss(found.logits[0, :-1], window[1:])
+        return loss + self.hidden * hidden_loss(_states(found), _states(target)) if states else loss
+
+    def _loss_in_pieces(self, student: HeadInPieces, teacher: HeadInPieces, window: torch.Tensor) -> torch.Tensor:
+        states = self.hidden > 0
+        with torch.no_grad():
+            target = teacher.outputs(window[None], output_hidden_states=states)
+        found = student.outputs(window[None], output_hidden_states=states)
+        last = len(window) - 1
+
+        def of_logits(logits: torch.Tensor, wanted: torch.Tensor, at: slice) -> torch.Tensor:
+            loss = torch.zeros(())
+            if self.alpha < 1:
+                loss = loss + (1 - self.alpha) * soft_loss(logits, wanted, self.temperature)
+            labels = window[at.start + 1 : at.stop + 1]
+            if self.alpha > 0 and len(labels):
+                # A mean over the tokens that have a next one, in a mean over all.
+                share = len(labels) / len(logits) * len(window) / last
+                loss = loss + share * self.alpha * hard_loss(logits[: len(labels)], labels)
+            return loss
+
+        loss = mean_in_pieces(student, teacher, found.last_hidden_state, target.last_hidden_state, of_logits)
         return loss + self.hidden * hidden_loss(_states(found), _states(target)) if states else loss
 
 

@@ -14,9 +14,16 @@ one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
+
+from mediant.models.head_in_pieces import HeadInPieces
+
+# A loss of a student's and a teacher's logits [tokens, vocabulary] at some positions, as a mean over these.
+Loss = Callable[[torch.Tensor, torch.Tensor, slice], torch.Tensor]
 
 
 class _Divergence(torch.autograd.Function):
@@ -42,3 +49,33 @@ def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Mean KL of the student from the teacher, in nats per token; logits [tokens, vocabulary]. The teacher is fixed."""
     found: torch.Tensor = _Divergence.apply(student, teacher)  # type: ignore[no-untyped-call]
     return found
+
+
+def loss_in_pieces(student: HeadInPieces, teacher: HeadInPieces, window: torch.Tensor) -> torch.Tensor:
+    """The divergence on a window of tokens [tokens], with the logits of only some positions in memory."""
+    with torch.no_grad():
+        target = teacher.outputs(window[None]).last_hidden_state
+    return mean_in_pieces(student, teacher, student.outputs(window[None]).last_hidden_state, target, _of_piece)
+
+
+def mean_in_pieces(
+    student: HeadInPieces, teacher: HeadInPieces, found: torch.Tensor, target: torch.Tensor, loss: Loss
+) -> torch.Tensor:
+    """The mean over tokens of a loss of logits, from the last hidden states [1, tokens, width] of both networks.
+
+    Logits are computed again for the gradient. Against whole logits, sums are added in another order.
+    """
+
+    def piece(states: torch.Tensor, wanted: torch.Tensor, at: slice) -> torch.Tensor:
+        with torch.no_grad():
+            expected = teacher.logits(wanted)
+        return states.shape[1] * loss(student.logits(states), expected, at)
+
+    total = torch.zeros(())
+    for at in student.pieces(found.shape[1]):
+        total = total + checkpoint(piece, found[:, at], target[:, at], at, use_reentrant=False)
+    return total / found.shape[1]
+
+
+def _of_piece(student: torch.Tensor, teacher: torch.Tensor, at: slice) -> torch.Tensor:
+    return divergence(student, teacher)

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mediant.methods.training._descent import Course, Descent, State, keep_nothing
-from mediant.methods.training.divergence import divergence
+from mediant.methods.training.divergence import divergence, loss_in_pieces
+from mediant.models.head_in_pieces import pieces_for
 from mediant.models.reference import parameters_to_modules
 from mediant.progress import SILENT, Progress
 from mediant.statistics.sensitivity import reads_rows
@@ -115,6 +116,9 @@ class Tuner:
         return False
 
     def _divergence(self, window: torch.Tensor) -> torch.Tensor:
+        student, teacher = (pieces_for(n, len(window)) for n in (self.network, self.reference))
+        if student is not None and teacher is not None:
+            return loss_in_pieces(student, teacher, window)
         with torch.no_grad():
             wanted = self.reference(input_ids=window[None], use_cache=False).logits[0]
         return divergence(self.network(input_ids=window[None], use_cache=False).logits[0], wanted)
