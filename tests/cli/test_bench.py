@@ -48,8 +48,46 @@ def test_figures_are_by_thread_count(run: Run, tiny_folder: Folder, capsys: pyte
     assert found["peak_memory_bytes"] > found["bytes_per_token"] > 0
     assert [row["kl"] for row in found["precision"]] == [0]
     assert "decode_ratio" not in found
+    assert not found["partial"]
     assert found["activation_bits"] == USUAL
     assert "peak memory" in capsys.readouterr().out
+
+
+def test_what_was_measured_before_an_interruption_is_kept(
+    run: Run, tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = [1.0, 1.0, 2.0]
+
+    def interrupted(*_: object) -> float:
+        if not seconds:
+            raise KeyboardInterrupt
+        return seconds.pop()
+
+    monkeypatch.setattr(speed.NativeRunner, "prefill_seconds", interrupted)
+    monkeypatch.setattr(speed.NativeRunner, "decode_seconds", lambda *_: 1.0)
+    assert run(tiny_folder("llama"), *SMALL, "--threads", "1,2", "--json", "o.json") == _console.STOPPED
+    found = json.loads(Path("o.json").read_text())
+    assert found["partial"]
+    assert (found["decode_tokens_per_second"], found["prefill_tokens_per_second"]) == ({"1": 4.0}, {"1": 16.0})
+    said = capsys.readouterr()
+    assert "1 threads: writes 4.0, reads 16 tokens a second" in said.err
+    assert "16" in said.out
+
+
+def test_an_interruption_of_what_comes_later_keeps_all_rates(
+    run: Run, tiny_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    for name in ("bandwidth", "alone"):
+        with monkeypatch.context() as patch:
+            patch.setattr(speed, name, interrupted)
+            assert run(tiny_folder("llama"), *SMALL, "--threads", "1", "--json", "o.json") == _console.STOPPED
+        found = json.loads(Path("o.json").read_text())
+        assert found["partial"]
+        assert found["decode_tokens_per_second"]["1"] > 0
+        assert ("bandwidth_fraction" in found) == (name == "alone")
 
 
 def test_memory_is_that_of_the_program_alone() -> None:

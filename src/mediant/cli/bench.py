@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
+from mediant.cli._bench_tables import curve_table, speeds_table
+from mediant.cli._benching import Session
 from mediant.cli._console import JsonOption, RichProgress, stderr, table_console, write_json
 from mediant.cli._writing import ActivationsOption
 from mediant.errors import ModelError, UsageError
 from mediant.runtime.activation_bits import USUAL
-
-if TYPE_CHECKING:
-    from mediant.runtime.speed import Speeds
 
 
 def command(
@@ -39,7 +37,7 @@ def command(
     Example: mediant bench smol-60 --against smol-q4_0.gguf --threads 1,2
 
     The models take turns in one process, so that a disturbance of the machine hits both. Memory and loading are
-    measured in a process of their own.
+    measured in a process of their own. What was measured is kept when the command is stopped.
     """
     from mediant.cli._opening import opened
     from mediant.runtime import speed
@@ -51,6 +49,7 @@ def command(
     choice = choose(source.folder)
     if not choice.native:
         raise ModelError(f"{model} is not run by the native decoder, whose speed this measures: {choice.reason}.")
+    progress.say(f"Loading {model}.")
     ours = speed.NativeRunner(source.folder, activation_bits=activations, progress=progress)
     limit = ours.decoder.description.positions - 1
     if prompt_tokens > limit or tokens > limit - speed.SHORT:
@@ -60,11 +59,6 @@ def command(
         from mediant.runtime.llama_cpp import LlamaCppRunner
 
         runners.append(LlamaCppRunner(against, max(prompt_tokens, tokens + speed.SHORT) + 16))
-    steps = iter(progress.track(range(len(counts) * (rounds + 1) * len(runners)), "Measuring"))
-    found = speed.measure(runners, counts, prompt_tokens, tokens, rounds, lambda: next(steps, None))
-    for _ in steps:
-        pass
-    bandwidths = {count: speed.bandwidth(count) for count in counts}
     size = ours.decoder.bytes_per_token
     figures: dict[str, Any] = {
         "model": model,
@@ -73,28 +67,33 @@ def command(
         "prompt_tokens": prompt_tokens,
         "tokens": tokens,
         "activation_bits": activations,
-        **_speeds(found[0], "", counts),
-        "bandwidth_bytes_per_second": {str(count): bandwidths[count] for count in counts},
-        "bandwidth_fraction": {
-            str(count): speed.middle(found[0].decode[count]) * size / bandwidths[count] for count in counts
-        },
-        **speed.alone("mediant.runtime.speed", str(source.folder), str(prompt_tokens), str(tokens), str(activations)),
+        "partial": True,
     }
-    if against is not None:
-        theirs = speed.alone("mediant.runtime.llama_cpp", against, str(prompt_tokens), str(tokens))
-        figures["against"] = {"model": against, **_speeds(found[1], "", counts), **theirs}
-        for kind in ("decode", "prefill"):
-            pairs = {count: (getattr(found[0], kind)[count], getattr(found[1], kind)[count]) for count in counts}
-            figures[f"{kind}_ratio"] = {str(count): speed.ratio(*pair) for count, pair in pairs.items()}
-    if precision:
-        figures["precision"] = _curve(ours, counts[-1], tokens, rounds)
-    write_json(json, figures)
-    out = table_console(json)
-    out.print(_table(figures, counts))
-    if precision:
-        out.print(_curve_table(figures["precision"], counts[-1]))
+    session = Session(runners, counts, prompt_tokens, tokens, rounds, progress, figures)
+    try:
+        session.rates()
+        session.bandwidths(size)
+        session.memory(str(source.folder), against)
+        if precision:
+            session.precisions(ours)
+        figures["partial"] = False
+    finally:
+        # Also at Ctrl-C: what was measured took minutes.
+        if figures.get("decode_tokens_per_second"):
+            _show(figures, counts, json)
     if len(counts) == 1:
         stderr.print("One thread count; --threads 1,2 shows how they share the memory.", style="dim")
+
+
+def _show(figures: dict[str, Any], counts: list[int], json: str | None) -> None:
+    write_json(json, figures)
+    out = table_console(json)
+    measured = [count for count in counts if str(count) in figures["decode_tokens_per_second"]]
+    out.print(speeds_table(figures, measured))
+    if figures.get("precision"):
+        out.print(curve_table(figures["precision"], counts[-1]))
+    if figures["partial"]:
+        stderr.print("This is what was measured before the end; the rest is missing.", style="dim")
 
 
 def _threads(text: str) -> list[int]:
@@ -107,85 +106,3 @@ def _threads(text: str) -> list[int]:
     if not all(part.isdigit() and 1 <= int(part) <= 1024 for part in parts):
         raise UsageError(f"--threads {text!r} is not a list of thread counts; write them with commas, such as 1,2.")
     return sorted({int(part) for part in parts})
-
-
-def _speeds(speeds: Speeds, prefix: str, counts: list[int]) -> dict[str, dict[str, float]]:
-    from mediant.runtime.speed import middle
-
-    return {
-        f"{prefix}decode_tokens_per_second": {str(count): middle(speeds.decode[count]) for count in counts},
-        f"{prefix}prefill_tokens_per_second": {str(count): middle(speeds.prefill[count]) for count in counts},
-    }
-
-
-def _curve(ours: Any, threads: int, tokens: int, rounds: int) -> list[dict[str, float]]:
-    """KL divergence of each precision from the full one, and its speed."""
-    from mediant.runtime import speed
-    from mediant.runtime.precision import divergence, own_text
-
-    decoder = ours.decoder
-    windows = own_text(decoder)
-    rows = []
-    for bits in decoder.precisions:
-        kl = divergence(decoder, bits, windows)
-        decoder.set_precision(bits)
-        found = speed.measure([ours], [threads], 16, tokens, rounds)[0]
-        rows.append({
-            "precision": bits,
-            "kl": kl,
-            "decode_tokens_per_second": speed.middle(found.decode[threads]),
-            "bytes_per_token": decoder.bytes_per_token,
-        })  # fmt: skip
-    decoder.set_precision(None)
-    return rows
-
-
-def _table(figures: dict[str, Any], counts: list[int]) -> Table:
-    other = figures.get("against")
-    table = Table(box=None, header_style="dim")
-    for name in ("threads", "decode tok/s", "prefill tok/s", "GB/s here", "of it reached"):
-        table.add_column(name, justify="right")
-    if other is not None:
-        for name in ("llama.cpp decode", "ratio", "llama.cpp prefill", "ratio"):
-            table.add_column(name, justify="right")
-    for count in map(str, counts):
-        row = [
-            count,
-            f"{figures['decode_tokens_per_second'][count]:.1f}",
-            f"{figures['prefill_tokens_per_second'][count]:.0f}",
-            f"{figures['bandwidth_bytes_per_second'][count] / 1e9:.1f}",
-            f"{100 * figures['bandwidth_fraction'][count]:.0f} %",
-        ]
-        if other is not None:
-            for kind in ("decode", "prefill"):
-                row += [f"{other[f'{kind}_tokens_per_second'][count]:.1f}", f"{figures[f'{kind}_ratio'][count]:.2f}"]
-        table.add_row(*row)
-    table.caption = _caption(figures)
-    table.caption_justify = "left"
-    return table
-
-
-def _caption(figures: dict[str, Any]) -> str:
-    from mediant.planning.size import human
-
-    lines = [
-        f"{human(figures['bytes_per_token'])} a token, {figures['bits_per_weight']:.2f} bits per weight;"
-        f" activations of {figures['activation_bits']} bits;"
-        f" peak memory {human(int(figures['peak_memory_bytes']))}; loaded in {figures['load_seconds']:.2f} s"
-    ]
-    if "against" in figures:
-        other = figures["against"]
-        lines.append(
-            f"llama.cpp: peak memory {human(int(other['peak_memory_bytes']))}; loaded in {other['load_seconds']:.2f} s"
-        )
-    return "\n".join(lines)
-
-
-def _curve_table(rows: list[dict[str, float]], threads: int) -> Table:
-    table = Table(box=None, header_style="dim", caption=f"{threads} threads; KL to all bits, text by the model itself")
-    for name in ("bits", "KL, nats a token", "decode tok/s", "bytes a token"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        speed = f"{row['decode_tokens_per_second']:.1f}"
-        table.add_row(f"{row['precision']:g}", f"{row['kl']:.4f}", speed, str(row["bytes_per_token"]))
-    return table

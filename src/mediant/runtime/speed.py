@@ -13,8 +13,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Protocol
 
@@ -87,30 +88,57 @@ class Speeds:
     prefill: dict[int, list[float]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Step:
+    """One timing that comes next: of a runner, by its number, with so many threads; round 0 warms up."""
+
+    runner: int
+    threads: int
+    round: int
+    reading: bool
+
+
+def steps(runners: int, threads: Sequence[int], rounds: int) -> list[Step]:
+    """All timings that `measure` makes, in order."""
+    turns = product(threads, range(rounds + 1), range(runners), (False, True))
+    return [Step(runner, number, attempt, reading) for number, attempt, runner, reading in turns]
+
+
 def measure(
-    runners: list[Runner],
-    threads: list[int],
+    runners: Sequence[Runner],
+    threads: Sequence[int],
     prompt: int,
     count: int,
     rounds: int,
-    step: Callable[[], object] = lambda: None,
-) -> list[Speeds]:
+    before: Callable[[Step], object] = lambda step: None,
+    found: Sequence[Speeds] | None = None,
+) -> Sequence[Speeds]:
     """The speeds of all runners, interleaved: each round takes every runner in turn, so that what disturbs the machine
     disturbs all. The first round warms up and is not counted.
+
+    Args:
+        runners: what is measured.
+        threads: counts of threads, one after another.
+        prompt: tokens that are read.
+        count: tokens that are written.
+        rounds: that count.
+        before: is told of every timing before it begins.
+        found: gets the figures as they come, for a caller that is interrupted; one for each runner.
     """
-    found = [Speeds() for _ in runners]
+    found = [Speeds() for _ in runners] if found is None else found
     tokens = np.random.default_rng(1).integers(3, min(runner.vocabulary for runner in runners), prompt).tolist()
-    for number in threads:
-        for runner in runners:
-            runner.set_threads(number)
-        for attempt in range(rounds + 1):
-            for runner, speeds in zip(runners, found, strict=True):
-                decode = count / runner.decode_seconds(tokens[:SHORT], count)
-                prefill = prompt / runner.prefill_seconds(tokens)
-                if attempt:
-                    speeds.decode.setdefault(number, []).append(decode)
-                    speeds.prefill.setdefault(number, []).append(prefill)
-                step()
+    current = None
+    for step in steps(len(runners), threads, rounds):
+        if step.threads != current:
+            current = step.threads
+            for runner in runners:
+                runner.set_threads(current)
+        before(step)
+        runner, speeds = runners[step.runner], found[step.runner]
+        seconds = runner.prefill_seconds(tokens) if step.reading else runner.decode_seconds(tokens[:SHORT], count)
+        if step.round:
+            kind = speeds.prefill if step.reading else speeds.decode
+            kind.setdefault(step.threads, []).append((prompt if step.reading else count) / seconds)
     return found
 
 
@@ -120,8 +148,8 @@ def middle(values: list[float]) -> float:
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:
-    """The median ratio of the rounds."""
-    return middle([a / b for a, b in zip(ours, theirs, strict=True)])
+    """The median ratio of the rounds that both have."""
+    return middle([a / b for a, b in zip(ours, theirs, strict=False)])
 
 
 def bandwidth(threads: int) -> float:
@@ -136,7 +164,9 @@ def alone(module: str, *arguments: str) -> dict[str, float]:
     Raises:
         ModelError: it failed.
     """
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise ModelError(f"The measurement of {arguments[0]} in a process of its own failed: {reason[0]}")
