@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from mediant.checked_fields import checked_fields
 from mediant.errors import PlanError
+from mediant.files import parse_json
 
 Storage = Literal["rows", "tiles", "nested"]
 
@@ -155,7 +156,7 @@ class Plan:
             PlanError: not JSON, an unknown version, or a field that is missing, unknown or mistyped.
         """
         try:
-            data = json.loads(text, object_pairs_hook=_unique)
+            data = parse_json(text, _unique)
             if not isinstance(data, dict):
                 raise ValueError("it is not a JSON object")
             if data.get("version") != PLAN_VERSION:

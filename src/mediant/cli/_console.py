@@ -152,6 +152,9 @@ def _run(app: typer.Typer) -> int:
     except MemoryError:
         stderr.print("[red]mediant:[/red] There is too little memory for this.", soft_wrap=True)
         return MediantError.exit_code
+    except RecursionError:
+        stderr.print("[red]mediant:[/red] A file that was read is nested too deeply.", soft_wrap=True)
+        return MediantError.exit_code
     except Exception as problem:
         if hasattr(problem, "format_message"):  # a click exception: a usage error with its own text
             problem.show()  # type: ignore[attr-defined]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mediant.errors import ModelError
+from mediant.files import read_json
 from mediant.models import impostors
 
 SINGLE = "model.safetensors"
@@ -70,7 +70,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelError: it cannot be read, or is not a JSON object.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
     except (OSError, ValueError) as problem:
         raise ModelError(f"The config.json of {folder} cannot be read: {problem}") from None
     if not isinstance(config, dict):
@@ -99,7 +99,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _shards(folder: Path) -> tuple[Path, ...]:
     try:
-        listed: Any = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        listed: Any = read_json(folder / INDEX)["weight_map"].values()
         names = sorted(set(listed))
         files = tuple(folder / name for name in names if Path(name).name == name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:

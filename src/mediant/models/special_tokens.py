@@ -7,13 +7,13 @@ that was kept up to date. So a text ends at the tokenizer's and at all that the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mediant.errors import ModelError
+from mediant.files import read_json
 from mediant.models.configuration import configuration
 from mediant.models.tokenizer import Tokenizer, open_tokenizer
 
@@ -100,7 +100,7 @@ def _configured(folder: Path, name: str) -> tuple[str, Any]:
     file = folder / GENERATION_FILE
     if file.is_file():
         try:
-            given = json.loads(file.read_text(encoding="utf-8"))
+            given = read_json(file)
         except (OSError, ValueError) as problem:
             raise ModelError(f"The file {file} cannot be read: {problem}") from None
         if isinstance(given, dict) and given.get(name) is not None:

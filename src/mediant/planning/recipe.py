@@ -145,6 +145,8 @@ def load_recipe(name_or_file: str) -> Recipe:
         data = _data(file)
         fields = {"name": Path(name_or_file).stem, **data} if isinstance(data, dict) else data
         return _checked(Recipe(**checked_fields(Recipe, fields)))
+    except RecursionError:
+        raise PlanError(f"The recipe {name_or_file} is nested too deeply.") from None
     except (yaml.YAMLError, OSError, ValueError) as problem:
         raise PlanError(f"The recipe {name_or_file} is not usable: {' '.join(str(problem).split())}.") from None
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mediant.errors import UsageError
 from mediant.evaluation.embeddings import EmbeddingScorecard
+from mediant.files import read_json
 from mediant.values import Scorecard
 
 Card = Scorecard | EmbeddingScorecard
@@ -34,7 +34,7 @@ def read_score(path: Path) -> Score:
         UsageError: the file cannot be read, or is not what `mediant evaluate --json` writes.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except OSError as problem:
         raise UsageError(f"The scores {path} cannot be read: {problem.strerror}.") from None
     except ValueError:
