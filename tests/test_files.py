@@ -49,7 +49,7 @@ def test_the_cache_can_be_moved(monkeypatch, tmp_path):
     assert files.cache_folder() == tmp_path
 
 
-def test_json_that_is_nested_too_deeply_is_a_value_error(tmp_path: Path) -> None:
+def test_json_that_is_nested_too_deeply_is_a_value_error(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="nested too deeply"):
         files.read_json(tmp_path / "deep.json")
