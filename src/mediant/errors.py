@@ -51,5 +51,11 @@ class StorageError(MediantError):
     exit_code = 8
 
 
+class ExportError(MediantError):
+    """What was written for another program does not read back as the model; it has been removed."""
+
+    exit_code = 9
+
+
 class MediantWarning(UserWarning):
     """Something worked, but not as well as it could."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 
+import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM
 
-from mediant.errors import ModelError, UsageError
+from mediant.errors import ExportError, ModelError, UsageError
 from mediant.exporters.gguf import export
-from mediant.exporters.gguf_tokenizer import pre_tokenizer
+from mediant.exporters.gguf.architectures import ARCHITECTURES
+from mediant.exporters.gguf.parameters import CHECKED, ONLY, SAYS_NOTHING, SHOWN_BY_TENSORS, WRITTEN, check_parameters
+from mediant.exporters.gguf.reading import GgufModel
+from mediant.exporters.gguf.tokenizer import pre_tokenizer
 from mediant.models.opening import open_model
 
 
@@ -90,3 +95,106 @@ def test_llama_cpp_gives_the_same_logits(kind, tmp_path):
     assert np.abs(found - expected).max() <= 30 * 2**-11 * np.abs(expected).max()
     assert np.array_equal(found.argmax(1), expected.argmax(1))
     assert theirs.tokenize(b"The quick brown fox 1234") == [504, 2365, 6354, 16438, 216, 33, 34, 35, 36]
+
+
+ROTARY = {
+    "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5000.0, "original_max_position_embeddings": 32},
+    "llama3": {
+        "rope_type": "llama3", "factor": 8.0, "rope_theta": 500.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def changed(tiny_network, tokenizer, tmp_path):
+    """The folder of a tiny model with other settings."""
+
+    def folder(name, **settings):
+        network = tiny_network(name)
+        config = type(network.config)(**{**network.config.to_diff_dict(), **settings})
+        other = type(network)(config)
+        other.load_state_dict(network.state_dict(), strict=False)
+        for key, parameter in other.named_parameters():
+            if key.endswith(".bias"):
+                parameter.data = 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        other.save_pretrained(tmp_path / "changed")
+        tokenizer.save_pretrained(tmp_path / "changed")
+        return tmp_path / "changed"
+
+    return folder
+
+
+@pytest.mark.parametrize("kind", ROTARY)
+def test_rotary_scaling_is_written(kind, changed, tmp_path):
+    """The check's own reader takes the scaling from the file; logits would differ without it."""
+    folder = changed("llama", rope_parameters=ROTARY[kind])
+    export(str(folder), tmp_path / "model.gguf", "f32")
+    network = GgufModel(tmp_path / "model.gguf").network()
+    expected = logits(AutoModelForCausalLM.from_pretrained(folder), range(40))
+    plain = logits(AutoModelForCausalLM.from_pretrained(changed("llama")), range(40))
+    assert np.abs(logits(network, range(40)) - expected).max() < 1e-3 * np.abs(plain - expected).max()
+
+
+def test_biases_are_written_where_llama_cpp_reads_them(changed, tmp_path):
+    folder = changed("llama", attention_bias=True, mlp_bias=True)
+    export(str(folder), tmp_path / "model.gguf", "f32")
+    found = logits(GgufModel(tmp_path / "model.gguf").network(), range(10))
+    assert np.allclose(found, logits(AutoModelForCausalLM.from_pretrained(folder), range(10)), atol=1e-5)
+    with pytest.raises(ModelError, match=r"o_proj\.bias.*qwen3"):
+        export(str(changed("qwen3", attention_bias=True)), tmp_path / "other.gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("llama", {"hidden_act": "gelu"}, "hidden_act"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "dynamic"),
+        ("qwen2", {"rope_parameters": ROTARY["llama3"]}, "llama3"),
+        ("llama", {"rope_parameters": ROTARY["yarn"] | {"attention_factor": 1.5}}, "attention_factor"),
+        (
+            "qwen3",
+            {"use_sliding_window": True, "sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]},
+            "sliding_window of 16",
+        ),
+    ],
+)
+def test_settings_that_llama_cpp_lacks_are_refused_by_name(name, settings, said, changed, tmp_path):
+    with pytest.raises(ModelError, match=said):
+        export(str(changed(name, **settings)), tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_a_window_that_is_never_left_is_none(changed, tmp_path):
+    export(str(changed("mistral", sliding_window=128)), tmp_path / "model.gguf")
+
+
+def test_keys_of_every_class_are_in_the_ledger():
+    """A key that transformers adds must be looked at."""
+    known = WRITTEN | SHOWN_BY_TENSORS | CHECKED | SAYS_NOTHING.keys() | ONLY.keys()
+    for name in ARCHITECTURES:
+        config = getattr(transformers, name).config_class()
+        assert set(config.to_dict()) <= known, name
+    base = transformers.LlamaConfig().to_dict()
+    with pytest.raises(ModelError, match="new_gate = 2"):
+        check_parameters(base | {"new_gate": 2}, base | {"new_gate": 1}, ARCHITECTURES["LlamaForCausalLM"])
+
+
+@pytest.mark.parametrize("fault", ["order", "parameter"])
+def test_a_wrong_file_is_removed(fault, tiny_folder, tmp_path, monkeypatch):
+    if fault == "order":
+        monkeypatch.setattr("mediant.exporters.gguf.tensors.interleaved", lambda values, heads: values)
+    else:
+        monkeypatch.setattr(gguf.GGUFWriter, "add_layer_norm_rms_eps", lambda self, value: self.add_float32(
+            "llama.attention.layer_norm_rms_epsilon", 0.1))  # fmt: skip
+    with pytest.raises(ExportError, match="q_proj" if fault == "order" else "outputs are off"):
+        export(str(tiny_folder("llama")), tmp_path / "model.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_large_model_is_sampled(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("mediant.exporters._checking.fits_memory", lambda weights: False)
+    monkeypatch.setattr("mediant.exporters.gguf.tensors.interleaved", lambda values, heads: values)
+    with pytest.raises(ExportError, match="proj"):
+        export(str(tiny_folder("llama")), tmp_path / "model.gguf")

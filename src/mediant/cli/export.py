@@ -3,51 +3,50 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from mediant import exporters
 from mediant.cli._console import RichProgress, WaitOption
 
-USUAL = {"huggingface": "float32", "gguf": "f16"}
-Format = Literal["huggingface", "gguf"]
+USUAL = "huggingface"
+
+
+def _formats() -> str:
+    return " ".join(f"{name}: {exporters.exporter(name).HELP}" for name in exporters.formats())
+
+
+def _types() -> str:
+    found = {name: exporters.exporter(name) for name in exporters.formats()}
+    return "; ".join(f"{', '.join(e.TYPES)} for {name} ({e.USUAL} by default)" for name, e in found.items())
 
 
 def command(
     model: Annotated[str, typer.Argument(help="A compressed model, or any model that 'compress' takes.")],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", metavar="PATH", help="What to write: a folder for huggingface, a file for gguf."),
+        typer.Option("--out", "-o", metavar="PATH", help="What to write: a folder or a file, as the format has it."),
     ],
-    format: Annotated[
-        Format,
-        typer.Option(
-            metavar="FORMAT",
-            help="huggingface: an ordinary dense folder for transformers, vLLM and converters. gguf: a file for "
-            "llama.cpp (Llama, Mistral, SmolLM, Qwen 2 and 3).",
-        ),
-    ] = "huggingface",
+    format: Annotated[str, typer.Option(metavar="FORMAT", help=_formats())] = USUAL,
     kind: Annotated[
         str | None,
-        typer.Option(
-            "--type",
-            metavar="TYPE",
-            help="Of the weights: float32, float16 or bfloat16 for huggingface (float32 is exact); f32, f16, q8_0 or "
-            "q4_0 for gguf (f16 by default).",
-        ),
+        typer.Option("--type", metavar="TYPE", help=f"Of the weights: {_types()}.", show_default=False),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(help="Read back what was written and compare it with the model, before it takes its place."),
+    ] = True,
     wait: WaitOption = True,
 ) -> None:
     """Write a model so that other programs load it without Mediant.
 
     Example: mediant export smol-pruned --format gguf --type q8_0 --out smol-pruned.gguf
     """
-    from importlib import import_module
-
     from mediant.claims import claimed
 
     progress = RichProgress()
-    exporter = import_module(f"mediant.exporters.{format}")
+    exporter = exporters.exporter(format)
     with claimed(out, progress, wait):
-        exporter.export(model, out, kind or USUAL[format], progress)
+        exporter.export(model, out, kind or exporter.USUAL, progress, check)
     progress.say(f"Wrote {out}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,18 @@ def write_folder(
     beside: Mapping[str, bytes | Path],
     progress: Progress = SILENT,
     shard_bytes: int = SHARD_BYTES,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes the folder whole or not at all; the same arguments give the same bytes.
 
     Args:
         folder: where; what is there is replaced.
         config: what `config.json` says.
-        tensors: by their names in the network, tied ones once.
+        tensors: by their names in the file, tied ones once.
         beside: content, or file to copy, by the name of every other file.
         progress: is told of every file of weights.
         shard_bytes: of one file of weights.
+        check: is given the whole folder before it takes its place; what it raises leaves nothing behind.
 
     Raises:
         StorageError: the disk refuses; nothing has changed then.
@@ -59,6 +61,8 @@ def write_folder(
         for name, content in beside.items():
             _write(staging / name, content)
         files.sync(staging)
+        if check is not None:
+            check(staging)
 
 
 def check_free(folder: Path) -> None:

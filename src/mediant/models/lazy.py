@@ -43,3 +43,11 @@ class LazyTensor:
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> LazyTensor:
         """The same shape and type with values that `change` computes from these, in float64."""
         return LazyTensor(self.shape, self.dtype, lambda: change(self.read().double()).to(self.dtype))
+
+    def cast(self, dtype: torch.dtype) -> LazyTensor:
+        """The same values rounded to another type.
+
+        >>> LazyTensor.of(torch.tensor([0.1])).cast(torch.bfloat16).read().item()
+        0.10009765625
+        """
+        return LazyTensor(self.shape, dtype, lambda: self.read().to(dtype))

@@ -79,6 +79,16 @@ class WeightReader:
             for t in self.model.tensors
         }
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the tensors in the files."""
+        return tuple(self._stored)
+
+    def key(self, name: str) -> str | None:
+        """The name in the files of the tensor of that name; None where transformers puts it together from several."""
+        info = self.model.tensor(name)
+        return next((self._direct[n] for n in (info.name, *info.aliases) if n in self._direct), None)
+
     def _read_stored(self, key: str) -> torch.Tensor:
         file = self._stored[key].file
         if file.name not in self._files:

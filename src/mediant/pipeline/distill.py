@@ -22,7 +22,8 @@ from mediant.methods.training._descent import Course
 from mediant.methods.training.distillation import Distillation, Distiller
 from mediant.models.companions import tokenizer_files
 from mediant.models.dense_folder import write_folder
-from mediant.models.folder import read_config
+from mediant.models.file_names import as_in_files
+from mediant.models.folder import read_config, stored_tensors
 from mediant.models.lazy import LazyTensor
 from mediant.models.opening import open_model, positions
 from mediant.models.reference import load_reference
@@ -214,7 +215,8 @@ class _Run:
         beside: dict[str, bytes | Path] = {file.name: file for file in tokenizer_files(folder)}
         history = dataclasses.asdict(found) | {"teacher": self.teacher.name, "seed": self.lesson.seed}
         beside[HISTORY] = (json.dumps(history | dataclasses.asdict(self.lesson.method)) + "\n").encode()
-        write_folder(self.lesson.out, config, tensors, beside, self.progress)
+        keys = None if student is None else stored_tensors(student.path)
+        write_folder(self.lesson.out, config, as_in_files(tensors, self.network, keys), beside, self.progress)
 
 
 def _positions(network: Any) -> int | None:

@@ -21,6 +21,7 @@ from mediant.claims import claimed
 from mediant.errors import PlanError, UsageError
 from mediant.models.companions import tokenizer_files
 from mediant.models.dense_folder import check_free, write_folder
+from mediant.models.file_names import of_model
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.pipeline.compress import Compression
@@ -126,7 +127,7 @@ def _write(model: Model, out: Path, progress: Progress) -> None:
     beside: dict[str, bytes | Path] = {file.name: file for file in tokenizer_files(model.path)}
     beside[EDITS] = (json.dumps(record, indent=1) + "\n").encode()
     with WeightReader(model) as weights:
-        write_folder(out, model.config, weights.lazy(), beside, progress)
+        write_folder(out, model.config, of_model(weights.lazy(), model), beside, progress)
     progress.say(
         f"{model.weights:,} of {model.unedited.weights:,} weights are left, {files.folder_bytes(out):,} bytes."
     )

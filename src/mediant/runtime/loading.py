@@ -86,5 +86,7 @@ def _dense(config: PretrainedConfig) -> PretrainedConfig:
 def _restore(network: PreTrainedModel, folder: Path, own_generation: bool) -> None:
     """What transformers only sets when it reads a folder: where the network is from, and how it generates."""
     network.config.name_or_path = network.name_or_path = str(folder)
+    # It was given the network's own names; save_pretrained writes those of this architecture's files all the same.
+    network._weight_conversions = None
     if own_generation and network.can_generate() and (folder / GENERATION_FILE).is_file():
         network.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 import gguf
 
 from mediant.errors import ModelError
-from mediant.exporters.dense import Dense
+from mediant.exporters._dense import Dense
 
 SPECIAL = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "pad_token_id"}
 # Splittings by what is typical in their regular expressions.

@@ -1,0 +1,81 @@
+"""Writes the file: header, tokenizer, tensors; checked before it appears under its name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from mediant.exporters._dense import Dense
+from mediant.exporters.gguf.architectures import Architecture, architecture_of
+from mediant.exporters.gguf.checking import check_file
+from mediant.exporters.gguf.parameters import add_parameters, check_parameters
+from mediant.exporters.gguf.tensors import IDS, Stored, stored_tensors
+from mediant.exporters.gguf.tokenizer import add_tokenizer
+from mediant.files import storage_errors, sync
+from mediant.progress import Progress
+
+FILE_TYPES = {
+    "f32": gguf.LlamaFileType.ALL_F32,
+    "f16": gguf.LlamaFileType.MOSTLY_F16,
+    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
+}
+
+
+def write(model: Dense, out: Path, kind: str, progress: Progress, check: bool) -> None:
+    """Writes a model to the file `out`, whole or not at all.
+
+    Raises:
+        ModelError: it has something that GGUF cannot say.
+        StorageError: the disk refuses.
+        ExportError: the file does not read back as the model.
+    """
+    architecture = architecture_of(model.config.get("architectures"))
+    defaults = type(model.configuration)().to_dict()
+    check_parameters(model.config, defaults, architecture)
+    tensors = list(stored_tensors(model, architecture, kind, progress))
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        with storage_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _write(model, temporary, architecture, tensors, kind, progress)
+            if check:
+                check_file(temporary, model, tensors, progress)
+            sync(temporary)
+            temporary.replace(out)
+            sync(out.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(
+    model: Dense, file: Path, architecture: Architecture, tensors: list[Stored], kind: str, progress: Progress
+) -> None:
+    writer = gguf.GGUFWriter(file, architecture.name)
+    try:
+        writer.add_name(model.name)
+        add_parameters(writer, model.config, architecture)
+        writer.add_file_type(FILE_TYPES[kind])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        add_tokenizer(writer, model)
+        for tensor in tensors:
+            _announce(writer, tensor)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in progress.track(tensors, "Writing GGUF", len(tensors)):
+            writer.write_tensor_data(tensor.data())
+    finally:
+        writer.close()
+
+
+def _announce(writer: gguf.GGUFWriter, tensor: Stored) -> None:
+    block, size = gguf.GGML_QUANT_SIZES[IDS[tensor.kind]]
+    bytes_of_row = tensor.shape[-1] // block * size
+    nbytes = int(np.prod(tensor.shape[:-1], dtype=np.int64)) * bytes_of_row
+    plain = {"f32": np.float32, "f16": np.float16}.get(tensor.kind, np.uint8)
+    stored = tensor.shape if plain is not np.uint8 else (*tensor.shape[:-1], bytes_of_row)
+    writer.add_tensor_info(tensor.name, stored, np.dtype(plain), nbytes, raw_dtype=IDS[tensor.kind])
