@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mediant import files
 from mediant.errors import ModelError, StorageError
-from mediant.models import gguf_conversion
+from mediant.models import dense_folder, gguf_conversion
+from mediant.models.gguf import tokenizer as gguf_tokenizer
 from mediant.models.gguf_conversion import converted
 from mediant.models.opening import open_model
 from mediant.models.reference import load_tokenizer
@@ -146,7 +147,7 @@ def test_digits_are_split_where_the_file_says_so(write):
 def test_it_is_converted_once(write, monkeypatch):
     file = write()
     folder = converted(file)
-    monkeypatch.setattr(gguf_conversion, "_read", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr(gguf_conversion, "network", lambda *_: pytest.fail("converted again"))
     assert converted(file) == folder
     assert converted(file.rename(file.parent / "cache" / file.name)) == folder
 
@@ -157,14 +158,28 @@ def test_another_file_of_the_same_name_is_another_model(write):
     assert one != two
 
 
-def test_compact_keeps_pairs_that_cannot_be_joined(tmp_path):
+def test_compact_keeps_pairs_that_cannot_be_joined():
     spaced = Tokenizer(models.BPE({"a": 0, " ": 1, "a ": 2}, [("a", " ")]))
     spaced.pre_tokenizer = pre_tokenizers.ByteLevel()
-    file = tmp_path / "tokenizer.json"
-    spaced.save(str(file))
-    gguf_conversion._compact(file)
-    assert Tokenizer.from_file(str(file)).to_str() == spaced.to_str()
-    assert b'["a"," "]' in file.read_bytes()
+    short = gguf_tokenizer.compact(spaced.to_str(pretty=True))
+    assert Tokenizer.from_str(short).to_str() == spaced.to_str()
+    assert '["a"," "]' in short
+
+
+def test_the_tokenizer_is_that_of_the_file_whatever_lies_beside_it(write, tmp_path):
+    file = write()
+    alone = load_tokenizer(converted(file))
+    for name, content in (("tokenizer.json", other_tokenizer()), ("chat_template.jinja", "of another model")):
+        (tmp_path / name).write_text(content)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "z", "tokenizer_class": "GPT2Tokenizer"}')
+    beside = load_tokenizer(converted(write(change=lambda w: w.add_description("other bytes"))))
+    assert beside.backend_tokenizer.to_str() == alone.backend_tokenizer.to_str()
+    assert (beside.eos_token, beside.chat_template) == (alone.eos_token, alone.chat_template)
+
+
+def other_tokenizer():
+    letters = Tokenizer(models.BPE({letter: n for n, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}, []))
+    return letters.to_str()
 
 
 def test_a_missing_tensor_is_not_invented(write):
@@ -173,21 +188,33 @@ def test_a_missing_tensor_is_not_invented(write):
         converted(file)
 
 
-def test_rotary_scaling_is_not_dropped(write):
-    for n, change in enumerate(
-        (
-            lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN),
-            lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, np.float32)),
-        )
-    ):
-        with pytest.raises(ModelError, match="scales its rotary frequencies"):
-            converted(write(f"{n}.gguf", change))
-    converted(write("none.gguf", lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.NONE)))
-
-
-def test_an_architecture_that_transformers_does_not_take(write):
-    with pytest.raises(ModelError, match=r"architecture 'plamo'.* is not supported"):
+def test_an_architecture_that_is_not_known(write):
+    with pytest.raises(ModelError, match=r"architecture 'plamo', and Mediant reads .*llama.*qwen2"):
         converted(write(architecture="plamo"))
+
+
+def test_ends_of_a_turn_are_ends_of_a_text(write):
+    folder = converted(write(change=lambda w: w.add_eot_token_id(7)))
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [1, 7]
+    assert json.loads((folder / "config.json").read_text())["eos_token_id"] == 1
+
+
+def test_templates_with_names(write):
+    folder = converted(write(change=lambda w: w.add_chat_template([{"name": "tools", "template": "with tools"}])))
+    assert load_tokenizer(folder).get_chat_template("tools") == "with tools"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.add_string("tokenizer.ggml.pre", "of-tomorrow"),
+        lambda w: w.add_bool("tokenizer.ggml.normalizer.lowercase", True),
+        lambda w: w.add_array("tokenizer.ggml.precompiled_charsmap", [1, 2]),
+    ],
+)
+def test_a_tokenizer_that_would_be_read_wrongly(write, change):
+    with pytest.raises(ModelError, match=r"of-tomorrow|lowercase|precompiled_charsmap"):
+        converted(write(change=change))
 
 
 def test_one_part_of_a_split_file(write):
@@ -203,7 +230,7 @@ def test_a_file_that_is_no_model(write):
 @pytest.mark.parametrize("data", [b"", b"GGU", b"PK\3\4", b"gguf" + bytes(20)])
 def test_not_a_gguf_file(tmp_path, data):
     (tmp_path / "x.gguf").write_bytes(data)
-    with pytest.raises(ModelError, match="does not begin with the letters GGUF"):
+    with pytest.raises(ModelError, match=r"does not begin with the letters GGUF|is empty|is a zip archive"):
         converted(tmp_path / "x.gguf")
 
 
@@ -211,7 +238,7 @@ def test_not_a_gguf_file(tmp_path, data):
 def test_a_truncated_file(write, keep):
     file = write()
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(ModelError, match=r"damaged|cannot convert"):
+    with pytest.raises(ModelError, match=r"cut short .*download it again|has \d+ of its \d+ bytes; download it again"):
         converted(file)
 
 
@@ -238,7 +265,7 @@ def test_nothing_is_left_when_writing_fails(write, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     file = write()
-    monkeypatch.setattr(gguf_conversion, "_compact", full)
+    monkeypatch.setattr(dense_folder, "save_file", full)
     with pytest.raises(StorageError, match="no space left"):
         converted(file)
     assert list((tmp_path / "cache" / "models").iterdir()) == []

@@ -104,6 +104,7 @@ def _save(file: Path, shard: Mapping[str, LazyTensor]) -> None:
 
 
 def _write(file: Path, content: bytes | Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, Path):
         shutil.copyfile(content, file)
     else:
