@@ -82,8 +82,23 @@ def test_a_model_that_was_not_calibrated_and_has_no_target(sample_checkpoint: Sa
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "/etc/passwd", "a/b", "..\\b", "a\n", "mediant.json", "mediant.safetensors"]
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "/etc/passwd",
+        "a/../b",
+        "a//b",
+        "a/",
+        "..\\b",
+        "c:/b",
+        "a\n",
+        "mediant.json",
+        "mediant.safetensors",
+    ],
 )
 def test_only_plain_names_are_companions(name: str) -> None:
     assert is_companion("chat_template.jinja")
+    assert is_companion("1_Pooling/config.json")
     assert not is_companion(name)

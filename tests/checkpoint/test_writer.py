@@ -137,7 +137,7 @@ def test_nothing_else_is_overwritten(
     assert contents(older) == before
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "mediant.json", "mediant.safetensors", "", ".."])
+@pytest.mark.parametrize("name", ["../x", "a//b", "mediant.json", "mediant.safetensors", "", ".."])
 def test_companions_stay_in_the_folder(sample_checkpoint: Sample, out: Path, name: str) -> None:
     with pytest.raises(ValueError, match="not the name of a file"):
         written(sample_checkpoint, out, companions={name: b""})

@@ -178,13 +178,16 @@ def entry_bytes(info: TensorInfo, plan: TensorPlan) -> int:
 
 
 def is_companion(name: str) -> bool:
-    """Whether a file of that name may lie in a checkpoint's folder beside the two that are always there.
+    """Checks that a file of that path may lie in a checkpoint's folder beside the two that are always there.
 
-    >>> is_companion("config.json"), is_companion("../config.json"), is_companion("mediant.json")
-    (True, False, False)
+    >>> is_companion("config.json"), is_companion("1_Pooling/config.json"), is_companion("mediant.json")
+    (True, True, False)
+    >>> is_companion("../config.json"), is_companion("/config.json"), is_companion("C:/config.json")
+    (False, False, False)
     """
-    plain = name not in ("", ".", "..") and not set(name) & set("/\\") and name.isprintable()
-    return plain and name not in (MANIFEST_FILE, PAYLOAD_FILE)
+    parts = name.split("/")
+    plain = all(part not in ("", ".", "..") for part in parts) and not set(name) & set("\\:") and name.isprintable()
+    return plain and parts[0] not in (MANIFEST_FILE, PAYLOAD_FILE)
 
 
 def fixed_width(number: float | None) -> str:

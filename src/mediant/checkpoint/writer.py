@@ -112,7 +112,8 @@ def check_replaceable(folder: Path) -> None:
     if not folder.is_dir():
         raise StorageError(f"{folder} is a file; a checkpoint is a folder.")
     with storage_errors(folder):
-        present = {entry.name for entry in folder.iterdir()}
+        found = {f.relative_to(folder).as_posix(): f for f in folder.rglob("*")}
+        present = {name for name, f in found.items() if not f.is_dir() or not any(f.iterdir())}
     if present and MANIFEST_FILE not in present:
         raise StorageError(f"{folder} is not empty and not a Mediant checkpoint; name a new folder.")
     try:
@@ -218,6 +219,7 @@ def _write_at(descriptor: int, data: bytes | memoryview, position: int) -> None:
 
 
 def _write_file(file: Path, content: bytes | Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, Path):
         shutil.copyfile(content, file)
     else:

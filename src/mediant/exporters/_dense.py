@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from mediant.checkpoint.manifest import MANIFEST_FILE
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.models import architecture
-from mediant.models.companions import tokenizer_files
+from mediant.models.companions import travelling
 from mediant.models.file_names import as_in_files
 from mediant.models.lazy import LazyTensor
 from mediant.models.opening import open_model
@@ -100,7 +100,7 @@ def _from_checkpoint(checkpoint: Checkpoint) -> Dense:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    return {file.name: file for file in tokenizer_files(folder)}
+    return travelling(folder)
 
 
 def _as_stored(weights: WeightReader, tensors: Tensors) -> Tensors:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from functools import cache
+from pathlib import Path
 
+import yaml
 from jinja2 import Environment, StrictUndefined, Template
 
+from mediant.models.companions import CARD
 from mediant.values import Model
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -15,7 +19,8 @@ TEMPLATE = """\
 ---
 {% if base %}base_model: {{ base }}
 base_model_relation: quantized
-{% endif %}library_name: mediant
+{% endif %}{% for line in terms %}{{ line }}
+{% endfor %}library_name: mediant
 pipeline_tag: {{ "text-generation" if causal else "feature-extraction" }}
 tags: [mediant, quantized]
 ---
@@ -37,10 +42,14 @@ of every tensor and what is known about its error; `mediant evaluate` measures t
 """
 
 
+TERMS = ("license", "license_name", "license_link", "language")
+
+
 def model_card(model: Model, recipe: str, seed: int, calibration: str) -> str:
     """The README.md of a compressed model, with the metadata that model hubs read."""
     return _template().render(
         name=model.name,
+        terms=terms(model.path),
         base=model.name if HUB_ID.fullmatch(model.name) else "",
         architecture=model.architecture,
         weights=model.weights,
@@ -49,6 +58,20 @@ def model_card(model: Model, recipe: str, seed: int, calibration: str) -> str:
         seed=seed,
         calibration=calibration,
     )
+
+
+def terms(folder: Path) -> list[str]:
+    """The lines of the original's own card that say under which licence it is and which languages it knows.
+
+    Both go with the weights, whoever hands them on.
+    """
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+        text = (folder / CARD).read_text(encoding="utf-8")
+        if match := re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL):
+            head = yaml.safe_load(match[1])
+            known = {name: head[name] for name in TERMS if isinstance(head, dict) and name in head}
+            return yaml.safe_dump(known, sort_keys=True, allow_unicode=True).splitlines() if known else []
+    return []
 
 
 @cache

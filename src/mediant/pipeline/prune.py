@@ -19,7 +19,7 @@ from mediant.allocation.whole_plan import whole_plan
 from mediant.checkpoint.writer import check_replaceable
 from mediant.claims import claimed
 from mediant.errors import PlanError, UsageError
-from mediant.models.companions import tokenizer_files
+from mediant.models.companions import travelling
 from mediant.models.dense_folder import check_free, write_folder
 from mediant.models.file_names import of_model
 from mediant.models.opening import open_model
@@ -124,7 +124,7 @@ def _plan(model: Model, wish: Wish, seed: int) -> Plan:
 def _write(model: Model, out: Path, progress: Progress) -> None:
     """The edited model as an ordinary folder, with what was done to it beside."""
     record = {"original": model.unedited.name, "fingerprint": model.unedited.fingerprint, "structure": model.edits}
-    beside: dict[str, bytes | Path] = {file.name: file for file in tokenizer_files(model.path)}
+    beside: dict[str, bytes | Path] = dict(travelling(model.path))
     beside[EDITS] = (json.dumps(record, indent=1) + "\n").encode()
     with WeightReader(model) as weights:
         write_folder(out, model.config, of_model(weights.lazy(), model), beside, progress)

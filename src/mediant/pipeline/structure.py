@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from mediant import files
 from mediant.methods.structure import Edit, Learner, edit_from
 from mediant.models.architecture import load_config
-from mediant.models.companions import tokenizer_files
+from mediant.models.companions import travelling
 from mediant.models.dense_folder import write_folder
 from mediant.models.lazy import LazyTensor
 from mediant.models.opening import open_model
@@ -75,7 +75,7 @@ def _after(model: Model, stretch: Edits, done: Edits, school: School, progress: 
                     config, tensors = edit.edited(config, tensors)
                 else:
                     tensors |= _learned(edit, model, school, f"learning-{key}", progress)
-            beside = {file.name: file for file in tokenizer_files(model.path)}
+            beside = dict(travelling(model.path))
             write_folder(folder, config, tensors, beside, progress)
     found = open_model(str(folder), progress)
     return dataclasses.replace(found, name=model.name, original=model.unedited, edits=tuple(done))
