@@ -17,7 +17,6 @@ from mediant.exporters.gguf import export
 from mediant.exporters.gguf.architectures import ARCHITECTURES
 from mediant.exporters.gguf.parameters import CHECKED, ONLY, SAYS_NOTHING, SHOWN_BY_TENSORS, WRITTEN, check_parameters
 from mediant.exporters.gguf.reading import GgufModel
-from mediant.exporters.gguf.tokenizer import pre_tokenizer
 from mediant.models.opening import open_model
 
 
@@ -67,16 +66,6 @@ def test_what_gguf_cannot_say_is_one_sentence(tiny_folder, tmp_path):
     with pytest.raises(UsageError, match="q4_0"):
         export(str(tiny_folder("llama")), tmp_path / "model.gguf", "q5_k")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_splittings_have_names():
-    regex = {"type": "Split", "pattern": {"Regex": r"(?i:'s)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?"}}
-    digits = {"type": "Digits", "individual_digits": True}
-    byte_level = {"type": "ByteLevel"}
-    for steps, name in (([byte_level], "gpt-2"), ([digits, byte_level], "smollm"), ([regex, byte_level], "qwen2")):
-        assert pre_tokenizer({"pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}) == name
-    with pytest.raises(ModelError, match="Whitespace"):
-        pre_tokenizer({"pre_tokenizer": {"type": "Whitespace"}})
 
 
 @pytest.mark.slow

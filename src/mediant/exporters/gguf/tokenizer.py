@@ -1,122 +1,148 @@
-"""The tokenizer of a model as GGUF has it: tokens with their types, merges, and which splitting comes first.
+"""The tokenizer of a model as GGUF has it, chosen by trial.
 
-llama.cpp knows the splitting only by a name, which is found here from the rules in `tokenizer.json`; rules that have no
-known name are refused, since text would be split wrongly without a word.
+llama.cpp knows how to split text only by a name, and its kinds of tokenizers are not those of the tokenizers library.
+So every way of llama.cpp that could fit is tried, by a reader of its own (`tokenizing/llama_tokenizer.py`), on texts of
+many scripts, on special tokens and on the vocabulary itself. The first that gives the ids of the model's tokenizer is
+written; if none does, the export is refused with the first difference.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gguf
+from tokenizers import Tokenizer as Pipeline
 
-from mediant.errors import ModelError
+from mediant.errors import ExportError, ModelError
 from mediant.exporters._dense import Dense
-
-SPECIAL = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "pad_token_id"}
-# Splittings by what is typical in their regular expressions.
-PATTERNS = {
-    r"\p{N}{1,3}": "llama-bpe",
-    r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|": "qwen2",
-    r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}|": "qwen2",
-}
-
-
-def add_tokenizer(writer: gguf.GGUFWriter, model: Dense) -> None:
-    """Writes the tokenizer in a model's `tokenizer.json`.
-
-    Raises:
-        ModelError: there is none, or one of a kind that is not known here.
-    """
-    if "tokenizer.json" not in model.files:
-        raise ModelError(f"{model.name} has no tokenizer.json, which GGUF needs.")
-    data = json.loads(model.files["tokenizer.json"].read_text(encoding="utf-8"))
-    if data["model"].get("type") != "BPE":
-        raise ModelError(f"The tokenizer of {model.name} is {data['model'].get('type')!r}; GGUF is written for BPE.")
-    settings = _json(model, "tokenizer_config.json")
-    if data["model"].get("byte_fallback"):
-        _add_sentencepiece(writer, data, int(model.config["vocab_size"]))
-    else:
-        _add_byte_level(writer, data, int(model.config["vocab_size"]))
-    for name, key in SPECIAL.items():
-        token = model.config.get(key)
-        if token is not None:
-            getattr(writer, f"add_{name}_token_id")(token[0] if isinstance(token, list) else token)
-    writer.add_add_bos_token(_adds_bos(data, settings))
-    template = settings.get("chat_template")
-    if "chat_template.jinja" in model.files:
-        template = model.files["chat_template.jinja"].read_text(encoding="utf-8")
-    if isinstance(template, str):
-        writer.add_chat_template(template)
+from mediant.exporters.gguf.tokenizing.byte_pairs import byte_letters
+from mediant.exporters.gguf.tokenizing.candidates import candidates, steps
+from mediant.exporters.gguf.tokenizing.llama_tokenizer import LlamaTokenizer
+from mediant.exporters.gguf.tokenizing.splitting import RULES, split
+from mediant.exporters.gguf.tokenizing.texts import TEXTS, texts
+from mediant.exporters.gguf.tokenizing.vocabulary import Vocabulary, read
+from mediant.models.reference import load_tokenizer
+from mediant.models.special_tokens import SpecialTokens, special_tokens
+from mediant.models.tokenizer import DEFAULT, open_tokenizer
+from mediant.progress import Progress
 
 
-def pre_tokenizer(data: Mapping[str, Any]) -> str:
-    """llama.cpp's name for the splitting of a byte-level tokenizer.
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """The model's tokenizer, as transformers makes it. `data` is its pipeline."""
+
+    tokenizer: Any
+    data: Mapping[str, Any]
+    special: SpecialTokens
+
+    def ids(self, text: str, around: bool = True) -> list[int]:
+        """Token ids of a text, with what begins and ends it."""
+        return [int(i) for i in self.tokenizer(text, add_special_tokens=around, verbose=False)["input_ids"]]
+
+    @property
+    def normalizes(self) -> bool:
+        """All that is done to text before is to compose its characters (NFC), which most text is already."""
+        return [step["type"] for step in steps(self.data.get("normalizer"), "normalizers")] == ["NFC"]
+
+
+def chosen(model: Dense, progress: Progress) -> Vocabulary:
+    """The first vocabulary with which llama.cpp gives the ids of the model's tokenizer.
 
     Raises:
-        ModelError: it is none of those known here.
+        ModelError: none does, naming the first text that differs; or there is no tokenizer of a kind that it knows.
     """
-    pre = data.get("pre_tokenizer") or {}
-    steps = pre.get("pretokenizers", [pre])
-    kinds = [step.get("type") for step in steps]
-    if kinds == ["ByteLevel"]:
-        return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits"):
-        return "smollm"
-    regex = "".join(str(step.get("pattern", {}).get("Regex", "")) for step in steps if step.get("type") == "Split")
-    for typical, name in PATTERNS.items():
-        if typical in regex:
-            return name
-    raise ModelError(f"The splitting of this tokenizer ({', '.join(map(str, kinds))}) has no name in GGUF known here.")
+    own = _own(model)
+    nearest, reason = -1, ""
+    for vocabulary in candidates(own.data, int(model.config["vocab_size"])):
+        if vocabulary.model == "gpt2" and (split_wrong := _splits_otherwise(own.data, vocabulary.pre)) is not None:
+            # The rule that goes furthest is the one that was meant.
+            nearest, reason = max((nearest, reason), split_wrong, key=lambda found: found[0])
+            continue
+        complete = _with_special(vocabulary, own)
+        wrong = difference(LlamaTokenizer(complete, model.name), own, texts(complete, own.normalizes))
+        if wrong is None:
+            if own.normalizes:
+                progress.say("llama.cpp does not compose characters (NFC) first, as this model's tokenizer does.")
+            return complete
+        nearest, reason = len(TEXTS), wrong
+    raise ModelError(f"The tokenizer of {model.name} cannot be said in GGUF: {reason}.")
 
 
-def _add_byte_level(writer: gguf.GGUFWriter, data: Mapping[str, Any], size: int) -> None:
-    tokens, types = _tokens(data, size)
-    merges = [m if isinstance(m, str) else " ".join(m) for m in data["model"]["merges"]]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre_tokenizer(data))
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges(merges)
+def difference(tokenizer: LlamaTokenizer, own: Own, compared: Any) -> str | None:
+    """The first of some texts that the two read differently, as part of a sentence; None where there is none."""
+    for text in compared:
+        expected, found = own.ids(text), tokenizer(text)
+        if expected != found:
+            return f"llama.cpp would read {text!r} as {_short(found)}, and it is {_short(expected)}"
+    return None
 
 
-def _add_sentencepiece(writer: gguf.GGUFWriter, data: Mapping[str, Any], size: int) -> None:
-    tokens, types = _tokens(data, size)
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(tokens)
-    # Earlier tokens are merged first: any falling scores say so.
-    writer.add_token_scores([-float(i) for i in range(len(tokens))])
-    writer.add_token_types(types)
+def add_tokenizer(writer: gguf.GGUFWriter, model: Dense, vocabulary: Vocabulary) -> None:
+    """Writes a vocabulary, and the chat templates."""
+    vocabulary.write(writer)
+    templates = open_tokenizer(model.folder).settings.templates
+    if set(templates) == {DEFAULT}:
+        writer.add_chat_template(templates[DEFAULT])
+    elif templates:
+        writer.add_chat_template([{"name": name, "template": text} for name, text in templates.items()])
 
 
-def _tokens(data: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """Text and type of every token, in order; what has no text is unused."""
-    kinds = gguf.TokenType
-    tokens, types = [f"[PAD{i}]" for i in range(size)], [int(kinds.UNUSED)] * size
-    for text, at in data["model"]["vocab"].items():
-        is_byte = len(text) == 6 and text.startswith("<0x") and data["model"].get("byte_fallback")
-        tokens[at], types[at] = text, int(kinds.BYTE if is_byte else kinds.NORMAL)
-    for added in data.get("added_tokens", ()):
-        kind = kinds.CONTROL if added["special"] else kinds.USER_DEFINED
-        tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
-    if (unknown := data["model"].get("unk_token")) in tokens and data["model"].get("byte_fallback"):
-        types[tokens.index(unknown)] = int(kinds.UNKNOWN)
-    return tokens, types
+def check_written(file: Path, vocabulary: Vocabulary) -> None:
+    """Refuses a file that does not say what the vocabulary that was compared says.
+
+    Raises:
+        ExportError: it says something else.
+    """
+    written, _ = read(file)
+    for field in dataclasses.fields(Vocabulary):
+        if getattr(written, field.name) != getattr(vocabulary, field.name):
+            raise ExportError(f"The tokenizer's {field.name!r} does not read back as it was written; nothing was kept.")
 
 
-def _adds_bos(data: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    """Whether a text begins with the first token: as the post-processor has it, or else the settings."""
-    processor = data.get("post_processor") or {}
-    steps = processor.get("processors", [processor])
-    templates = [step for step in steps if step.get("type") == "TemplateProcessing"]
-    if templates:
-        return "SpecialToken" in templates[0]["single"][0]
-    return bool(settings.get("add_bos_token", False))
+def _own(model: Dense) -> Own:
+    tokenizer = load_tokenizer(model.folder)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(f"The tokenizer of {model.name} is Python code of its own, which GGUF cannot hold.")
+    return Own(tokenizer, json.loads(backend.to_str()), special_tokens(model.folder))
 
 
-def _json(model: Dense, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(model.files[name].read_text(encoding="utf-8")) if name in model.files else {}
-    return found
+def _with_special(vocabulary: Vocabulary, own: Own) -> Vocabulary:
+    """With ids of special tokens, and with what begins and ends a text, as the tokenizer does it."""
+    bare, whole = own.ids("a", around=False), own.ids("a")
+    starts = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare]
+    before = whole[: starts[0]] if starts else []
+    after = whole[starts[0] + len(bare) :] if starts else []
+    found = dataclasses.replace(
+        vocabulary,
+        bos=before[0] if before else own.special.begin,
+        eos=after[-1] if after and vocabulary.model != "bert" else own.special.end,
+        padding=own.special.padding,
+        add_bos=bool(before),
+        add_eos=bool(after) and vocabulary.model != "bert",
+        unknown=own.tokenizer.unk_token_id if vocabulary.unknown is None else vocabulary.unknown,
+    )
+    return (
+        dataclasses.replace(found, separator=after[0], add_sep=True) if vocabulary.model == "bert" and after else found
+    )
+
+
+def _splits_otherwise(data: Mapping[str, Any], name: str) -> tuple[int, str] | None:
+    """The first text that llama.cpp's rule of that name splits differently: its place, and a part of a sentence."""
+    rule = next(rule for rule in RULES if rule.name == name)
+    letters = byte_letters()
+    splitter = Pipeline.from_str(json.dumps(data)).pre_tokenizer
+    for at, text in enumerate(TEXTS):
+        expected = [piece for piece, _ in splitter.pre_tokenize_str(text)]
+        found = ["".join(letters[byte] for byte in piece.encode()) for piece in split(text, rule)]
+        if expected != found:
+            return at, f"llama.cpp has no rule that splits {text!r} into {_short(expected)}"
+    return None
+
+
+def _short(items: Sequence[object]) -> str:
+    return f"{list(items[:12])}" if len(items) <= 12 else f"{str(list(items[:12]))[:-1]}, ...]"

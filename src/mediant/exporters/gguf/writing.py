@@ -13,7 +13,8 @@ from mediant.exporters.gguf.architectures import Architecture, architecture_of
 from mediant.exporters.gguf.checking import check_file
 from mediant.exporters.gguf.parameters import add_parameters, check_parameters
 from mediant.exporters.gguf.tensors import IDS, Stored, stored_tensors
-from mediant.exporters.gguf.tokenizer import add_tokenizer
+from mediant.exporters.gguf.tokenizer import add_tokenizer, check_written, chosen
+from mediant.exporters.gguf.tokenizing.vocabulary import Vocabulary
 from mediant.files import storage_errors, sync
 from mediant.progress import Progress
 
@@ -36,12 +37,14 @@ def write(model: Dense, out: Path, kind: str, progress: Progress, check: bool) -
     architecture = architecture_of(model.config.get("architectures"))
     defaults = type(model.configuration)().to_dict()
     check_parameters(model.config, defaults, architecture)
+    vocabulary = chosen(model, progress)
     tensors = list(stored_tensors(model, architecture, kind, progress))
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with storage_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            _write(model, temporary, architecture, tensors, kind, progress)
+            _write(model, temporary, architecture, vocabulary, tensors, kind, progress)
+            check_written(temporary, vocabulary)
             if check:
                 check_file(temporary, model, tensors, progress)
             sync(temporary)
@@ -52,7 +55,13 @@ def write(model: Dense, out: Path, kind: str, progress: Progress, check: bool) -
 
 
 def _write(
-    model: Dense, file: Path, architecture: Architecture, tensors: list[Stored], kind: str, progress: Progress
+    model: Dense,
+    file: Path,
+    architecture: Architecture,
+    vocabulary: Vocabulary,
+    tensors: list[Stored],
+    kind: str,
+    progress: Progress,
 ) -> None:
     writer = gguf.GGUFWriter(file, architecture.name)
     try:
@@ -60,7 +69,7 @@ def _write(
         add_parameters(writer, model.config, architecture)
         writer.add_file_type(FILE_TYPES[kind])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        add_tokenizer(writer, model)
+        add_tokenizer(writer, model, vocabulary)
         for tensor in tensors:
             _announce(writer, tensor)
         writer.write_header_to_file()
