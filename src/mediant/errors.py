@@ -16,9 +16,17 @@ class UsageError(MediantError):
 
 
 class SizeError(MediantError):
-    """The asked size cannot be met; the message names the smallest and the largest that can."""
+    """The asked size or loss cannot be met; the message names the size that can.
+
+    `smallest` and `largest` are the sizes in bytes between which a recipe offers any for the model; None where the
+    refusal came before that was known.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, smallest: int | None = None, largest: int | None = None) -> None:
+        super().__init__(message)
+        self.smallest, self.largest = smallest, largest
 
 
 class ModelError(MediantError):

@@ -27,23 +27,24 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def feasible(tiny_folder: Callable[[str], Path], text: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable:
-    """The smallest and the largest size of a tiny model with a recipe, as the refusals name them."""
+    """The smallest and the largest size of a tiny model with a recipe."""
     nowhere = tmp_path_factory.mktemp("refused") / "out"
+    found: dict[tuple[str, str], tuple[int, int]] = {}
 
-    def named(name: str, recipe: str = "default") -> tuple[int, int]:
-        return tuple(
-            named_size(Request(str(tiny_folder(name)), nowhere, size=size, recipe=recipe, calibration=text))
-            for size in ("1", "1GB")
-        )
+    def offered(name: str, recipe: str = "default") -> tuple[int, int]:
+        if (name, recipe) not in found:
+            request = Request(str(tiny_folder(name)), nowhere, size="1", recipe=recipe, calibration=text)
+            found[name, recipe] = sizes_on_offer(request)
+        return found[name, recipe]
 
-    return named
+    return offered
 
 
-def named_size(request: Request) -> int:
-    """The size that a refusal names as the one that can be met."""
+def sizes_on_offer(request: Request) -> tuple[int, int]:
+    """The smallest and the largest size that can be met, as the refusal of a request says."""
     with pytest.raises(SizeError) as refusal, begun(request):
         pass
-    return int(str(refusal.value).split("(")[-1].split(" bytes")[0])
+    return refusal.value.smallest, refusal.value.largest
 
 
 @pytest.fixture(scope="session")

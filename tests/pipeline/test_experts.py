@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tests.pipeline.conftest import sizes_on_offer
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from mediant.cli import app
-from mediant.errors import SizeError
 from mediant.methods.layer import neutral
 from mediant.methods.quantize import quantize
 from mediant.methods.stack import Stack, prepare_any
@@ -50,7 +50,7 @@ def test_statistics_by_expert_pay_at_equal_bytes(lopsided, text, tmp_path):
     model = open_model(str(lopsided))
     plan = load_recipe("default").tensor_plan(())
     before = after = 0.0
-    middle = sum(_range(lopsided, text, tmp_path)) // 2
+    middle = sum(sizes_on_offer(Request(str(lopsided), tmp_path / "none", size="1", calibration=text))) // 2
     request = Request(str(lopsided), tmp_path / "out", size=str(middle), calibration=text)
     with begun(request) as run, WeightReader(model) as w:
         statistics, hessians = run.statistics, run.hessians
@@ -66,7 +66,7 @@ def test_statistics_by_expert_pay_at_equal_bytes(lopsided, text, tmp_path):
 
 
 def test_experts_get_depths_of_their_own_and_are_shown(lopsided, text, tmp_path):
-    low, high = _range(lopsided, text, tmp_path)
+    low, high = sizes_on_offer(Request(str(lopsided), tmp_path / "none", size="1", calibration=text))
     out = tmp_path / "out"
     compress(Request(str(lopsided), out, size=str((2 * low + high) // 3), calibration=text))
     answer = CliRunner().invoke(app, ["inspect", str(out), "--json", "-"])
@@ -76,18 +76,6 @@ def test_experts_get_depths_of_their_own_and_are_shown(lopsided, text, tmp_path)
     assert len({bits for t in stacks for bits in t["expert_bits"]}) > 1
     shown = CliRunner().invoke(app, ["inspect", str(out)]).stdout
     assert "experts of each depth" in shown
-
-
-def _range(folder, text, tmp_path):
-    found = []
-    for size in ("1", "1GB"):
-        with (
-            pytest.raises(SizeError) as refusal,
-            begun(Request(str(folder), tmp_path / "none", size=size, calibration=text)),
-        ):
-            pass
-        found.append(int(str(refusal.value).split("(")[-1].split(" bytes")[0]))
-    return found
 
 
 def test_analyze_shows_who_is_used(lopsided, text, tmp_path):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mediant.errors import UsageError
-from mediant.planning.size import human, parse_size, stored_bytes
+from mediant.errors import SizeError, UsageError
+from mediant.planning.size import check_range, human, parse_size, stored_bytes
 from mediant.values import Model, TensorInfo
 
 MODEL = Model(
@@ -58,3 +58,15 @@ def test_human():
         "60.00 MB",
         "2.00 GB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "smallest", "largest"),
+    [((99, 100, 200), 100, 200), ((99, 100, 99), 100, None), ((400, 100, 200), 100, 200), ((400, 0, 200), None, 200)],
+)
+def test_a_refusal_says_what_can_be_met_in_bytes(asked, smallest, largest):
+    with pytest.raises(SizeError) as refusal:
+        check_range(*asked)
+    assert (refusal.value.smallest, refusal.value.largest) == (smallest, largest)
+    named = largest if asked[0] > asked[1] else smallest
+    assert f"({named} bytes)" in str(refusal.value)

@@ -54,7 +54,9 @@ def smallest_within(run: Compression, max_kl: float) -> Plan:
     if loss > max_kl:
         raise SizeError(
             f"A loss of {max_kl} nats per token cannot be met with this recipe: its largest file, {exact(high)}, "
-            f"loses {loss:.4g}."
+            f"loses {loss:.4g}.",
+            low,
+            high,
         )
     # Distances from the limit, in the logarithm of the loss. The smallest file is taken to be far beyond it.
     above, below, moved = math.inf, _distance(max_kl, loss), ""

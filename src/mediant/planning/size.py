@@ -52,18 +52,27 @@ def stored_bytes(model: Model) -> int:
 def check_range(target: int, smallest: int, largest: int) -> None:
     """Refuses a target in bytes below the smallest, or of which the largest would leave more than half a percent.
 
+    Args:
+        target: what was asked for.
+        smallest: what can be met, in bytes; 0 where that is not known.
+        largest: likewise; the target where that is not known.
+
     Raises:
         SizeError: naming the size that can be met.
     """
     if target < smallest:
         raise SizeError(
             f"The size {exact(target)} cannot be met: the smallest this model can be made with this recipe is "
-            f"{exact(smallest)}."
+            f"{exact(smallest)}.",
+            smallest,
+            largest if largest > target else None,
         )
     if largest < FULLEST * target:
         raise SizeError(
             f"The size {exact(target)} is more than this model takes at its greatest depth with this recipe: "
-            f"{exact(largest)} is the largest."
+            f"{exact(largest)} is the largest.",
+            smallest or None,
+            largest,
         )
 
 
