@@ -168,6 +168,8 @@ class Plan:
                 raise ValueError(f"its number of steps is outside 0 to {MOST_STEPS}")
             if plan.seed < 0 or (plan.target_bytes or 0) < 0 or not 0 <= (plan.predicted_loss or 0) < 1e99:
                 raise ValueError("its seed, target or predicted loss is negative, or too large")
+            if not (plan.recipe.isprintable() and plan.model_fingerprint.isprintable()):
+                raise ValueError("its recipe or fingerprint holds characters that cannot be printed")
             tensors = {n: _tensor_plan(n, t) for n, t in plan.tensors.items()}
             return dataclasses.replace(plan, tensors=tensors, structure=checked_edits(plan.structure))
         except (ValueError, RecursionError) as problem:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from mediant import files
-from mediant.errors import PlanError, UsageError
+from mediant.errors import PlanError, TextError, UsageError
 from mediant.evaluation.scoring import Candidate, evaluate, evaluate_encoder
 from mediant.models.opening import open_model
 from mediant.pipeline import comparison
@@ -109,6 +110,8 @@ def test_an_encoder_is_judged_by_cosines(tiny_folder, text, feasible, tmp_path):
         ({"sizes": ("1", "1")}, UsageError, "twice"),
         ({"activation_bits": 1}, UsageError, "0 or 2 to 16"),
         ({"recipes": ("rtn", "nothing")}, PlanError, "no recipe or file 'nothing'"),
+        ({"text": Path("/")}, TextError, "cannot be read"),
+        ({"second": Path("/nowhere.txt")}, TextError, "no text file"),
     ],
 )
 def test_questions_without_an_answer_are_refused(asked, change, error, words):

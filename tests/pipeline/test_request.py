@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from mediant.errors import PlanError, StorageError, UsageError
+from mediant.pipeline.compress import compress
 from mediant.pipeline.request import Request
 
 
@@ -44,3 +46,12 @@ def test_a_plan_file_that_is_none(tmp_path):
         with pytest.raises(PlanError, match=words):
             Request("demo", tmp_path / "out", plan=file).given_plan()
     assert Request("demo", tmp_path / "out", size="1MB").given_plan() is None
+
+
+def test_a_disk_that_is_too_full_is_refused_before_any_work(tiny_folder, text, feasible, tmp_path, monkeypatch):
+    _, target = feasible("llama")
+    monkeypatch.setattr("mediant.pipeline.calibrate.collect", None)
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=2 * target - 1))
+    with pytest.raises(StorageError, match="too little space"):
+        compress(Request(str(tiny_folder("llama")), tmp_path / "out", size=str(target), calibration=text))
+    assert list(tmp_path.iterdir()) == []

@@ -60,3 +60,9 @@ def test_local_is_little_beyond():
 def test_encoders_are_refused(tiny_folder):
     with pytest.raises(ModelError, match="looks both ways"):
         attention_reach(open_model(str(tiny_folder("bert"))), tokens(20), 4)
+
+
+def test_windows_beyond_all_numbers_are_those_of_the_whole_text():
+    weights = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
+    assert shares(weights, 10**400, 1).equal(shares(weights, 6, 1))
+    assert shares(weights, 2, 10**400).equal(shares(weights, 2, 6))

@@ -36,6 +36,7 @@ from mediant.pipeline.request import Request
 from mediant.planning.recipe import load_recipe
 from mediant.progress import SILENT, Progress
 from mediant.runtime.loading import load
+from mediant.statistics.calibration import read_text
 from mediant.values import Model
 
 # Compressed models that are in memory at once, beside the original.
@@ -67,7 +68,7 @@ class Question:
         """Refuses what no table could answer.
 
         Raises:
-            UsageError, PlanError: the first fault.
+            UsageError, PlanError, TextError: the first fault.
         """
         if not self.sizes or not self.recipes:
             raise UsageError("Name at least one --size and one recipe.")
@@ -78,6 +79,9 @@ class Question:
             raise UsageError(f"--activation-bits is {self.activation_bits}; it takes 0 or {LEAST_BITS} to {MOST_BITS}.")
         for recipe in self.recipes:
             load_recipe(recipe)
+        for file in (self.calibration, self.text, self.second):
+            if file is not None:
+                read_text(file)
 
 
 @dataclass(frozen=True)

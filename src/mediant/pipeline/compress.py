@@ -15,7 +15,7 @@ from mediant import files
 from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.checkpoint.writer import write
-from mediant.claims import claimed
+from mediant.claims import check_space, claimed
 from mediant.kernels.part_shapes import CodedForm, Form, form_of
 from mediant.methods.companded import Demand
 from mediant.models.companions import parting_words
@@ -94,6 +94,8 @@ def _begun(request: Request, progress: Progress, kept: Path | None) -> Iterator[
     run = Compression(request, original, recipe, given, progress, kept)
     with _cleared(run):
         refusals.check(run)
+        # Finished tensors wait in the work folder until the output has them all.
+        check_space(request.out.resolve().parent, 2 * (run.target() or 0))
     workspace = run.workspace
     if (expected := forecast.of(run)) is not None:
         progress.say(expected)

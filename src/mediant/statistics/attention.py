@@ -93,7 +93,8 @@ def shares(weights: Tensor, window: int, sinks: int) -> Tensor:
     mean = weights[..., queries - max(1, queries // 4) :, :].double().reshape(-1, max(1, queries // 4), keys).mean(0)
     j = torch.arange(keys)
     distance = torch.arange(keys - len(mean), keys)[:, None] - j
-    sink, near = j < sinks, distance < window
+    # Options may be numbers that no tensor holds.
+    sink, near = j < min(sinks, keys), distance < min(window, keys)
     parts = [mean * distance * ~sink, mean * sink, mean * (near & ~sink), mean * ~(near | sink)]
     return torch.stack([part.sum() for part in parts]) / len(mean)
 

@@ -207,14 +207,22 @@ def token_ids(model: Model | Path, file: Path) -> list[int]:
     Raises:
         TextError: the file is missing or is not UTF-8 text.
     """
+    ids: list[int] = load_tokenizer(model)(read_text(file), add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def read_text(file: Path) -> str:
+    """A text file, whole.
+
+    Raises:
+        TextError: the file is missing or is not UTF-8 text.
+    """
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise TextError(f"There is no text file {file}.") from None
-    except (UnicodeDecodeError, IsADirectoryError, PermissionError) as problem:
+    except (UnicodeDecodeError, OSError) as problem:
         raise TextError(f"{file} cannot be read as UTF-8 text: {problem}.") from None
-    ids: list[int] = load_tokenizer(model)(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids
 
 
 def _random_windows(model: Model, windows: int, window: int, seed: int) -> torch.Tensor:
