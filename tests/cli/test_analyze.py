@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
-from mediant.cli import _console, analyze
 from mediant.cli._analysis_tables import NARROW, WIDTH, short_name, show
 from mediant.discovery import make
 from mediant.errors import ModelError, TextError, UsageError
@@ -24,19 +22,6 @@ from mediant.values import Statistics
 
 Folder = Callable[[str], Path]
 Run = Callable[..., int]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    app = typer.Typer()
-    app.command()(analyze.command)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["analyze", *map(str, arguments)])
-        return _console.run(app)
-
-    return call
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import typer
 
-from mediant.cli import _console, bench
+from mediant.cli import _console
 from mediant.errors import ModelError, UsageError
 from mediant.kernels import native
 from mediant.runtime import llama_cpp, speed
@@ -25,18 +24,10 @@ Run = Callable[..., int]
 SMALL = ("--rounds", "2", "--prompt-tokens", "16", "--tokens", "4")
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    app = typer.Typer()
-    app.command()(bench.command)
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measures the memory's bandwidth on a megabyte."""
     monkeypatch.setattr(speed, "BANDWIDTH_BYTES", 1 << 20)
-
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["bench", *map(str, arguments)])
-        return _console.run(app)
-
-    return call
 
 
 def test_figures_are_by_thread_count(run: Run, tiny_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:

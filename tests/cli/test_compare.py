@@ -5,24 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-import typer
-
-from mediant.cli import _console, compare
 from mediant.errors import PlanError
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    app = typer.Typer()
-    app.command()(compare.command)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["compare", *map(str, arguments)])
-        return _console.run(app)
-
-    return call
 
 
 def test_one_table(run, tiny_folder, tmp_path, capsys):

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 from transformers import PreTrainedTokenizerFast
 
 from mediant import files
 from mediant.checkpoint.writer import write
-from mediant.cli import _console, evaluate
+from mediant.cli import evaluate
 from mediant.errors import ModelError, TextError, UsageError
 from mediant.evaluation import scoring
 from mediant.models.opening import open_model
@@ -21,19 +20,6 @@ from mediant.values import Encoding, Scorecard
 
 Folder = Callable[[str], Path]
 Run = Callable[..., int]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    app = typer.Typer()
-    app.command()(evaluate.command)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["evaluate", *map(str, arguments)])
-        return _console.run(app)
-
-    return call
 
 
 @pytest.fixture

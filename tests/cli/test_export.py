@@ -8,17 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from mediant.cli import _console, app
 from mediant.exporters import huggingface
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["mediant", "export", *map(str, arguments)])
-    return _console.run(app)
-
-
-def test_a_folder_with_the_names_of_the_original(tiny_folder, tmp_path, monkeypatch, capsys):
-    assert run(monkeypatch, tiny_folder("qwen3_moe"), "--out", tmp_path / "out") == 0
+def test_a_folder_with_the_names_of_the_original(run, tiny_folder, tmp_path, capsys):
+    assert run(tiny_folder("qwen3_moe"), "--out", tmp_path / "out") == 0
     before, after = (load_file(p / "model.safetensors") for p in (tiny_folder("qwen3_moe"), tmp_path / "out"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -27,15 +21,15 @@ def test_a_folder_with_the_names_of_the_original(tiny_folder, tmp_path, monkeypa
     assert "Wrote" in capsys.readouterr().err
 
 
-def test_unknown_formats_and_types_are_one_sentence(tiny_folder, tmp_path, monkeypatch, capsys):
-    assert run(monkeypatch, tiny_folder("llama"), "--format", "onnx", "--out", tmp_path / "out") == 2
-    assert run(monkeypatch, tiny_folder("llama"), "--type", "int4", "--out", tmp_path / "out") == 2
+def test_unknown_formats_and_types_are_one_sentence(run, tiny_folder, tmp_path, capsys):
+    assert run(tiny_folder("llama"), "--format", "onnx", "--out", tmp_path / "out") == 2
+    assert run(tiny_folder("llama"), "--type", "int4", "--out", tmp_path / "out") == 2
     assert "float16, bfloat16, float32" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("wrong", ["value", "missing"])
-def test_what_does_not_read_back_is_removed(wrong, tiny_folder, tmp_path, monkeypatch, capsys):
+def test_what_does_not_read_back_is_removed(wrong, run, tiny_folder, tmp_path, monkeypatch, capsys):
     """A fault between the check's own reading and the disk: one value changed, or a tensor that is not there."""
 
     def spoil(folder):
@@ -48,7 +42,7 @@ def test_what_does_not_read_back_is_removed(wrong, tiny_folder, tmp_path, monkey
 
     check = huggingface._check_tensors
     monkeypatch.setattr(huggingface, "_check_tensors", lambda tensors, folder, progress: spoil(folder))
-    assert run(monkeypatch, tiny_folder("llama"), "--out", tmp_path / "out") == 9
+    assert run(tiny_folder("llama"), "--out", tmp_path / "out") == 9
     assert "nothing was kept" in capsys.readouterr().err
     monkeypatch.setattr(
         huggingface,
@@ -56,10 +50,10 @@ def test_what_does_not_read_back_is_removed(wrong, tiny_folder, tmp_path, monkey
         lambda tensors, folder, progress: (spoil(folder), check(tensors, folder, progress)),
     )
     if wrong == "value":
-        assert run(monkeypatch, tiny_folder("llama"), "--out", tmp_path / "out") == 9
+        assert run(tiny_folder("llama"), "--out", tmp_path / "out") == 9
         assert "'model.norm.weight'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-    assert run(monkeypatch, tiny_folder("llama"), "--out", tmp_path / "out", "--no-check") == 0
+    assert run(tiny_folder("llama"), "--out", tmp_path / "out", "--no-check") == 0
 
 
 def test_help_needs_no_torch():

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from numpy.typing import NDArray
 from tests.runtime.conftest import write_encoded
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mediant.cli import _console, generate
 from mediant.errors import ModelError, UsageError
 from mediant.kernels import native
 from mediant.methods.layer import prepare
@@ -26,19 +24,6 @@ from mediant.values import Encoding, TensorInfo
 Folder = Callable[[str], Path]
 Run = Callable[..., int]
 PROMPT = "the quick brown fox"
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    app = typer.Typer()
-    app.command()(generate.command)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["generate", *map(str, arguments)])
-        return _console.run(app)
-
-    return call
 
 
 def written(run: Run, *arguments: object) -> dict[str, Any]:

@@ -4,11 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import typer
 
 from mediant import files
 from mediant.checkpoint.writer import write
-from mediant.cli import _console, report
 from mediant.errors import CheckpointError, UsageError
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
@@ -16,19 +14,6 @@ from mediant.plans import Plan, TensorPlan
 from mediant.values import Encoding, Scorecard
 
 Run = Callable[..., int]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    app = typer.Typer()
-    app.command()(report.command)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["report", *map(str, arguments)])
-        return _console.run(app)
-
-    return call
 
 
 @pytest.fixture

@@ -92,7 +92,10 @@ def _pruned(request: Request, wish: Wish, progress: Progress) -> Path:
     run = Compression(request, open_model(request.model, progress), recipe, None, progress)
     with _closing(run):
         if wish.pattern:
-            run.pack(_plan(run.model, wish, request.seed))
+            plan = _plan(run.model, wish, request.seed)
+            # A pattern that does not fit some matrix has no size; found here, before anything is measured.
+            run.folder_bytes(plan)
+            run.pack(plan)
         else:
             _write(run.model, request.out, progress)
     return request.out
