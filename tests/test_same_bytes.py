@@ -78,7 +78,7 @@ def test_modules_come_from_the_tree_that_was_named(tmp_path):
     finder = TreeFinder(tmp_path, str(native))
     assert finder.find_spec("mediant.files", None).origin == str(tmp_path / "src/mediant/files.py")
     assert finder.find_spec("mediant.kernels._native", None).origin == str(native)
-    assert finder.find_spec("mediant.plans", None) is None
+    assert finder.find_spec("mediant.values", None) is None
     assert finder.find_spec("json", None) is None
 
 

@@ -21,22 +21,21 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from mediant.checkpoint.decoding import decode
 from mediant.evaluation.divergence import compare
 from mediant.evaluation.windows import cut
-from mediant.kernels.part_shapes import payload_bytes
+from mediant.forms import Encoding, Form
+from mediant.forms.quantize.encode import quantize
+from mediant.forms.quantize.form import Quantize
 from mediant.methods.layer import prepare
-from mediant.methods.quantize import quantize
 from mediant.models.matrix_form import to_matrix
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.models.weights import WeightReader
-from mediant.plans import Run, TensorPlan
 from mediant.statistics import storage
 from mediant.statistics.calibration import calibration_tokens, token_ids
 from mediant.statistics.hessian import Accumulator, Hessians
 from mediant.statistics.sensitivity import collect
-from mediant.values import Encoding, Model, Statistics, TensorInfo
+from mediant.values import Model, RowSpan, Statistics, TensorInfo
 from mediant.workers import compute_alone, ordered
 
 
@@ -53,10 +52,10 @@ def main() -> None:
             matrix, plan = to_matrix(weights.read(info.name), info), plans[info.name]
             layer = prepare(matrix, plan.rotation, statistics.layers[info.name], hessians.of(info.name))
             found = quantize(layer, plan)
-            return info.name, torch.from_numpy(decode(Encoding(info, plan, found.parts), planes=given.read))
+            return info.name, torch.from_numpy(Encoding(info, plan, found.parts).decode(given.read))
 
         network.load_state_dict(dict(ordered(rounded, linears, compute_alone)), strict=False)
-    stored = sum(payload_bytes(info, plans[info.name]) for info in linears)
+    stored = sum(plans[info.name].nbytes(info) for info in linears)
     windows = cut(token_ids(model, given.text), given.windows, 512)
     reference = load_reference(model)
     found = compare(
@@ -100,13 +99,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _plan(info: TensorInfo, given: argparse.Namespace) -> TensorPlan:
-    return TensorPlan(
-        "quantize",
+def _plan(info: TensorInfo, given: argparse.Namespace) -> Form:
+    return Quantize(
         grid=given.grid,
         scale={"name": "exact"},
         rounding=given.rounding,
-        runs=(Run(info.matrix_shape[0], given.bits),),
+        runs=(RowSpan(info.matrix_shape[0], given.bits),),
         group=given.group,
         scale_bits=given.scale_bits,
         scale_signed=False,

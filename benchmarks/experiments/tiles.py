@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mediant.forms.quantize.form import Quantize
 from mediant.kernels.babai import Lattice
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.methods.grids.normal import Normal
@@ -25,7 +26,6 @@ from mediant.models.matrix_form import to_matrix
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.planning.recipe import load_recipe
-from mediant.plans import TensorPlan
 from mediant.statistics.calibration import calibration_tokens
 from mediant.statistics.hessian import Accumulator
 from mediant.statistics.lattice import damped, lattice
@@ -126,7 +126,7 @@ def main() -> None:
 def measured(model, weights, statistics, hessians, name) -> dict:
     info = model.tensor(name)
     matrix = to_matrix(weights.read(name), info)
-    plans = (TensorPlan("quantize"), load_recipe("default").tensor_plan(()))
+    plans = (Quantize(), load_recipe("default").tensor_plan(()))
     plain, turned = (prepare(matrix, plan.rotation, statistics.layers[name], hessians.of(name)) for plan in plans)
     return {"tensor": name} | {str(bits): compared(plain, turned, bits) for bits in (2, 3, 4)}
 

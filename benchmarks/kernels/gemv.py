@@ -31,7 +31,7 @@ from mediant.kernels.read_memory import read_memory
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import WIDTHS, scale_code_bytes, tile_bytes
 from mediant.methods.grids.bell import Bell
-from mediant.plans import Run
+from mediant.values import RowSpan
 
 RIVALS = {4: ("Q4_0", "Q4_K"), 3: ("Q3_K",), 2: ("Q2_K",)}
 BARS = {4: 1.9, 3: 2.2, 2: 2.4}
@@ -43,7 +43,7 @@ Contenders = dict[str, tuple[int, Callable[[int], None]]]
 
 def packed(bits: int, shape: tuple[int, int], seed: int, storage: str = "tiles") -> tuple[PackedMatrix, int]:
     """A random matrix in the kernel layout, and its bytes."""
-    generator, (rows, columns), runs = np.random.default_rng(seed), shape, [Run(shape[0], bits)]
+    generator, (rows, columns), runs = np.random.default_rng(seed), shape, [RowSpan(shape[0], bits)]
     form = ScaleForm(3, False, 4)
     # 64 bytes aligned, as in a checkpoint.
     room = generator.integers(0, 256, tile_bytes(runs, columns) + 64, np.uint8)

@@ -16,14 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mediant.checkpoint.decoding import NUMPY_DTYPES
 from mediant.checkpoint.writer import write
+from mediant.forms import Encoding, Form
+from mediant.forms.cast.form import Cast
+from mediant.forms.parts import NUMPY_DTYPES
+from mediant.forms.quantize.form import Quantize
 from mediant.kernels.bfloat16 import from_float32
-from mediant.kernels.part_shapes import grid_form, part_shapes
 from mediant.models.configuration import resolve, sealed
-from mediant.plans import Plan, Run, TensorPlan
+from mediant.planning.plan import Plan
 from mediant.runtime.families import describe
-from mediant.values import Encoding, Model, TensorInfo
+from mediant.values import Model, RowSpan, TensorInfo
 
 SHAPES = {
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -76,25 +78,25 @@ def infos(config: dict) -> Iterator[TensorInfo]:
         yield TensorInfo("lm_head.weight", (d.vocabulary, d.hidden), "float16", "head", "out_in", "lm_head", -1)
 
 
-def plan_of(info: TensorInfo, bits: int, storage: str) -> TensorPlan:
+def plan_of(info: TensorInfo, bits: int, storage: str) -> Form:
     if info.layout == "none":
-        return TensorPlan("cast", "float16")
-    return TensorPlan(
-        method="quantize", grid={"name": "uniform"}, scale={"name": "absmax"}, rounding={"name": "nearest"},
-        runs=(Run(info.shape[0], bits),), group=32, scale_bits=3, scale_signed=False, scale_steps=4, storage=storage,
+        return Cast("float16")
+    return Quantize(grid={"name": "uniform"}, scale={"name": "absmax"},
+        rounding={"name": "nearest"}, runs=(RowSpan(info.shape[0], bits),), group=32, scale_bits=3, scale_signed=False,
+        scale_steps=4, storage=storage,
         basis={"name": "rotation", "seed": 0},
     )  # fmt: skip
 
 
-def encodings(tensors: tuple[TensorInfo, ...], plans: dict[str, TensorPlan]) -> Iterator[Encoding]:
+def encodings(tensors: tuple[TensorInfo, ...], plans: dict[str, Form]) -> Iterator[Encoding]:
     random = np.random.default_rng(0)
     for info in tensors:
         plan = plans[info.name]
-        if plan.method == "cast":
+        if plan.plain:
             yield Encoding(info, plan, {"data": np.ones(info.shape, np.float16)})
             continue
         parts = {}
-        for part, (dtype, shape) in part_shapes(info, plan, grid_form(plan)).items():
+        for part, (dtype, shape) in plan.parts(info).items():
             size = int(np.prod(shape)) * NUMPY_DTYPES[dtype].itemsize
             parts[part] = np.frombuffer(random.bytes(size), NUMPY_DTYPES[dtype]).reshape(shape)
         small = np.full(info.shape[0], 0.2 / np.sqrt(info.shape[1]), np.float32)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mediant.plans import Plan
+from mediant.forms import Encoding
+from mediant.planning.plan import Plan
 from mediant.runtime import transformers_hook
-from mediant.values import Encoding, Model, Scorecard, Statistics
+from mediant.values import Model, Scorecard, Statistics
 
 if TYPE_CHECKING:
     from mediant.pipeline.compress import compress

@@ -34,7 +34,8 @@ def checked_fields(kind: type, data: object) -> dict[str, Any]:
 @cache
 def _hints(kind: type) -> dict[str, Any]:
     """The types of a dataclass's fields. Finding them takes longer than checking what a manifest says of a tensor."""
-    return get_type_hints(kind)
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -16,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediant.errors import PlanError
-from mediant.plans import TensorPlan
 
 Role = Literal["linear", "embedding", "head", "norm", "bias", "expert", "other"]
 
 Layout = Literal["out_in", "in_out", "experts_out_in", "experts_in_out", "none"]
 
 Array = NDArray[Any]
+
+# Of any training that a plan counts.
+MOST_STEPS = 999_999
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,22 @@ class Model:
 
 
 @dataclass(frozen=True)
+class RowSpan:
+    """Consecutive rows of a matrix whose codes share one bit width."""
+
+    rows: int
+    bits: int
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A cut of a tensor's codes to so many leading bits, and its place among the cuts of the whole model."""
+
+    bits: int
+    place: int
+
+
+@dataclass(frozen=True)
 class LayerStatistics:
     """Diagonal second-order statistics of one matrix over the calibration tokens, float64.
 
@@ -162,21 +180,6 @@ class Certificate:
     clipped: float
     worst_error: float | None = None
     expected_error: float | None = None
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """One approximated tensor: its parts exactly as they are stored, and how to read them (checkpoint/FORMAT.md)."""
-
-    info: TensorInfo
-    plan: TensorPlan
-    parts: Mapping[str, Array]
-    certificate: Certificate | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all parts."""
-        return sum(int(p.nbytes) for p in self.parts.values())
 
 
 @dataclass(frozen=True)

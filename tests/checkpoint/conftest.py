@@ -14,24 +14,22 @@ import pytest
 from mediant import discovery
 from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.writer import write
+from mediant.forms import Encoding, Form, Side
+from mediant.forms.cast.form import Cast
+from mediant.forms.compand.companded_matrix import CompandedMatrix, cluster_count
+from mediant.forms.compand.form import Compand
+from mediant.forms.factors.form import Factors
+from mediant.forms.lattice.coded_matrix import CodedMatrix, SideInformation
+from mediant.forms.lattice.form import EntropyCoded
+from mediant.forms.quantize.form import Quantize
+from mediant.forms.sparse.form import Sparse, compact_info
 from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.kernels.bit_planes import pack
-from mediant.kernels.coded_matrix import Codebook, CodedMatrix
-from mediant.kernels.companded_matrix import CompandedMatrix
 from mediant.kernels.pairs import BITS, ENTRIES
-from mediant.kernels.part_shapes import (
-    Form,
-    cluster_count,
-    compact_info,
-    factor_infos,
-    form_of,
-    grid_form,
-    inner_plan,
-)
-from mediant.kernels.scale_codes import ScaleForm, encode_scales
+from mediant.kernels.scale_codes import encode_scales
 from mediant.kernels.tiles import pack_scale_codes, pack_tiles
-from mediant.plans import Drop, Plan, Run, TensorPlan
-from mediant.values import Certificate, Encoding, Model, TensorInfo
+from mediant.planning.plan import Plan
+from mediant.values import Certificate, Drop, Model, RowSpan, TensorInfo
 
 CERTIFICATE = Certificate(0.25, 0.125, 0.0, 0.0)
 # What a grid that is fitted to data is fitted to.
@@ -73,7 +71,7 @@ class Sample(NamedTuple):
     calibration: Calibration
     encodings: tuple[Encoding, ...]
     companions: dict[str, bytes]
-    forms: dict[str, Form]
+    sides: dict[str, Side]
 
 
 @pytest.fixture(scope="session")
@@ -95,15 +93,14 @@ def write_sample(folder: Path) -> Sample:
     """Writes the checkpoint of `sample_checkpoint`."""
     generator = np.random.default_rng(5)
 
-    def quantized(form: str, runs: list[tuple[int, int]], group: int, scale_bits: int) -> TensorPlan:
+    def quantized(form: str, runs: list[tuple[int, int]], group: int, scale_bits: int) -> Quantize:
         name = {"name": f"sample_{form}"}
-        return TensorPlan(
-            "quantize", grid=name, scale=name, rounding=name, runs=tuple(itertools.starmap(Run, runs)),
+        return Quantize(grid=name, scale=name, rounding=name, runs=tuple(itertools.starmap(RowSpan, runs)),
             group=group, scale_bits=scale_bits,
         )  # fmt: skip
 
-    def sparse(pattern: Mapping[str, Any], plan: TensorPlan) -> TensorPlan:
-        return replace(plan, method="sparse", pattern=pattern, score={"name": "magnitude"})
+    def sparse(pattern: Mapping[str, Any], plan: Quantize | Cast) -> Sparse:
+        return Sparse(plan, pattern, {"name": "magnitude"})
 
     planned = [
         (TensorInfo("embed.weight", (37, 24), "float32", "embedding", "out_in", "embed", aliases=("head.weight",)),
@@ -111,7 +108,7 @@ def write_sample(folder: Path) -> Sample:
         (TensorInfo("layers.0.in.weight", (24, 10), "float32", "linear", "in_out", "layers.0.in", 0),
          quantized("zero_point", [(3, 4), (7, 2)], 10, 16)),
         (TensorInfo("layers.0.in.bias", (10,), "float32", "bias", "none", "layers.0.in", 0),
-         TensorPlan("cast", "bfloat16", bias_correction=True)),
+         Cast("bfloat16", bias_correction=True)),
         (TensorInfo("layers.1.up", (3, 6, 5), "bfloat16", "expert", "experts_in_out", "layers.1", 1),
          quantized("table", [(7, 3), (8, 2)], 4, 3)),
         (TensorInfo("layers.1.down", (2, 4, 9), "bfloat16", "expert", "experts_out_in", "layers.1", 1),
@@ -124,25 +121,25 @@ def write_sample(folder: Path) -> Sample:
         (TensorInfo("layers.2.nested.weight", (24, 10), "float32", "linear", "in_out", "layers.2.nested", 2),
          replace(quantized("affine", [(3, 4), (7, 7)], 64, 5), storage="nested", drops=(Drop(4, 1), Drop(2, 3)))),
         (TensorInfo("layers.2.down.weight", (9, 21), "float32", "linear", "in_out", "layers.2.down", 2),
-         TensorPlan("lattice", step=0.25)),
+         EntropyCoded(step=0.25)),
         (TensorInfo("layers.2.gate", (2, 3, 7), "float32", "expert", "experts_out_in", "layers.2", 2),
-         TensorPlan("lattice", step=0.5, damping=0.125, price=0.0)),
+         EntropyCoded(step=0.5, damping=0.125, price=0.0)),
         (TensorInfo("layers.3.up.weight", (9, 14), "float32", "linear", "out_in", "layers.3.up", 3),
-         TensorPlan("factors", low_rank={"name": "truncated_svd"}, rank=3, left=TensorPlan("cast", "float16"),
-                    right=TensorPlan("cast", "bfloat16"))),
+         Factors(low_rank={"name": "truncated_svd"}, rank=3, left=Cast("float16"),
+                    right=Cast("bfloat16"))),
         (TensorInfo("layers.3.down.weight", (12, 10), "float32", "linear", "in_out", "layers.3.down", 3),
-         TensorPlan("factors", low_rank={"name": "residual", "rounds": 2}, rank=4,
+         Factors(low_rank={"name": "residual", "rounds": 2}, rank=4,
                     base=quantized("affine", [(7, 2), (3, 3)], 5, 4), left=quantized("table", [(10, 3)], 4, 3),
                     right=replace(quantized("zero_point", [(4, 4)], 8, 16), basis={"name": "rotation", "seed": 11}))),
         (TensorInfo("layers.4.up.weight", (11, 9), "float32", "linear", "in_out", "layers.4.up", 4),
-         TensorPlan("compand", multiplier=0.5, rate=3.0, cluster=4, sequences=2, renewal=0)),
+         Compand(multiplier=0.5, rate=3.0, cluster=4, sequences=2, renewal=0)),
         (TensorInfo("layers.4.gate", (2, 3, 6), "float32", "expert", "experts_out_in", "layers.4", 4),
-         TensorPlan("compand", multiplier=2.5, rate=1.5, cluster=512)),
+         Compand(multiplier=2.5, rate=1.5, cluster=512)),
         *((TensorInfo(f"layers.5.{name}.weight", (16, 24), "float32", "linear", layout, f"layers.5.{name}", 5),
            sparse(pattern, plan))
           for (kind, pattern), layout in zip(PATTERNS.items(), ("out_in", "in_out", "out_in", "in_out"), strict=True)
           for name, plan in (
-              (f"{kind}_cast", TensorPlan("cast", "bfloat16" if layout == "in_out" else "float16")),
+              (f"{kind}_cast", Cast("bfloat16" if layout == "in_out" else "float16")),
               (f"{kind}_quantized", quantized("table", [(9, 2), (7 if layout == "out_in" else 15, 4)], 4, 5)),
           )),
         (TensorInfo("layers.6.up.weight", (6, 19), "float32", "linear", "out_in", "layers.6.up", 6),
@@ -157,9 +154,9 @@ def write_sample(folder: Path) -> Sample:
                  basis={"name": "rotation", "seed": 5})),
         (TensorInfo("layers.7.down.weight", (13, 5), "float32", "linear", "in_out", "layers.7.down", 7),
          quantized("pairs", [(2, 1), (3, 2)], 6, 16)),
-        (TensorInfo("norm.weight", (7,), "float16", "norm"), TensorPlan("cast", "float32")),
-        (TensorInfo("positions", (3, 5), "float32", "other"), TensorPlan("cast", "float16")),
-        (TensorInfo("temperature", (), "float32", "other"), TensorPlan("cast", "float32")),
+        (TensorInfo("norm.weight", (7,), "float16", "norm"), Cast("float32")),
+        (TensorInfo("positions", (3, 5), "float32", "other"), Cast("float16")),
+        (TensorInfo("temperature", (), "float32", "other"), Cast("float32")),
     ]  # fmt: skip
     infos = tuple(info for info, _ in planned)
     model = Model(folder, "sample", "SampleForCausalLM", {}, infos, "5a" * 32)
@@ -167,29 +164,29 @@ def write_sample(folder: Path) -> Sample:
     encodings = tuple(random_encoding(info, p, generator) for info, p in planned)
     calibration = Calibration("sample.txt", 640, "7e" * 32)
     companions = {"config.json": b'{"quantization_config":{"quant_method":"mediant"}}', "README.md": "größe".encode()}
-    coded = [e for e in encodings if e.plan.method in ("lattice", "compand")]
-    forms = {e.info.name: form for e in coded if (form := form_of(e))}
-    write(folder, model, plan, calibration, encodings, companions, forms)
-    return Sample(folder, model, plan, calibration, encodings, companions, forms)
+    sides = {e.info.name: e.side for e in encodings if e.plan.measured}
+    write(folder, model, plan, calibration, encodings, companions, sides)
+    return Sample(folder, model, plan, calibration, encodings, companions, sides)
 
 
-def random_encoding(info: TensorInfo, plan: TensorPlan, generator: np.random.Generator) -> Encoding:
+def random_encoding(info: TensorInfo, plan: Form, generator: np.random.Generator) -> Encoding:
     """A sound encoding: any codes with a level, scales of some size, ascending levels."""
-    if plan.method == "cast":
+    if isinstance(plan, Cast):
         values = generator.standard_normal(info.shape).astype(np.float32)
         data = from_float32(values) if plan.dtype == "bfloat16" else values.astype(plan.dtype)
         return Encoding(info, plan, {"data": np.asarray(data)})
-    if plan.method == "lattice":
+    if isinstance(plan, EntropyCoded):
         return Encoding(info, plan, random_coded(info, generator).parts(), Certificate(0.25, 0.125, 0.5, 0.0))
-    if plan.method == "compand":
+    if isinstance(plan, Compand):
         return Encoding(info, plan, random_companded(info, plan.cluster, generator).parts(), CERTIFICATE)
-    if plan.method == "sparse":
+    if isinstance(plan, Sparse):
         return random_sparse(info, plan, generator)
-    if plan.method == "factors":
-        found = {n: random_encoding(i, plan.factors[n], generator) for n, i in factor_infos(info, plan).items()}
+    if isinstance(plan, Factors):
+        found = {n: random_encoding(i, plan.factors[n], generator) for n, i in plan.infos(info).items()}
         parts = {f"{name}.{part}": array for name, one in found.items() for part, array in one.parts.items()}
         return Encoding(info, plan, parts, CERTIFICATE)
-    form = grid_form(plan)
+    assert isinstance(plan, Quantize)
+    form = plan.side(info)
     columns = info.matrix_shape[1]
     groups = -(-columns // plan.group)
 
@@ -206,7 +203,7 @@ def random_encoding(info: TensorInfo, plan: TensorPlan, generator: np.random.Gen
     parts: dict[str, np.ndarray] = {"tiles" if tiled else "codes": packed(columns, form.counts, plan.storage)}
     scale = generator.standard_normal((info.matrix_shape[0], groups)).astype(np.float32)
     scale[0, 0] = 0
-    parts |= encode_scales(scale, ScaleForm.of(plan))
+    parts |= encode_scales(scale, plan.scale_form)
     if "scale_codes" in parts:
         stored = parts["scale_codes"]
         parts["scale_codes"] = (
@@ -225,17 +222,15 @@ def random_encoding(info: TensorInfo, plan: TensorPlan, generator: np.random.Gen
     return Encoding(info, plan, parts, Certificate(0.25, 0.125, 0.5, 1e-3))
 
 
-def random_sparse(info: TensorInfo, plan: TensorPlan, generator: np.random.Generator) -> Encoding:
+def random_sparse(info: TensorInfo, plan: Sparse, generator: np.random.Generator) -> Encoding:
     """Any positions that fit the pattern, and any weights there."""
     rows, columns = info.matrix_shape
     pattern = discovery.make("pruning.patterns", plan.pattern)
     positions = pattern.positions(rows, columns)
     parts = {"positions": positions.encode(pattern.mask(generator.random((rows, columns))))}
-    if plan.grid:
-        kept = random_encoding(compact_info(info, positions), inner_plan(plan), generator)
-    else:
-        vector = replace(info, shape=(positions.stored,), layout="none")
-        kept = random_encoding(vector, TensorPlan("cast", plan.dtype), generator)
+    vector = replace(info, shape=(positions.stored,), layout="none")
+    stored = vector if plan.values.plain else compact_info(info, positions)
+    kept = random_encoding(stored, plan.values, generator)
     return Encoding(info, plan, parts | dict(kept.parts), CERTIFICATE)
 
 
@@ -263,4 +258,4 @@ def random_coded(info: TensorInfo, generator: np.random.Generator) -> CodedMatri
     numbers[-1] = 0
     scales = to_float32(from_float32(generator.standard_normal(rows).astype(np.float32)))
     columns_scaled = generator.integers(0, 255, columns, np.uint8)
-    return CodedMatrix(numbers, Codebook(scales, columns_scaled, row_classes, column_classes))
+    return CodedMatrix(numbers, SideInformation(scales, columns_scaled, row_classes, column_classes))

@@ -16,7 +16,8 @@ from tests.checkpoint.stranger import PAGE, POWERS, Stranger
 from mediant.checkpoint import manifest
 from mediant.checkpoint.reader import open_checkpoint
 from mediant.checkpoint.writer import write
-from mediant.kernels.part_shapes import GridForm
+from mediant.forms.quantize.form import Quantize
+from mediant.forms.quantize.grid_info import GridInfo
 from mediant.values import Model
 
 Sample = Any
@@ -67,7 +68,7 @@ def test_the_writer_gives_the_bytes_of_the_example(
 ) -> None:
     read = open_checkpoint(example)
     monkeypatch.setattr(manifest, "installed", lambda _: read.manifest.tool_version)
-    monkeypatch.setattr(manifest, "planned_form", lambda info, plan: GridForm(first={1: -0.5, 2: -1.5}))
+    monkeypatch.setattr(Quantize, "side", lambda plan, info: GridInfo(first={1: -0.5, 2: -1.5}))
     origin = read.model
     model = Model(example, origin.name, origin.architecture, {}, (read.tensors["w"].info,), origin.fingerprint)
     write(tmp_path / "again", model, read.plan, read.manifest.calibration, [read.encoding("w")], {})

@@ -11,7 +11,7 @@ from safetensors import deserialize
 
 from mediant.checkpoint.header import LENGTH_BYTES, header_bytes, header_length, parse_header, place
 from mediant.errors import CheckpointError
-from mediant.kernels.part_shapes import ITEM_BYTES
+from mediant.forms.parts import ITEM_BYTES
 
 METADATA = {"format": "mediant", "version": "1", "manifest_sha256": "0" * 64}
 PARTS = st.dictionaries(

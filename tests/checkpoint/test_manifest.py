@@ -17,7 +17,7 @@ Sample = Any
 
 
 def planned(sample: Sample) -> Manifest:
-    return forecast(sample.model, sample.plan, sample.calibration, ("b.json", "a.json"), sample.forms)
+    return forecast(sample.model, sample.plan, sample.calibration, ("b.json", "a.json"), sample.sides)
 
 
 @given(st.none() | st.floats(0, 9.999999e99))
@@ -77,7 +77,7 @@ def test_there_is_nothing_of_the_moment_in_it(sample_checkpoint: Sample) -> None
 
 def test_a_model_that_was_not_calibrated_and_has_no_target(sample_checkpoint: Sample) -> None:
     plan = dataclasses.replace(sample_checkpoint.plan, target_bytes=None, predicted_loss=None)
-    manifest = forecast(sample_checkpoint.model, plan, None, (), sample_checkpoint.forms)
+    manifest = forecast(sample_checkpoint.model, plan, None, (), sample_checkpoint.sides)
     assert parse_manifest(manifest.to_json().encode(), "it") == manifest
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mediant.checkpoint.decoding import decode
 from mediant.checkpoint.reader import open_checkpoint, read_manifest
 from mediant.checkpoint.writer import write
 from mediant.errors import CheckpointError
-from mediant.plans import Plan
+from mediant.forms.quantize.form import Quantize
+from mediant.forms.quantize.grid_info import GridInfo
+from mediant.planning.plan import Plan
 
 Sample = Any
 
@@ -42,8 +43,8 @@ def test_weights_are_those_of_the_encodings(sample_checkpoint: Sample) -> None:
     state = dict(checkpoint.state())
     assert list(state) == list(checkpoint.tensors)
     for written in sample_checkpoint.encodings:
-        np.testing.assert_array_equal(state[written.info.name], decode(written))
-        np.testing.assert_array_equal(checkpoint.weight(written.info.name), decode(written))
+        np.testing.assert_array_equal(state[written.info.name], written.decode())
+        np.testing.assert_array_equal(checkpoint.weight(written.info.name), written.decode())
 
 
 def test_aliases_follow_their_tensor(sample_checkpoint: Sample) -> None:
@@ -67,7 +68,7 @@ def test_what_was_read_can_be_written_again_to_the_same_bytes(sample_checkpoint:
     s = sample_checkpoint
     checkpoint = open_checkpoint(s.folder)
     again = [checkpoint.encoding(name) for name in checkpoint.tensors]
-    write(tmp_path / "again", s.model, checkpoint.plan, checkpoint.manifest.calibration, again, s.companions, s.forms)
+    write(tmp_path / "again", s.model, checkpoint.plan, checkpoint.manifest.calibration, again, s.companions, s.sides)
     for file in s.folder.iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
@@ -98,9 +99,7 @@ def test_what_is_no_checkpoint_is_refused(sample_checkpoint: Sample, tmp_path: P
 def test_a_grid_this_mediant_knows_otherwise_is_refused(
     sample_checkpoint: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mediant.checkpoint import reader
-    from mediant.kernels.part_shapes import GridForm
 
-    monkeypatch.setattr(reader, "planned_form", lambda info, plan: GridForm(first={run.bits: 7.0 for run in plan.runs}))
-    with pytest.raises(CheckpointError, match="is not what this Mediant calls 'sample_affine'"):
+    monkeypatch.setattr(Quantize, "side", lambda plan, info: GridInfo(first={run.bits: 7.0 for run in plan.runs}))
+    with pytest.raises(CheckpointError, match="is not what this Mediant finds"):
         open_checkpoint(sample_checkpoint.folder)

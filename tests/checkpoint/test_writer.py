@@ -17,9 +17,8 @@ from mediant import files
 from mediant.checkpoint.reader import open_checkpoint
 from mediant.checkpoint.writer import check_replaceable, overhead_bytes, write
 from mediant.errors import CheckpointError, PlanError, StorageError
-from mediant.kernels.part_shapes import payload_bytes
-from mediant.plans import Run
-from mediant.values import Encoding
+from mediant.forms import Encoding
+from mediant.values import RowSpan
 
 Sample = Any
 Contents = dict[str, bytes]
@@ -32,7 +31,7 @@ def written(sample: Sample, folder: Path, **changes: Any) -> Contents:
         "calibration": sample.calibration,
         "encodings": sample.encodings,
         "companions": sample.companions,
-        "forms": sample.forms,
+        "sides": sample.sides,
     }
     write(folder, **(arguments | changes))
     return contents(folder)
@@ -57,8 +56,8 @@ def older(sample_checkpoint: Sample, tmp_path: Path) -> Path:
 
 def test_the_folder_has_the_predicted_bytes_exactly(sample_checkpoint: Sample) -> None:
     s = sample_checkpoint
-    overhead = overhead_bytes(s.model, s.plan, s.calibration, s.companions, s.forms)
-    payload = sum(payload_bytes(t, s.plan.tensors[t.name], s.forms.get(t.name)) for t in s.model.tensors)
+    overhead = overhead_bytes(s.model, s.plan, s.calibration, s.companions, s.sides)
+    payload = sum(s.plan.tensors[t.name].nbytes(t, s.sides.get(t.name)) for t in s.model.tensors)
     beside = sum(len(content) for content in s.companions.values())
     assert files.folder_bytes(s.folder) == overhead + payload + beside
     assert payload == sum(encoding.nbytes for encoding in s.encodings)
@@ -184,7 +183,7 @@ def test_wrong_encodings_leave_nothing(
 
 def test_a_plan_that_does_not_fit_is_refused_before_the_work(sample_checkpoint: Sample, out: Path) -> None:
     s = sample_checkpoint
-    wrong = dataclasses.replace(s.plan.tensors["embed.weight"], runs=(Run(1, 4),))
+    wrong = dataclasses.replace(s.plan.tensors["embed.weight"], runs=(RowSpan(1, 4),))
     plan = dataclasses.replace(s.plan, tensors={**s.plan.tensors, "embed.weight": wrong})
     with pytest.raises(PlanError, match="do not add up"):
         written(s, out, plan=plan, encodings=never())

@@ -13,10 +13,12 @@ from mediant.checkpoint.writer import write
 from mediant.cli import evaluate
 from mediant.errors import ModelError, TextError, UsageError
 from mediant.evaluation import scoring
+from mediant.forms import Encoding
+from mediant.forms.cast.form import Cast
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
-from mediant.plans import Plan, TensorPlan
-from mediant.values import Encoding, Scorecard
+from mediant.planning.plan import Plan
+from mediant.values import Scorecard
 
 Folder = Callable[[str], Path]
 Run = Callable[..., int]
@@ -84,7 +86,7 @@ def test_without_a_text_the_reference_writes_it(run: Run, tiny_folder: Folder) -
 def test_a_compressed_model_is_judged_by_all_its_files(run: Run, text: Path, tiny_folder: Folder) -> None:
     pytest.importorskip("mediant.runtime.loading")
     model = open_model(str(tiny_folder("llama_tied")))
-    cast = TensorPlan("cast", dtype="float16")
+    cast = Cast(dtype="float16")
     plan = Plan(model.fingerprint, "cast", 0, {t.name: cast for t in model.tensors})
 
     def encodings() -> Iterator[Encoding]:

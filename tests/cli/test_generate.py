@@ -12,14 +12,15 @@ from tests.runtime.conftest import write_encoded
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mediant.errors import ModelError, UsageError
+from mediant.forms import Encoding
+from mediant.forms.cast.form import Cast
+from mediant.forms.quantize.encode import quantize
+from mediant.forms.quantize.form import Quantize
 from mediant.kernels import native
 from mediant.methods.layer import prepare
-from mediant.methods.quantize import quantize
-from mediant.plans import Drop, TensorPlan
-from mediant.plans import Run as Rows
 from mediant.runtime import generate as generation
 from mediant.runtime.activation_bits import USUAL
-from mediant.values import Encoding, TensorInfo
+from mediant.values import Drop, RowSpan, TensorInfo
 
 Folder = Callable[[str], Path]
 Run = Callable[..., int]
@@ -137,10 +138,11 @@ def test_bits_of_a_nested_model_are_chosen(run: Run, tiny_folder: Folder, tmp_pa
 
     def nested(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
         if info.layout != "out_in":
-            return Encoding(info, TensorPlan("cast", "float32"), {"data": weights})
-        plan = TensorPlan(
-            method="quantize", grid={"name": "nested"}, scale={"name": "absmax"}, rounding={"name": "nearest"},
-            runs=(Rows(len(weights), 4),), group=32, scale_bits=4, scale_signed=False, scale_steps=4, storage="nested",
+            return Encoding(info, Cast("float32"), {"data": weights})
+        plan = Quantize(
+            grid={"name": "nested"}, scale={"name": "absmax"}, rounding={"name": "nearest"},
+            runs=(RowSpan(len(weights), 4),), group=32, scale_bits=4, scale_signed=False, scale_steps=4,
+            storage="nested",
             drops=(Drop(3, next(places)), Drop(2, 1000 + next(places))),
         )  # fmt: skip
         found = quantize(prepare(weights, plan.rotation, None), plan)

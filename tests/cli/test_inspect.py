@@ -16,18 +16,21 @@ from mediant.checkpoint.writer import write
 from mediant.cli import _console, app
 from mediant.errors import CheckpointError, UsageError
 from mediant.files import folder_bytes
+from mediant.forms import Encoding
+from mediant.forms.cast.form import Cast
+from mediant.forms.quantize.form import Quantize
 from mediant.kernels.bit_planes import pack
-from mediant.plans import Plan, Run, TensorPlan
-from mediant.values import Certificate, Encoding, Model, TensorInfo
+from mediant.planning.plan import Plan
+from mediant.values import Certificate, Model, RowSpan, TensorInfo
 
 GRID = {"name": "uniform", "kind": "half"}
-QUANTIZED = TensorPlan("quantize", grid=GRID, runs=(Run(3, 2), Run(5, 4)), group=8, scale_bits=16)
+QUANTIZED = Quantize(grid=GRID, runs=(RowSpan(3, 2), RowSpan(5, 4)), group=8, scale_bits=16)
 PLANS = {
     TensorInfo("layers.0.up.weight", (8, 12), "float32", "linear", "out_in", "layers.0.up", 0): QUANTIZED,
     TensorInfo("layers.1.up.weight", (8, 12), "float32", "linear", "out_in", "layers.1.up", 1): QUANTIZED,
-    TensorInfo("layers.0.norm.weight", (12,), "float32", "norm"): TensorPlan("cast", "float16"),
-    TensorInfo("layers.1.norm.weight", (12,), "float32", "norm"): TensorPlan("cast", "float16"),
-    TensorInfo("positions", (2, 3), "float32", "other"): TensorPlan("cast", "float32"),
+    TensorInfo("layers.0.norm.weight", (12,), "float32", "norm"): Cast("float16"),
+    TensorInfo("layers.1.norm.weight", (12,), "float32", "norm"): Cast("float16"),
+    TensorInfo("positions", (2, 3), "float32", "other"): Cast("float32"),
 }
 WEIGHTS = 2 * 96 + 2 * 12 + 6
 
@@ -185,7 +188,7 @@ def test_what_is_no_checkpoint_gives_one_sentence(inspect: Callable[..., Any], t
 def test_a_tensor_whose_name_looks_like_markup_is_shown_as_it_is(inspect: Callable[..., Any], tmp_path: Path) -> None:
     info = TensorInfo("[red]x[/blue]", (1,), "float32", "other")
     model = Model(tmp_path, "m", "A", {}, (info,), "f")
-    plan = Plan("f", "r", 0, {info.name: TensorPlan("cast", "float32")})
+    plan = Plan("f", "r", 0, {info.name: Cast("float32")})
     write(
         tmp_path / "out", model, plan, None, [Encoding(info, plan.tensors[info.name], {"data": np.zeros(1, "f4")})], {}
     )

@@ -8,10 +8,12 @@ import pytest
 from mediant import files
 from mediant.checkpoint.writer import write
 from mediant.errors import CheckpointError, UsageError
+from mediant.forms import Encoding
+from mediant.forms.cast.form import Cast
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
-from mediant.plans import Plan, TensorPlan
-from mediant.values import Encoding, Scorecard
+from mediant.planning.plan import Plan
+from mediant.values import Scorecard
 
 Run = Callable[..., int]
 
@@ -19,7 +21,7 @@ Run = Callable[..., int]
 @pytest.fixture
 def compressed(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> Path:
     model = open_model(str(tiny_folder("llama_tied")))
-    cast = TensorPlan("cast", dtype="float16")
+    cast = Cast(dtype="float16")
 
     def encodings() -> Iterator[Encoding]:
         with WeightReader(model) as weights:

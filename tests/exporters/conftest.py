@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from mediant.checkpoint.writer import write
+from mediant.forms.cast.form import Cast
 from mediant.models.companions import companion_files
 from mediant.models.opening import open_model
 from mediant.pipeline.approximate import approximate
-from mediant.plans import Plan, TensorPlan
+from mediant.planning.plan import Plan
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def tiny_checkpoint(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Calla
 
     def folder(name: str) -> Path:
         model = open_model(str(tiny_folder(name)))
-        plan = Plan(model.fingerprint, "cast", 0, {t.name: TensorPlan("cast") for t in model.tensors})
+        plan = Plan(model.fingerprint, "cast", 0, {t.name: Cast() for t in model.tensors})
         write(tmp_path / name, model, plan, None, approximate(model, plan, None), companion_files(model, ""))
         return tmp_path / name
 

@@ -19,18 +19,23 @@ from tests.checkpoint.conftest import PATTERNS, random_encoding
 from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.reader import open_checkpoint
 from mediant.checkpoint.writer import write
-from mediant.kernels.part_shapes import form_of
-from mediant.plans import Drop, Plan, Run, TensorPlan
-from mediant.values import Model, TensorInfo
+from mediant.forms import Form
+from mediant.forms.cast.form import Cast
+from mediant.forms.compand.form import Compand
+from mediant.forms.factors.form import Factors
+from mediant.forms.lattice.form import EntropyCoded
+from mediant.forms.quantize.form import Quantize
+from mediant.forms.sparse.form import Sparse
+from mediant.planning.plan import Plan
+from mediant.values import Drop, Model, RowSpan, TensorInfo
 
 HERE = Path(__file__).parent
 HASHES = HERE / "weights.json"
 
 
-def quantized(grid: str, runs: list[tuple[int, int]], group: int, scale_bits: int, **fields: object) -> TensorPlan:
+def quantized(grid: str, runs: list[tuple[int, int]], group: int, scale_bits: int, **fields: object) -> Quantize:
     scale, rounding = {"name": "exact"}, {"name": "nearest"}
-    plan = TensorPlan(
-        "quantize", grid={"name": grid}, scale=scale, rounding=rounding, runs=tuple(itertools.starmap(Run, runs)),
+    plan = Quantize(grid={"name": grid}, scale=scale, rounding=rounding, runs=tuple(itertools.starmap(RowSpan, runs)),
         group=group, scale_bits=scale_bits,
     )  # fmt: skip
     return replace(plan, **fields)  # type: ignore[arg-type]
@@ -40,8 +45,8 @@ ZERO_POINT = replace(quantized("uniform", [(5, 3), (7, 2)], 8, 16), grid={"name"
 TILES = quantized("bell", [(9, 2), (4, 5), (3, 3)], 32, 3, scale_signed=False, scale_steps=4, storage="tiles")
 ROTATION = {"name": "rotation", "seed": 12345}
 # The plans of each checkpoint; matrices are [16, 24], or [12, 10] for the plans of 12 rows, in turn out_in and in_out.
-PLANS: Mapping[str, tuple[TensorPlan, ...]] = {
-    "cast": tuple(TensorPlan("cast", dtype) for dtype in ("float32", "float16", "bfloat16")),
+PLANS: Mapping[str, tuple[Form, ...]] = {
+    "cast": tuple(Cast(dtype) for dtype in ("float32", "float16", "bfloat16")),
     "quantize-rows": (
         quantized("uniform", [(3, 8), (4, 4), (9, 2)], 16, 6),
         ZERO_POINT,
@@ -60,17 +65,17 @@ PLANS: Mapping[str, tuple[TensorPlan, ...]] = {
         quantized("uniform", [(16, 4)], 8, 6, basis={"name": "columns", "by": {"name": "awq"}}),
         quantized("uniform", [(16, 3)], 8, 6, outliers=1, basis={"name": "columns", "by": {"name": "smoothquant"}}),
     ),
-    "entropy-coded": (TensorPlan("lattice", step=0.25), TensorPlan("lattice", step=0.5, damping=0.125, price=0.0)),
-    "companded": (TensorPlan("compand", multiplier=0.5, rate=3.0, cluster=5),),
+    "entropy-coded": (EntropyCoded(step=0.25), EntropyCoded(step=0.5, damping=0.125, price=0.0)),
+    "companded": (Compand(multiplier=0.5, rate=3.0, cluster=5),),
     "sparse": tuple(
-        replace(plan, method="sparse", pattern=pattern, score={"name": "magnitude"})
+        Sparse(plan, pattern, {"name": "magnitude"})
         for pattern in PATTERNS.values()
-        for plan in (TensorPlan("cast", "float16"), quantized("bell", [(9, 2), (7, 4)], 4, 5))
+        for plan in (Cast("float16"), quantized("bell", [(9, 2), (7, 4)], 4, 5))
     ),
     "factors": (
-        TensorPlan("factors", low_rank={"name": "truncated_svd"}, rank=3, left=TensorPlan("cast", "float16"),
-                   right=TensorPlan("cast", "bfloat16")),
-        TensorPlan("factors", low_rank={"name": "residual", "rounds": 2}, rank=4,
+        Factors(low_rank={"name": "truncated_svd"}, rank=3, left=Cast("float16"),
+                   right=Cast("bfloat16")),
+        Factors(low_rank={"name": "residual", "rounds": 2}, rank=4,
                    base=quantized("normal", [(16, 2)], 8, 4), left=quantized("bell", [(16, 3)], 4, 3),
                    right=quantized("uniform", [(4, 4)], 8, 16, basis=ROTATION)),
     ),
@@ -90,9 +95,8 @@ def freeze(name: str, seed: int) -> None:
     encodings = [random_encoding(info, plan, generator) for info, plan in planned.items()]
     model = Model(HERE, name, "FrozenForCausalLM", {}, tuple(planned), "5a" * 32)
     plan = Plan(model.fingerprint, name, seed, {info.name: p for info, p in planned.items()}, 9999, 0.125)
-    coded = [e for e in encodings if e.plan.method in ("lattice", "compand")]
-    forms = {e.info.name: form for e in coded if (form := form_of(e))}
-    write(HERE / name, model, plan, Calibration("frozen.txt", 640, "7e" * 32), encodings, {}, forms)
+    sides = {e.info.name: e.side for e in encodings if e.plan.measured}
+    write(HERE / name, model, plan, Calibration("frozen.txt", 640, "7e" * 32), encodings, {}, sides)
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:

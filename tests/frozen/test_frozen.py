@@ -44,9 +44,9 @@ def test_the_same_encodings_are_written_to_the_same_bytes(name, tmp_path, monkey
     monkeypatch.setattr(manifest, "installed", lambda _: old.manifest.tool_version)
     infos = tuple(entry.info for entry in entries.values())
     model = Model(HERE, origin.name, origin.architecture, {}, infos, origin.fingerprint)
-    forms = {tensor: entry.form for tensor, entry in entries.items() if entry.form is not None}
+    sides = {tensor: entry.side for tensor, entry in entries.items() if entry.side is not None}
     encodings = map(old.encoding, entries)
-    write(tmp_path / "again", model, old.plan, old.manifest.calibration, encodings, {}, forms)
+    write(tmp_path / "again", model, old.plan, old.manifest.calibration, encodings, {}, sides)
     for file in FILES:
         assert (tmp_path / "again" / file).read_bytes() == (HERE / name / file).read_bytes()
 

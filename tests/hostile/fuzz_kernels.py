@@ -19,7 +19,7 @@ from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import STORAGES, WIDTHS, scale_code_bytes, tile_bytes
 from mediant.methods.grids.bell import Bell
 from mediant.methods.grids.paired import Paired
-from mediant.plans import Run
+from mediant.values import RowSpan
 
 VALUES = np.float32([0, -0.0, 1, -1, 1e-45, 1e-38, 3e38, np.inf, -np.inf, np.nan])
 
@@ -27,7 +27,9 @@ VALUES = np.float32([0, -0.0, 1, -1, 1e-45, 1e-38, 3e38, np.inf, -np.inf, np.nan
 def case(generator: np.random.Generator) -> str:
     """Tries one case; says what became of it."""
     columns = int(generator.integers(1, 300))
-    runs = [Run(int(generator.integers(1, 40)), int(generator.integers(1, 9))) for _ in range(generator.integers(1, 4))]
+    runs = [
+        RowSpan(int(generator.integers(1, 40)), int(generator.integers(1, 9))) for _ in range(generator.integers(1, 4))
+    ]
     storage, group = str(generator.choice(STORAGES)), 32 * int(generator.integers(1, 4))
     signed = bool(generator.integers(2))
     form = ScaleForm(int(generator.integers(2 + signed, 9)), signed, int(generator.integers(1, 9)))

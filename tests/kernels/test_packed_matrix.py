@@ -21,7 +21,7 @@ from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import WIDTHS, pack_scale_codes, pack_tiles
 from mediant.methods.grids.bell import Bell
 from mediant.methods.grids.paired import Paired
-from mediant.plans import Run
+from mediant.values import RowSpan
 
 SETS = [] if native is None else native.instruction_sets()
 THREE = ScaleForm(3, False, 4)
@@ -58,7 +58,7 @@ def packed(runs, columns, form=THREE, group=32, storage="tiles", seed=None, kept
     made = tuple(run(*r) for r in runs)
     scales = from_float32(generator.uniform(0.5, 2, rows).astype(np.float32))
     codes = generator.integers(0, 1 << form.bits, (rows, groups)).astype(np.uint8)
-    stored = pack_scale_codes(codes, tuple(Run(*r) for r in runs), form.bits)
+    stored = pack_scale_codes(codes, tuple(RowSpan(*r) for r in runs), form.bits)
     return PackedMatrix((rows, columns), made, placed(scales), placed(stored), form, group, seed)
 
 

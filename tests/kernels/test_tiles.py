@@ -20,7 +20,7 @@ from mediant.kernels.tiles import (
     unpack_scale_codes,
     unpack_tiles,
 )
-from mediant.plans import Run
+from mediant.values import RowSpan
 
 SHAPES = [(1, 1), (7, 31), (8, 32), (9, 33), (16, 64), (21, 70), (3, 200)]
 DEPTHS = list(itertools.product(STORAGES, range(1, 9)))
@@ -35,7 +35,7 @@ def random_codes(shape: tuple[int, int], bits: int) -> np.ndarray:
 def test_round_trip_and_size(shape, storage, bits):
     codes = random_codes(shape, bits)
     packed = pack_tiles(codes, bits, storage)
-    assert packed.size == tile_bytes([Run(shape[0], bits)], shape[1])
+    assert packed.size == tile_bytes([RowSpan(shape[0], bits)], shape[1])
     assert np.array_equal(unpack_tiles(packed, *shape, WIDTHS[storage][bits]), codes)
 
 
@@ -68,7 +68,7 @@ def test_one_code_touches_its_byte_lane_alone(storage, bits):
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_scale_codes(bits):
-    runs = (Run(9, 3), Run(8, 4), Run(3, 2))
+    runs = (RowSpan(9, 3), RowSpan(8, 4), RowSpan(3, 2))
     codes = random_codes((20, 5), bits)
     packed = pack_scale_codes(codes, runs, bits)
     assert packed.size == scale_code_bytes(runs, 5, bits) == sum(octets(r.rows) for r in runs) * 5 * bits + 1

@@ -7,24 +7,23 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mediant.forms.quantize.encode import quantize
+from mediant.forms.quantize.form import Quantize
 from mediant.kernels.babai import babai
 from mediant.kernels.pairs import pair_order
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.methods.error_bounds import bounds, outside, reach
 from mediant.methods.grids.paired import Paired
 from mediant.methods.layer import Layer, prepare
-from mediant.methods.quantize import quantize
-from mediant.plans import Run, TensorPlan
 from mediant.statistics.lattice import lattice
-from mediant.values import LayerStatistics
+from mediant.values import LayerStatistics, RowSpan
 
 ROWS, COLUMNS = 24, 40
-PLAN = TensorPlan(
-    "quantize",
+PLAN = Quantize(
     grid={"name": "uniform", "kind": "half"},
     scale={"name": "exact"},
     rounding={"name": "babai"},
-    runs=(Run(ROWS, 6),),
+    runs=(RowSpan(ROWS, 6),),
     group=16,
     scale_bits=6,
 )
@@ -61,7 +60,7 @@ def statistics(seed, tied):
     ids=str,
 )
 def test_no_layer_exceeds_its_worst_case_where_nothing_clips(rounding, basis, tied):
-    plan = dataclasses.replace(PLAN, rounding=rounding, basis=basis, runs=(Run(ROWS, 8),))
+    plan = dataclasses.replace(PLAN, rounding=rounding, basis=basis, runs=(RowSpan(ROWS, 8),))
     if rounding["name"] == "nearest":
         plan = dataclasses.replace(plan, scale={"name": "absmax"}, scale_bits=16)
     bounded = 0
@@ -86,7 +85,7 @@ def test_the_comparison_sees_a_code_that_is_too_far_off():
 
 def test_the_expected_loss_is_met_on_average():
     """Squares of evenly spread errors have the relative deviation sqrt(4/5); those of many weights average out."""
-    plan = dataclasses.replace(PLAN, rounding={"name": "babai", "sweeps": 0}, runs=(Run(500, 6),))
+    plan = dataclasses.replace(PLAN, rounding={"name": "babai", "sweeps": 0}, runs=(RowSpan(500, 6),))
     s = dataclasses.replace(statistics(0, False), output_fisher=np.ones(500))
     found = quantize(prepare(matrix(0, 500), plan.rotation, s, hessian(0)), plan).certificate
     d = lattice(hessian(0)).conditional.astype(np.float64)
@@ -136,7 +135,7 @@ def test_pairs_keep_their_bound_where_nothing_is_outside():
     """Rows near points of the codebook, so that some come out with nothing clipped."""
     points = Paired().levels(2)
     plan = dataclasses.replace(
-        PLAN, grid={"name": "paired"}, runs=(Run(1, 2),), group=32, scale_bits=3, scale_signed=False, scale_steps=4
+        PLAN, grid={"name": "paired"}, runs=(RowSpan(1, 2),), group=32, scale_bits=3, scale_signed=False, scale_steps=4
     )
     g, kept = np.random.default_rng(0), 0
     for seed in range(60):

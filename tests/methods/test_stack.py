@@ -7,11 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mediant.methods.quantize import quantize
+from mediant.forms.quantize.encode import quantize
 from mediant.methods.stack import Stack, prepare_any
 from mediant.planning.recipe import load_recipe
-from mediant.plans import Run
-from mediant.values import LayerStatistics
+from mediant.values import LayerStatistics, RowSpan
 
 EXPERTS, ROWS, COLUMNS = 3, 12, 64
 ALL = EXPERTS * ROWS
@@ -48,12 +47,12 @@ def alone(stack, number, plan):
 
 @pytest.mark.parametrize("recipe", ["default", "rtn"])
 def test_a_stack_is_its_experts(stack, recipe):
-    plan = plan_of(recipe, Run(ALL, 3))
+    plan = plan_of(recipe, RowSpan(ALL, 3))
     layer = prepare_any(stack[0], plan.rotation, stack[1], stack[2])
     assert isinstance(layer, Stack)
     assert layer.cuts() == [ROWS, 2 * ROWS]
     whole = quantize(layer, plan)
-    parts = [quantize(alone(stack, e, plan), plan_of(recipe, Run(ROWS, 3))).matrix for e in range(EXPERTS)]
+    parts = [quantize(alone(stack, e, plan), plan_of(recipe, RowSpan(ROWS, 3))).matrix for e in range(EXPERTS)]
     assert (whole.matrix == np.concatenate(parts)).all()
     losses = [alone(stack, e, plan).loss(part) for e, part in enumerate(parts)]
     assert layer.loss(whole.matrix) == pytest.approx(sum(losses), rel=4 * EPS)
@@ -73,18 +72,18 @@ def test_rows_of_several_experts(stack):
 
 
 def test_runs_may_end_within_an_expert(stack):
-    plan = plan_of("default", Run(ROWS + 4, 2), Run(ALL - ROWS - 4, 4))
+    plan = plan_of("default", RowSpan(ROWS + 4, 2), RowSpan(ALL - ROWS - 4, 4))
     layer = prepare_any(stack[0], plan.rotation, stack[1], stack[2])
     whole = quantize(layer, plan).matrix
-    first = quantize(alone(stack, 0, plan), plan_of("default", Run(ROWS, 2))).matrix
+    first = quantize(alone(stack, 0, plan), plan_of("default", RowSpan(ROWS, 2))).matrix
     assert (whole[:ROWS] == first).all()
-    second = quantize(alone(stack, 1, plan), plan_of("default", Run(4, 2), Run(ROWS - 4, 4))).matrix
+    second = quantize(alone(stack, 1, plan), plan_of("default", RowSpan(4, 2), RowSpan(ROWS - 4, 4))).matrix
     assert (whole[ROWS : 2 * ROWS] == second).all()
 
 
 def test_its_own_hessians_beat_the_mean(stack):
     matrix, statistics, hessians = stack
-    plan = plan_of("default", Run(ALL, 3))
+    plan = plan_of("default", RowSpan(ALL, 3))
     own = prepare_any(matrix, plan.rotation, statistics, hessians)
     mean = [np.mean(hessians, axis=0)] * EXPERTS
     pooled = prepare_any(matrix, plan.rotation, statistics, mean)

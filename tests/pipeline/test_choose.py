@@ -9,7 +9,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mediant.kernels.part_shapes import payload_bytes, scales_columns
 from mediant.models.opening import open_model
 from mediant.pipeline.choose import (
     EMBEDDING_RUNS,
@@ -22,9 +21,9 @@ from mediant.pipeline.choose import (
     units_to_json,
 )
 from mediant.planning.recipe import load_recipe, recipe_names
-from mediant.plans import Run
 from mediant.statistics.calibration import calibration_tokens
 from mediant.statistics.sensitivity import collect
+from mediant.values import RowSpan
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +57,11 @@ def test_bytes_are_known_before_losses(recipe, model):
             most = {"embedding": EMBEDDING_RUNS, "head": EMBEDDING_RUNS, "expert": min(EXPERT_RUNS, info.shape[0])}
             assert len(units) == most.get(info.role, 1)
             assert sum(u.rows for u in units) == info.matrix_shape[0]
-            plan = chosen.tensor_plan((Run(info.matrix_shape[0], bits),), info.role)
+            plan = chosen.tensor_plan((RowSpan(info.matrix_shape[0], bits),), info.role)
             # Factors of columns, which a matrix has once, are counted for each unit.
-            shared = 2 * info.matrix_shape[1] * (len(units) - 1) if scales_columns(plan) else 0
+            shared = 2 * info.matrix_shape[1] * (len(units) - 1) if plan.basis.get("name") == "columns" else 0
             # Each unit rounds its planes, its scales and its share of the table up to a byte.
-            over = sum(u.sizes[bits] for u in units) - payload_bytes(info, plan) - shared
+            over = sum(u.sizes[bits] for u in units) - plan.nbytes(info) - shared
             assert 0 <= over <= len(units) * (bits + 3)
 
 

@@ -10,9 +10,9 @@ import torch
 
 from mediant import files
 from mediant.errors import PlanError, UsageError
+from mediant.forms.compand.demands import depths
+from mediant.forms.compand.measure import HINTS
 from mediant.models.reference import load_reference
-from mediant.pipeline.approximate import depths
-from mediant.pipeline.companding import demands_from_bytes, demands_to_bytes, measure_demands
 from mediant.pipeline.compress import begun
 from mediant.pipeline.request import Request
 from mediant.planning.recipe import load_recipe
@@ -34,7 +34,7 @@ def test_any_size_is_met_and_the_file_loads(request_for, contents):
         assert low < 55_000 < high
         run.pack(plan)
         forecast = run.folder_bytes(plan)
-        demands = run.demands(plan)
+        demands = run.hints(plan)
     out = run.request.out
     assert files.folder_bytes(out) == forecast
     assert 0.99 * 55_000 < forecast <= 55_000
@@ -55,10 +55,11 @@ def test_any_size_is_met_and_the_file_loads(request_for, contents):
 
 def test_gradients_are_taken_at_the_quantized_weights(request_for):
     with begun(request_for(size="50kB")) as run:
-        settings = next(t for t in run.plan().tensors.values() if t.method == "compand")
-        small = dataclasses.replace(settings, sequences=4, rate=1.0)
+        planned = {name: t for name, t in run.plan().tensors.items() if t.method == "compand"}
         found = [
-            measure_demands(run.model, run.text, run.statistics, dataclasses.replace(small, renewal=renewal))
+            HINTS.measure(
+                run, {n: dataclasses.replace(t, sequences=4, rate=1.0, renewal=renewal) for n, t in planned.items()}
+            )
             for renewal in (0, 4, 2)
         ]
     name = "model.layers.0.mlp.up_proj.weight"
@@ -68,7 +69,7 @@ def test_gradients_are_taken_at_the_quantized_weights(request_for):
     # What the gradients do not reach goes by calibration's Fisher.
     for other in ("model.embed_tokens.weight", "lm_head.weight"):
         np.testing.assert_array_equal(found[0][other].squares, found[2][other].squares)
-    again = demands_from_bytes(demands_to_bytes(found[2]))
+    again = HINTS.from_bytes(HINTS.to_bytes(found[2]))
     for key, demand in found[2].items():
         for field, value in vars(demand).items():
             np.testing.assert_array_equal(getattr(again[key], field), value)

@@ -13,17 +13,17 @@ from transformers import AutoModel, AutoModelForCausalLM
 import mediant
 from mediant import files
 from mediant.checkpoint.coding_sizes import bytes_by_coding
-from mediant.checkpoint.decoding import decode
 from mediant.errors import MediantError, PlanError, SizeError
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.pipeline.calibrate import check_weights
 from mediant.pipeline.compress import begun, compress
 from mediant.pipeline.request import Request
+from mediant.planning.plan import Plan
 from mediant.planning.recipe import recipe_names
 from mediant.planning.size import FULLEST
-from mediant.plans import Plan, Run
 from mediant.progress import Silent
+from mediant.values import RowSpan
 
 # The least and the most that is on offer are met to the byte; between them, targets of any last digits.
 SHARES = (0.21, 0.77)
@@ -35,7 +35,7 @@ def one_row_more(run, plan):
     for name, tensor in plan.tensors.items():
         for i, given in enumerate(tensor.runs):
             if given.bits in following:
-                raised = [Run(1, following[given.bits]), Run(given.rows - 1, given.bits)]
+                raised = [RowSpan(1, following[given.bits]), RowSpan(given.rows - 1, given.bits)]
                 runs = (*tensor.runs[:i], *(r for r in raised if r.rows), *tensor.runs[i + 1 :])
                 yield dataclasses.replace(plan, tensors={**plan.tensors, name: dataclasses.replace(tensor, runs=runs)})
 
@@ -120,7 +120,7 @@ def test_it_loads_as_a_network_with_the_decoded_weights(architecture, compressed
         assert torch.equal(loaded(ids)[0], automatic(ids)[0])
     state = loaded.state_dict(keep_vars=True)
     for name, entry in checkpoint.tensors.items():
-        assert np.array_equal(state[name].detach().numpy(), decode(checkpoint.encoding(name)))
+        assert np.array_equal(state[name].detach().numpy(), checkpoint.encoding(name).decode())
         assert all(state[alias] is state[name] for alias in entry.info.aliases)
 
 
@@ -168,7 +168,7 @@ def test_a_plan_can_be_edited_by_hand(compressed, tiny_folder, text, tmp_path):
 
     plan = saved(first.plan, tmp_path / "plan.json", edit)
     second = compress(Request(str(tiny_folder("llama")), tmp_path / "second", plan=plan, calibration=text))
-    assert second.plan.tensors[name].runs == (Run(40, 8), Run(8, 5))
+    assert second.plan.tensors[name].runs == (RowSpan(40, 8), RowSpan(8, 5))
     with WeightReader(open_model(str(tiny_folder("llama")))) as weights:
         assert np.array_equal(second.weight("lm_head.weight"), weights.read("lm_head.weight"))
     for other in set(first.tensors) - {name, "lm_head.weight"}:

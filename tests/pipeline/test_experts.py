@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from mediant.cli import app
+from mediant.forms.quantize.encode import quantize
 from mediant.methods.layer import neutral
-from mediant.methods.quantize import quantize
 from mediant.methods.stack import Stack, prepare_any
 from mediant.models.matrix_form import to_matrix
 from mediant.models.opening import open_model
@@ -23,7 +23,7 @@ from mediant.pipeline.choose import quantizable
 from mediant.pipeline.compress import begun, compress
 from mediant.pipeline.request import Request
 from mediant.planning.recipe import load_recipe
-from mediant.plans import Run
+from mediant.values import RowSpan
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_statistics_by_expert_pay_at_equal_bytes(lopsided, text, tmp_path):
         statistics, hessians = run.statistics, run.hessians
         for info in (t for t in quantizable(model) if t.role == "expert"):
             matrix = to_matrix(w.read(info.name), info)
-            chosen = load_recipe("default").tensor_plan((Run(len(matrix), 3),))
+            chosen = load_recipe("default").tensor_plan((RowSpan(len(matrix), 3),))
             own = prepare_any(matrix, plan.rotation, statistics.layers[info.name], hessians.of(info.name))
             assert isinstance(own, Stack)
             assert len(hessians.of(info.name)) == info.shape[0]

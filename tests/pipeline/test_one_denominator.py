@@ -11,15 +11,14 @@ import torch
 
 import mediant
 from mediant import files
-from mediant.checkpoint.decoding import decode
 from mediant.checkpoint.reader import open_checkpoint
 from mediant.errors import SizeError, UsageError
 from mediant.pipeline import one_denominator
 from mediant.pipeline.compress import compress
 from mediant.pipeline.one_denominator import Curve, OneDenominator, curves_from_json, curves_to_json
 from mediant.pipeline.request import Request
+from mediant.planning.plan import Plan
 from mediant.planning.size import FULLEST
-from mediant.plans import Plan
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def test_sizes_are_met_and_weights_load(name, asked):
     for tensor, entry in checkpoint.tensors.items():
         weight = checkpoint.weight(tensor)
         assert np.array_equal(state[tensor].detach().numpy(), weight)
-        assert np.array_equal(decode(checkpoint.encoding(tensor)), weight)
+        assert np.array_equal(checkpoint.encoding(tensor).decode(), weight)
         assert (entry.plan.method == "lattice") == (entry.info.size >= 1024 and entry.info.layout != "none")
 
 
@@ -75,7 +74,7 @@ def test_the_same_request_gives_the_same_bytes_as_does_its_plan(asked, contents,
 
 def test_a_stopped_run_goes_on_and_leaves_nothing(asked, stopped, contents, tmp_path):
     request = asked("llama", 50_000)
-    stopped(request, lambda run: run.forms(run.plan()))
+    stopped(request, lambda run: run.sides(run.plan()))
     resumed = compress(request)
     assert contents(resumed.folder) == contents(compress(dataclasses.replace(request, out=tmp_path / "other")).folder)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["other", "out"]

@@ -11,16 +11,14 @@ import torch
 
 import mediant
 from mediant import files
-from mediant.checkpoint.reader import decode
 from mediant.errors import PlanError, SizeError
-from mediant.methods.sparse import sparsify
+from mediant.forms.sparse.encode import encode
 from mediant.methods.stack import prepare_any
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.pipeline.compress import begun, compress
 from mediant.pipeline.ranks import _Losses, choices_from_json, choices_to_json, plans, ranks
 from mediant.pipeline.request import Request
-from mediant.pipeline.tune import gained
 from mediant.planning.recipe import load_recipe
 from mediant.values import TensorInfo
 
@@ -104,8 +102,8 @@ def test_rows_of_products_take_up_gains(folders, recipe):
         encoding = checkpoint.encoding(name)
         rows = encoding.info.matrix_shape[0]
         gain = np.exp2(np.random.default_rng(0).integers(0, 3, rows)).astype(np.float32)
-        changed = dataclasses.replace(encoding, parts=gained(encoding, gain))
-        assert np.array_equal(decode(changed), decode(encoding) * gain[:, None])
+        changed = dataclasses.replace(encoding, parts=encoding.plan.with_row_gains(encoding.info, encoding.parts, gain))
+        assert np.array_equal(changed.decode(), encoding.decode() * gain[:, None])
 
 
 def test_sizes_that_cannot_be_met(tiny_folder, text, tmp_path):
@@ -185,5 +183,5 @@ def test_a_sparse_way_loses_what_is_stored(tiny_folder, text, tmp_path):
         offered = [plan for plan in plans(info, run.recipe) if plan.method == "sparse"]
         assert [plan.runs[0].bits for plan in offered] == list(run.recipe.depths)
         for plan in offered[:2]:
-            assert losses.of(plan) == pytest.approx(layer.loss(sparsify(layer, plan, info).matrix), rel=1e-6)
+            assert losses.of(plan) == pytest.approx(layer.loss(encode(layer, plan, info).matrix), rel=1e-6)
         assert losses.of(offered[0]) > losses.of(offered[1])

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mediant.errors import SizeError
-from mediant.kernels.part_shapes import payload_bytes
 from mediant.pipeline.choose import outline
 from mediant.pipeline.sizing import Sizing
 from mediant.planning.rate_distortion import predicted_loss
@@ -45,7 +44,7 @@ def sizing(recipe="nearest", scale=lambda unit: 1.0, beside=1000, model=MODEL):
     ]
 
     def folder_bytes(plan):
-        payload = sum(payload_bytes(t, plan.tensors[t.name]) for t in model.tensors)
+        payload = sum(plan.tensors[t.name].nbytes(t) for t in model.tensors)
         # Like a manifest: longer with every run, depth and drop of a tensor, and with the target's digits.
         plans = plan.tensors.values()
         said = sum(9 * len(p.runs) + len(str(p.drops)) + 200 * len({r.bits for r in p.runs}) for p in plans)

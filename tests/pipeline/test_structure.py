@@ -18,7 +18,7 @@ from mediant.pipeline.compress import compress
 from mediant.pipeline.request import Request
 from mediant.pipeline.structure import School, structured
 from mediant.pipeline.workspace import Workspace
-from mediant.plans import Plan
+from mediant.planning.plan import Plan
 from mediant.runtime.loading import load
 
 DROP = {"edit": "drop_layers", "layers": [0]}

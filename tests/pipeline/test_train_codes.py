@@ -11,9 +11,9 @@ import torch
 
 import mediant
 from mediant import files
-from mediant.checkpoint.decoding import decode
 from mediant.checkpoint.reader import open_checkpoint
 from mediant.errors import CheckpointError, PlanError, UsageError
+from mediant.forms import kept
 from mediant.methods.training.quantization_aware import QuantizationAware
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
@@ -127,7 +127,7 @@ def test_a_latent_that_did_not_learn_gives_the_same_parts(recipe, tiny_folder, t
             latent = pupil._latent(name)
             found = _stored(pupil.encodings[name], latent)
             again = dataclasses.replace(pupil.encodings[name], parts=found)
-            assert np.array_equal(decode(again), decode(pupil.encodings[name]))
+            assert np.array_equal(again.decode(), pupil.encodings[name].decode())
             # The latent computes with what is stored.
             x = torch.randn(5, latent.columns, generator=torch.Generator().manual_seed(0))
             torch.testing.assert_close(latent(x, pupil.owners[name].bias), pupil.owners[name](x), rtol=1e-4, atol=1e-5)
@@ -189,12 +189,12 @@ def test_refusals(plain, tiny_folder, text, tmp_path):
     recipe.write_text(RECIPE % "rtn")
     with pytest.raises(UsageError, match="predicts tokens"):
         compress(Request(str(tiny_folder("bert")), tmp_path / "out", size="60kB", recipe=str(recipe), calibration=text))
-    cast = {n: dataclasses.replace(p, method="cast", runs=()) for n, p in plain.plan.tensors.items()}
+    cast = {n: kept("float16") for n in plain.plan.tensors}
     plan = tmp_path / "plan.json"
     plan.write_text(dataclasses.replace(plain.plan, tensors=cast, block_steps=1).to_json())
     with pytest.raises(PlanError, match="No codes"):
         compress(Request(str(tiny_folder("llama_tied")), tmp_path / "out", plan=plan, calibration=text))
-    pairs = {n: dataclasses.replace(p, grid={"name": "paired"}) for n, p in plain.plan.tensors.items() if p.grid}
+    pairs = {n: dataclasses.replace(p, grid={"name": "paired"}) for n, p in plain.plan.tensors.items() if p.runs}
     assert any(run.bits == 2 for p in pairs.values() for run in p.runs)
     tensors = {**plain.plan.tensors, **pairs}
     plan.write_text(dataclasses.replace(plain.plan, tensors=tensors, block_steps=1).to_json())

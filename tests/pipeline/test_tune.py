@@ -17,7 +17,7 @@ from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.pipeline.compress import compress
 from mediant.pipeline.request import Request
-from mediant.plans import Plan
+from mediant.planning.plan import Plan
 from mediant.statistics.calibration import calibration_tokens
 
 

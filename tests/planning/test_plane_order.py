@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mediant.planning.plane_order import plane_order
 from mediant.planning.rate_distortion import Unit
-from mediant.plans import Drop, Run
+from mediant.values import Drop, RowSpan
 
 DEPTHS = (2, 3, 4)
 losses = st.tuples(*[st.floats(0.01, 10)] * 3)
@@ -26,8 +26,8 @@ def units_of(model: list[tuple[int, tuple[float, ...]]], convex: bool) -> list[U
     return units
 
 
-def whole(units: list[Unit]) -> dict[str, list[Run]]:
-    return {unit.tensor: [Run(unit.rows, 4)] for unit in units}
+def whole(units: list[Unit]) -> dict[str, list[RowSpan]]:
+    return {unit.tensor: [RowSpan(unit.rows, 4)] for unit in units}
 
 
 def total(units: list[Unit], depths: tuple[int, ...]) -> tuple[int, float]:
@@ -72,5 +72,5 @@ def test_shallow_rows_cost_and_save_nothing() -> None:
     sizes = {bits: 32 * bits for bits in DEPTHS}
     a, b = Unit("a", 8, 32, sizes, found), Unit("b", 8, 32, sizes, {4: 0.0, 3: 0.9, 2: 9.0})
     units = [a, a, b]
-    order = plane_order(units, {"a": [Run(8, 3), Run(8, 2)], "b": [Run(8, 4)]})
+    order = plane_order(units, {"a": [RowSpan(8, 3), RowSpan(8, 2)], "b": [RowSpan(8, 4)]})
     assert order == {"a": (Drop(2, 1),), "b": (Drop(3, 0), Drop(2, 2))}

@@ -7,18 +7,17 @@ import dataclasses
 import pytest
 
 from mediant.checkpoint.manifest import Calibration, Entry, Manifest, Origin, Part
-from mediant.plans import Run, TensorPlan
-from mediant.values import Certificate, Role, TensorInfo
+from mediant.forms.cast.form import Cast
+from mediant.forms.quantize.form import Quantize
+from mediant.values import Certificate, Role, RowSpan, TensorInfo
 
 HOSTILE = "<script>alert('x')</script> $x^2$ & \"q\" {{ 7*7 }} --> ]]>"
 
 
 def quantized(name: str, layer: int, role: Role, depths: tuple[int, ...], error: float) -> Entry:
     info = TensorInfo(f"{name}.weight", (len(depths) * 8, 64), "bfloat16", role, "out_in", name, layer)
-    runs = tuple(Run(8, bits) for bits in depths)
-    plan = TensorPlan(
-        "quantize", grid={"name": "uniform"}, scale={"name": "exact"}, rounding={"name": "nearest"}, runs=runs
-    )
+    runs = tuple(RowSpan(8, bits) for bits in depths)
+    plan = Quantize(grid={"name": "uniform"}, scale={"name": "exact"}, rounding={"name": "nearest"}, runs=runs)
     parts = {
         "codes": Part("uint8", (sum(depths) * 64,)),
         "row_scale": Part("float16", (8 * len(depths),)),
@@ -28,7 +27,7 @@ def quantized(name: str, layer: int, role: Role, depths: tuple[int, ...], error:
 
 def cast(name: str, layer: int, role: Role) -> Entry:
     info = TensorInfo(f"{name}.weight", (64,), "float32", role, "none", name, layer)
-    return Entry(info, TensorPlan("cast"), None, {"data": Part("float16", (64,))})
+    return Entry(info, Cast(), None, {"data": Part("float16", (64,))})
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def test_kinds_are_paths_within_a_layer_or_roles(manifest: Manifest, file_sizes:
 
 def test_methods_and_depths_are_said_in_words(manifest: Manifest, file_sizes: dict[str, int]) -> None:
     rows = summarize(manifest, file_sizes).tensors
-    assert (rows[0].method, rows[0].depth) == ("uniform × exact × nearest", "3–5")
+    assert (rows[0].method, rows[0].depth) == ("uniform × exact × nearest", "3–5 (3.67)")
     assert (rows[1].method, rows[1].depth) == ("uniform × exact × nearest", "2")
     assert (rows[4].method, rows[4].depth) == ("float16", "–")
 

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from mediant.checkpoint.writer import write
-from mediant.kernels.part_shapes import form_of
+from mediant.forms import Encoding
+from mediant.forms.cast.form import Cast
 from mediant.models.companions import companion_files
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
-from mediant.plans import Plan, TensorPlan
-from mediant.values import Encoding, TensorInfo
+from mediant.planning.plan import Plan
+from mediant.values import TensorInfo
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,7 @@ def tiny_checkpoint(
 
 def write_cast(source: Path, target: Path, dtype: str) -> None:
     def encode(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
-        return Encoding(info, TensorPlan("cast", dtype), {"data": weights.astype(np.dtype(dtype))})
+        return Encoding(info, Cast(dtype), {"data": weights.astype(np.dtype(dtype))})
 
     write_encoded(source, target, encode)
 
@@ -50,8 +51,8 @@ def write_encoded(
     with WeightReader(model) as weights:
         found = {t.name: encode(t, weights.read(t.name)) for t in model.tensors}
     plan = Plan(model.fingerprint, "test", 0, {name: encoding.plan for name, encoding in found.items()})
-    forms = {name: form for name, encoding in found.items() if (form := form_of(encoding)) is not None}
-    write(target, model, plan, None, found.values(), companion_files(model, "a test"), forms)
+    sides = {name: encoding.side for name, encoding in found.items() if encoding.plan.measured}
+    write(target, model, plan, None, found.values(), companion_files(model, "a test"), sides)
     return found
 
 

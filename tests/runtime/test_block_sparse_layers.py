@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from mediant.checkpoint.decoding import decode
 from mediant.checkpoint.reader import open_checkpoint
-from mediant.checkpoint.sparse_blocks import in_blocks
 from mediant.checkpoint.writer import write
+from mediant.forms import Encoding
+from mediant.forms.cast.form import Cast
+from mediant.forms.sparse.form import Sparse
 from mediant.kernels import native
-from mediant.kernels.part_shapes import positions_of
 from mediant.models.companions import companion_files
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
-from mediant.plans import Plan, TensorPlan
+from mediant.planning.plan import Plan
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.loading import load
-from mediant.values import Encoding
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(2, 320, (2, 40)))
 PATTERN = {"name": "blocks", "sparsity": 0.5, "height": 8, "width": 8}
@@ -30,14 +29,14 @@ PATTERN = {"name": "blocks", "sparsity": 0.5, "height": 8, "width": 8}
 def folder(tiny_folder, tmp_path_factory):
     """Llama's linear layers with every second block of 8 x 8 kept, by chance; biases and all else as it was."""
     model, target = open_model(str(tiny_folder("llama"))), tmp_path_factory.mktemp("blocks") / "llama"
-    sparse = TensorPlan("sparse", "float32", pattern=PATTERN, score={"name": "random"})
-    plans = {t.name: sparse if t.role == "linear" else TensorPlan("cast", "float32") for t in model.tensors}
+    sparse = Sparse("float32", pattern=PATTERN, score={"name": "random"})
+    plans = {t.name: sparse if t.role == "linear" else Cast("float32") for t in model.tensors}
     generator, encodings = np.random.default_rng(1), []
     with WeightReader(model) as weights:
         for info in model.tensors:
             values, parts = weights.read(info.name), {}
             if info.role == "linear":
-                positions = positions_of(info, sparse)
+                positions = sparse.positions(info)
                 blocks = generator.random((positions.rows // 8, positions.columns // 8)).argsort(1) < positions.row // 8
                 mask = blocks.repeat(8, 0).repeat(8, 1)
                 parts, values = {"positions": positions.encode(mask)}, values[mask]
@@ -52,8 +51,9 @@ def dense(folder):
     network, checkpoint = load(folder), open_checkpoint(folder)
     for name in checkpoint.tensors:
         module = network.get_submodule(name.rpartition(".")[0])
-        if in_blocks(checkpoint.tensors[name]):
-            assert torch.equal(module.weight, torch.from_numpy(decode(checkpoint.encoding(name))))
+        entry = checkpoint.tensors[name]
+        if entry.plan.in_blocks(entry.info, entry.side):
+            assert torch.equal(module.weight, torch.from_numpy(checkpoint.encoding(name).decode()))
             del module.forward
     return network
 

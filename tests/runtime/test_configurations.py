@@ -18,6 +18,7 @@ from tests.conftest import TINY, random_network
 from tests.runtime.test_decoder import tolerance
 
 from mediant.errors import CheckpointError, ModelError
+from mediant.forms import Views
 from mediant.kernels import native
 from mediant.models import architecture
 from mediant.models import configuration as configurations
@@ -25,7 +26,7 @@ from mediant.models.configuration import resolve, sealed
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.description import Unsupported
 from mediant.runtime.families import describe
-from mediant.runtime.weights import Matrix, dense
+from mediant.runtime.weights import dense
 
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native kernels")
 
@@ -108,7 +109,7 @@ class Shared:
     def vector(self, name: str) -> NDArray[np.float32]:
         return np.asarray(self.state[name].numpy(), np.float32)
 
-    def matrix(self, name: str) -> Matrix:
+    def matrix(self, name: str) -> Views:
         return dense(self.vector(name))
 
     def by_transformers(self, config: dict[str, Any]) -> NDArray[np.float32] | None:

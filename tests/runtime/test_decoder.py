@@ -11,13 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from mediant.errors import CheckpointError, UsageError
+from mediant.forms import Views
 from mediant.kernels import native
 from mediant.models.configuration import Configuration, resolve
 from mediant.runtime import reference_decoder
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.description import Description, Unsupported
 from mediant.runtime.families import describe
-from mediant.runtime.weights import Matrix, dense
+from mediant.runtime.weights import dense
 
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native kernels")
 
@@ -118,7 +119,7 @@ class Tensors:
     def vector(self, name: str) -> NDArray[np.float32]:
         return self.found[name]
 
-    def matrix(self, name: str) -> Matrix:
+    def matrix(self, name: str) -> Views:
         return dense(self.found[name])
 
 

@@ -16,24 +16,26 @@ from numpy.typing import NDArray
 from tests.runtime.conftest import write_encoded
 
 from mediant import files
-from mediant.checkpoint.decoding import decode
 from mediant.checkpoint.header import LENGTH_BYTES
 from mediant.checkpoint.manifest import PAYLOAD_FILE
 from mediant.checkpoint.reader import open_checkpoint
 from mediant.errors import CheckpointError, ModelError, StorageError
+from mediant.forms import Encoding
+from mediant.forms.cast.form import Cast
+from mediant.forms.lattice.coded_matrix import CodedMatrix, SideInformation
+from mediant.forms.lattice.form import EntropyCoded
+from mediant.forms.quantize.encode import quantize
+from mediant.forms.quantize.form import Quantize
 from mediant.kernels import native
-from mediant.kernels.coded_matrix import Codebook, CodedMatrix
 from mediant.methods.layer import prepare
-from mediant.methods.quantize import quantize
-from mediant.plans import Run, TensorPlan
 from mediant.progress import What
 from mediant.runtime import expansion
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.expansion import expanded
 from mediant.runtime.generate import NativeWriter
 from mediant.runtime.generation import Request
-from mediant.runtime.weights import dense, half
-from mediant.values import Encoding, TensorInfo
+from mediant.runtime.weights import dense
+from mediant.values import RowSpan, TensorInfo
 
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native kernels")
 TOKENS = [3, 14, 15, 9, 2, 6]
@@ -54,7 +56,7 @@ class Heard:
 
 
 def cast(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
-    return Encoding(info, TensorPlan("cast", "float32"), {"data": weights})
+    return Encoding(info, Cast("float32"), {"data": weights})
 
 
 def coded(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
@@ -64,16 +66,15 @@ def coded(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
     classes = np.zeros(rows, np.uint8), np.zeros(columns, np.uint8)
     scales = np.full(rows, 2.0**-8, np.float32)
     numbers = np.rint(weights * 2**8).astype(np.int16)
-    found = CodedMatrix(numbers, Codebook(scales, np.arange(columns, dtype=np.uint8) % 3, *classes))
-    return Encoding(info, TensorPlan("lattice", step=1.0), found.parts())
+    found = CodedMatrix(numbers, SideInformation(scales, np.arange(columns, dtype=np.uint8) % 3, *classes))
+    return Encoding(info, EntropyCoded(step=1.0), found.parts())
 
 
 def tiled(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
     if info.layout != "out_in":
         return cast(info, weights)
-    plan = TensorPlan(
-        method="quantize", grid={"name": "bell"}, scale={"name": "absmax"}, rounding={"name": "nearest"},
-        runs=(Run(len(weights), 4),), group=32, scale_bits=4, scale_signed=False, scale_steps=4, storage="tiles",
+    plan = Quantize(grid={"name": "bell"}, scale={"name": "absmax"}, rounding={"name": "nearest"},
+        runs=(RowSpan(len(weights), 4),), group=32, scale_bits=4, scale_signed=False, scale_steps=4, storage="tiles",
     )  # fmt: skip
     found = quantize(prepare(weights, plan.rotation, None), plan)
     return Encoding(info, plan, found.parts, found.certificate)
@@ -108,7 +109,7 @@ def test_an_entropy_coded_model_is_expanded_once(
     assert first.folder.parent == cache
     assert len(heard.said) == 1
     for name, encoding in encodings.items():
-        exact = decode(encoding)
+        exact = encoding.decode()
         stored = exact.astype(np.float16) if encoding.plan.method == "lattice" else exact
         np.testing.assert_array_equal(first.weight(name), stored)
     monkeypatch.setattr(expansion, "_expand", None)
@@ -209,7 +210,10 @@ def test_halves_are_used_as_they_are() -> None:
         stored = random.standard_normal((7, 24)).astype(np.float32)
         patterns = stored.astype(words) if dtype == "float16" else (stored.view(np.uint32) >> 16).astype(words)
         wide = patterns.astype(np.float32) if dtype == "float16" else (patterns.astype(np.uint32) << 16).view("f4")
-        (narrow,), (plain,) = half(patterns, dtype).views, dense(wide).views
+        info = TensorInfo("w", stored.shape, "float32", "linear", "out_in")
+        found = Cast(dtype).views(info, {"data": patterns}, None)
+        assert found is not None
+        (narrow,), (plain,) = found.linears, dense(wide).linears
         assert (narrow.rows, narrow.columns) == (plain.rows, plain.columns)
         assert 2 * narrow.bytes == plain.bytes
 
@@ -245,7 +249,7 @@ def test_opening_checks_structure_and_scales_and_verifying_all(
 
 def test_a_text_from_numbers_that_are_not_finite_is_refused(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     def halved(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
-        return Encoding(info, TensorPlan("cast", "float16"), {"data": weights.astype(np.float16)})
+        return Encoding(info, Cast("float16"), {"data": weights.astype(np.float16)})
 
     write_encoded(tiny_folder("llama"), tmp_path / "model", halved)
     spoil(tmp_path / "model", "model.layers.0.mlp.up_proj.weight.data", b"\x00\x7e" * 8)

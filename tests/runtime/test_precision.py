@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mediant.checkpoint.decoding import decode
-from mediant.checkpoint.packing import packed_matrix
 from mediant.errors import UsageError
+from mediant.forms import Encoding, Views
+from mediant.forms.quantize.encode import quantize
+from mediant.forms.quantize.form import Quantize
+from mediant.forms.quantize.native import packed_matrix
 from mediant.kernels import native
 from mediant.methods.layer import prepare
-from mediant.methods.quantize import quantize
 from mediant.models.configuration import resolve
-from mediant.plans import Drop, Run, TensorPlan
 from mediant.runtime import reference_decoder
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.families import describe
@@ -23,8 +23,8 @@ from mediant.runtime.generate import NativeWriter
 from mediant.runtime.generation import Request
 from mediant.runtime.precision import Budget, Confidence, Load, divergence, own_text, policy_of, surest
 from mediant.runtime.sampling import Sampling, sampler
-from mediant.runtime.weights import Matrix, dense
-from mediant.values import Encoding, TensorInfo
+from mediant.runtime.weights import dense
+from mediant.values import Drop, RowSpan, TensorInfo
 
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native kernels")
 
@@ -57,15 +57,14 @@ class Packed:
             self.decoded[f"{module}.weight"] = np.float32(1 + 0.1 * random.standard_normal(64))
 
     def _add(self, name: str, matrix: NDArray[np.float32]) -> None:
-        plan = TensorPlan(
-            method="quantize", grid={"name": "uniform"}, scale={"name": "absmax"}, rounding={"name": "nearest"},
-            runs=(Run(matrix.shape[0], 4),), group=32, scale_bits=6, scale_signed=False, scale_steps=8,
+        plan = Quantize(grid={"name": "uniform"}, scale={"name": "absmax"}, rounding={"name": "nearest"},
+            runs=(RowSpan(matrix.shape[0], 4),), group=32, scale_bits=6, scale_signed=False, scale_steps=8,
             storage="nested",
         )  # fmt: skip
         info = TensorInfo(name, matrix.shape, "float32", "linear", "out_in", name.removesuffix(".weight"), 0)
         found = quantize(prepare(matrix, plan.rotation, None), plan)
         self._encodings[name] = Encoding(info, plan, found.parts, found.certificate)
-        self.decoded[name] = decode(self._encodings[name])
+        self.decoded[name] = self._encodings[name].decode()
 
     def __contains__(self, name: str) -> bool:
         return name in self.decoded
@@ -76,11 +75,12 @@ class Packed:
     def vector(self, name: str) -> NDArray[np.float32]:
         return self.decoded[name]
 
-    def matrix(self, name: str) -> Matrix:
-        views = [packed_matrix(self._encodings[name], None, bits) for bits in (None, 3, 2)]
+    def matrix(self, name: str) -> Views:
+        e = self._encodings[name]
+        views = [packed_matrix(e.plan, e.info, e.parts, e.side, bits) for bits in (None, 3, 2)]
         runs = self._encodings[name].plan.runs
         packed = tuple(native.packed_linear(view.handle) for view in views)
-        return Matrix(packed, (4, 3, 2), runs, self.drops.get(name, ()))
+        return Views(packed, (4, 3, 2), runs, self.drops.get(name, ()))
 
 
 @pytest.fixture(scope="module")

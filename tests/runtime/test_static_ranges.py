@@ -86,7 +86,7 @@ def test_a_file_of_ranges_is_read_as_written(folder, tmp_path):
 
 def test_what_is_not_of_this_model_is_refused(folder, tiny_folder, tmp_path):
     decoder = Decoder.open(folder, threads=1)
-    ranges = {m.name: np.ones(-(-m.views[0].columns // 32), np.float32) for m in decoder.multiplied}
+    ranges = {m.name: np.ones(-(-m.linears[0].columns // 32), np.float32) for m in decoder.multiplied}
     name = decoder.multiplied[0].name
     with pytest.raises(UsageError, match="another model"):
         decoder.set_ranges({n: r for n, r in ranges.items() if n != name})

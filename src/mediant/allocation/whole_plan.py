@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mediant.forms import Form, kept
+from mediant.planning.plan import Plan
 from mediant.planning.recipe import Recipe
-from mediant.plans import Plan, TensorPlan
 from mediant.values import Model
 
 
 def whole_plan(
     model: Model,
     recipe: Recipe,
-    chosen: Mapping[str, TensorPlan],
+    chosen: Mapping[str, Form],
     seed: int,
     target: int | None,
     loss: float | None = None,
@@ -28,9 +29,9 @@ def whole_plan(
         target: bytes that the plan is for.
         loss: predicted, in nats per token.
     """
-    cast = TensorPlan("cast", dtype=recipe.keep)
-    corrected = TensorPlan("cast", dtype=recipe.keep, bias_correction=recipe.bias_correction)
-    modules = {model.tensor(name).module for name, plan in chosen.items() if plan.method != "cast"}
+    cast = kept(recipe.keep)
+    corrected = kept(recipe.keep, recipe.bias_correction)
+    modules = {model.tensor(name).module for name, plan in chosen.items() if not plan.plain}
     return Plan(
         model_fingerprint=model.unedited.fingerprint,
         recipe=recipe.name,

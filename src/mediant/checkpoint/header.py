@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from mediant.checkpoint import strict_json
 from mediant.errors import CheckpointError
-from mediant.kernels.part_shapes import ITEM_BYTES
+from mediant.forms.parts import ITEM_BYTES
 
 DTYPE_CODES = {"uint8": "U8", "float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 LENGTH_BYTES = 8

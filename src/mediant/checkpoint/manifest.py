@@ -14,9 +14,9 @@ from importlib.metadata import version as installed
 from typing import Any
 
 from mediant.checkpoint.header import header_bytes, place
-from mediant.kernels.part_shapes import FactorsForm, Form, GridForm, SparseForm, part_shapes, planned_form
-from mediant.plans import MOST_STEPS, Plan, TensorPlan, tensor_plan_to_dict
-from mediant.values import Certificate, Model, TensorInfo
+from mediant.forms import Form, Side
+from mediant.planning.plan import Plan
+from mediant.values import MOST_STEPS, Certificate, Model, TensorInfo
 
 FORMAT = "mediant"
 VERSION = 1
@@ -58,11 +58,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of one tensor. `form` is None where it was cast, and where coded numbers are still to be found."""
+    """What became of one tensor. `side` is None where there is no side information, or only encoding will tell."""
 
     info: TensorInfo
-    plan: TensorPlan
-    form: Form | None
+    plan: Form
+    side: Side | None
     parts: Mapping[str, Part]
     certificate: Certificate | None = None
 
@@ -129,11 +129,11 @@ def forecast(
     plan: Plan,
     calibration: Calibration | None,
     files: tuple[str, ...],
-    forms: Mapping[str, Form] | None = None,
+    sides: Mapping[str, Side] | None = None,
 ) -> Manifest:
     """The manifest of a plan before anything is encoded: as long as the final one, with hashes and errors unknown.
 
-    `forms` has the forms of tensors with the method `lattice`, by name, as no plan can tell how long their parts are.
+    `sides` has the side information of tensors, by name, that no plan can tell.
 
     Raises:
         PlanError: the plan does not fit the model.
@@ -153,19 +153,20 @@ def forecast(
         calibration=calibration,
         files=tuple(sorted(files)),
         tensors={
-            info.name: _forecast_entry(info, plan.tensors[info.name], (forms or {}).get(info.name))
+            info.name: _forecast_entry(info, plan.tensors[info.name], (sides or {}).get(info.name))
             for info in model.tensors
         },
     )
 
 
-def _forecast_entry(info: TensorInfo, plan: TensorPlan, form: Form | None) -> Entry:
-    form = planned_form(info, plan) or form
-    parts = {name: Part(dtype, shape) for name, (dtype, shape) in part_shapes(info, plan, form).items()}
-    return Entry(info, plan, form, parts)
+def _forecast_entry(info: TensorInfo, plan: Form, side: Side | None) -> Entry:
+    planned = plan.side(info)
+    side = side if planned is None else planned
+    parts = {name: Part(dtype, shape) for name, (dtype, shape) in plan.parts(info, side).items()}
+    return Entry(info, plan, side, parts)
 
 
-def entry_bytes(info: TensorInfo, plan: TensorPlan) -> int:
+def entry_bytes(info: TensorInfo, plan: Form) -> int:
     """Bytes that one tensor adds to the manifest and, but for a few digits of offsets, to the header of the parts.
 
     Raises:
@@ -209,14 +210,9 @@ def fixed_width(number: float | None) -> str:
 
 def _entry_json(entry: Entry) -> str:
     info = {name: value for name, value in vars(entry.info).items() if name != "name"}
-    text = info | {"plan": tensor_plan_to_dict(entry.plan)}
-    grid = entry.form.grid if isinstance(entry.form, SparseForm) else entry.form
-    if isinstance(entry.form, SparseForm):
-        text["positions"] = entry.form.positions.to_dict()
-    if isinstance(grid, GridForm):
-        text["grid"] = _form_dict(grid)
-    elif isinstance(grid, FactorsForm) and grid.grids:
-        text["grid"] = {name: _form_dict(form) for name, form in grid.grids.items()}
+    text = info | {"plan": entry.plan.to_dict()}
+    if entry.side is not None:
+        text |= entry.plan.side_to_dict(entry.side)
     text["parts"] = {name: vars(part) for name, part in entry.parts.items()}
     return f'{_compact(text)[:-1]},"certificate":{_certificate_json(entry.certificate)}}}'
 
@@ -225,14 +221,6 @@ def _certificate_json(certificate: Certificate | None) -> str:
     names = Certificate.__dataclass_fields__
     numbers = (fixed_width(None if certificate is None else getattr(certificate, name)) for name in names)
     return "{" + ",".join(f'"{name}":{number}' for name, number in zip(names, numbers, strict=True)) + "}"
-
-
-def _form_dict(form: GridForm) -> dict[str, Any]:
-    if form.zero_point:
-        return {"kind": "zero_point"}
-    if form.counts:
-        return {"kind": "table"}
-    return {"kind": "affine", "first": {str(bits): first for bits, first in sorted(form.first.items())}}
 
 
 def _compact(value: Any) -> str:

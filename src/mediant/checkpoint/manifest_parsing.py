@@ -11,13 +11,10 @@ from mediant.checkpoint import strict_json
 from mediant.checkpoint.header import MOST_AXES
 from mediant.checkpoint.manifest import FORMAT, VERSION, Calibration, Entry, Manifest, Origin, Part, is_companion
 from mediant.errors import CheckpointError, PlanError
-from mediant.kernels.pairs import is_codebook
-from mediant.kernels.part_shapes import CodedForm, FactorsForm, Form, GridForm, SparseForm, part_shapes
-from mediant.kernels.sparse_positions import Positions
-from mediant.plans import FACTORS, LATTICE_FIELDS, TensorPlan, checked_edits, tensor_plan_from_dict, tensor_plan_to_dict
+from mediant.forms import Form, from_dict
+from mediant.planning.plan import checked_edits
 from mediant.values import Certificate, Layout, Role, TensorInfo
 
-NUMBER = (int, float)
 OPTIONAL_NUMBER = (int, float, type(None))
 MANIFEST: strict_json.Kinds = {
     "format": str,
@@ -49,39 +46,9 @@ ENTRY: strict_json.Kinds = {
     "parts": dict,
     "certificate": dict,
 }
-PLAN: strict_json.Kinds = {
-    "method": str,
-    "dtype": str,
-    "grid": dict,
-    "scale": dict,
-    "rounding": dict,
-    "runs": list,
-    "group": int,
-    "scale_bits": int,
-    "scale_signed": bool,
-    "scale_steps": int,
-    "storage": str,
-    "drops": list,
-    "basis": dict,
-    "outliers": int,
-    "bias_correction": bool,
-    "pattern": dict,
-    "score": dict,
-    **dict.fromkeys(LATTICE_FIELDS, NUMBER),
-    "multiplier": NUMBER,
-    "rate": NUMBER,
-    "cluster": int,
-    "sequences": int,
-    "renewal": int,
-    "low_rank": dict,
-    "rank": int,
-    **dict.fromkeys(FACTORS, dict),
-}
 # Numbers of a certificate that may be unknown while the others are known.
 BOUNDS = {"worst_error", "expected_error"}
 PART: strict_json.Kinds = {"dtype": str, "shape": list, "sha256": str}
-# Reaches every grid of whole or half steps that eight bits can index.
-LARGEST_FIRST_LEVEL = 1 << 16
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
@@ -150,36 +117,24 @@ def _calibration(value: Any, where: str) -> Calibration | None:
 
 
 def _entry(name: str, value: Any, where: str) -> Entry:
-    extra = {field for field in ("grid", "positions") if isinstance(value, dict) and field in value}
-    found = strict_json.fields(value, {**ENTRY, **dict.fromkeys(extra, dict)}, where)
-    info, plan = _info(name, found, where), _plan(found["plan"], where)
-    quantized = any(p.method == "quantize" for p in (plan, *plan.factors.values()))
-    quantized |= plan.method == "sparse" and bool(plan.grid)
-    if ("grid" in extra) != quantized or ("positions" in extra) != (plan.method == "sparse"):
-        raise CheckpointError(f"In {where}, a grid goes with quantized weights, positions with sparse ones, only.")
+    plan = _plan(strict_json.mapping(value, where).get("plan"), where)
+    found = strict_json.fields(value, {**ENTRY, **dict.fromkeys(plan.side_fields, dict)}, where)
+    info = _info(name, found, where)
     parts = {
         part: _part(stored, f"the part {part!r} of {where}")
         for part, stored in strict_json.mapping(found["parts"], f"'parts' in {where}").items()
     }
+    shapes = {part: (stored.dtype, stored.shape) for part, stored in parts.items()}
     try:
-        if plan.method == "sparse":
-            grid = _grid_form(found["grid"], plan, parts, where) if quantized else None
-            form: Form | None = SparseForm(_positions(info, found["positions"], where), grid)
-        else:
-            form = _form(found.get("grid", {}), info, plan, parts, where)
-        expected = part_shapes(info, plan, form)
+        side = plan.side_from_dict(info, {field: found[field] for field in plan.side_fields}, shapes)
+        expected = plan.parts(info, side)
     except PlanError as problem:
         raise CheckpointError(f"In {where}, the plan is impossible: {problem}") from None
-    if {part: (stored.dtype, stored.shape) for part, stored in parts.items()} != expected:
-        raise CheckpointError(f"In {where}, the parts are not those of the plan, which are: {_listed(expected)}.")
-    return Entry(info, plan, form, parts, _certificate(found["certificate"], where))
-
-
-def _positions(info: TensorInfo, value: dict[str, Any], where: str) -> Positions:
-    try:
-        return Positions.from_dict(*info.matrix_shape, value)
     except ValueError as problem:
         raise CheckpointError(f"In {where}, {problem}.") from None
+    if shapes != expected:
+        raise CheckpointError(f"In {where}, the parts are not those of the plan, which are: {_listed(expected)}.")
+    return Entry(info, plan, side, parts, _certificate(found["certificate"], where))
 
 
 def _info(name: str, found: Mapping[str, Any], where: str) -> TensorInfo:
@@ -199,83 +154,18 @@ def _info(name: str, found: Mapping[str, Any], where: str) -> TensorInfo:
     )
 
 
-def _plan(value: dict[str, Any], where: str) -> TensorPlan:
-    known = {name: kind for name, kind in PLAN.items() if name in value}
-    raw = strict_json.fields(value, known, f"the plan in {where}")
-    for given in (raw, *(raw[name] for name in FACTORS if name in raw)):
-        _check_pairs(given.get("runs", []), "a run is not a pair of rows and bits", where)
-        _check_pairs(given.get("drops", []), "a drop is not a pair of bits and a place", where)
+def _plan(value: Any, where: str) -> Form:
+    raw = strict_json.mapping(value, f"The plan in {where}")
+    if unprintable := [text for text in raw.values() if isinstance(text, str) and not text.isprintable()]:
+        raise CheckpointError(f"The plan in {where} holds characters that cannot be printed: {unprintable[0][:40]!r}.")
     try:
-        plan = tensor_plan_from_dict(raw)
-    except (TypeError, ValueError) as problem:
-        raise CheckpointError(f"The plan in {where} is not one: {problem}.") from None
+        plan = from_dict(raw)
+    except (TypeError, ValueError, PlanError) as problem:
+        raise CheckpointError(f"The plan in {where} is not one: {str(problem).rstrip('.')}.") from None
     # What a plan does not write, or writes otherwise, was not written by Mediant.
-    if json.dumps(tensor_plan_to_dict(plan), sort_keys=True) != json.dumps(raw, sort_keys=True):
+    if json.dumps(plan.to_dict(), sort_keys=True) != json.dumps(raw, sort_keys=True):
         raise CheckpointError(f"The plan in {where} lacks a field of its method or has one of another.")
     return plan
-
-
-def _check_pairs(pairs: Any, problem: str, where: str) -> None:
-    numbers = strict_json.whole_numbers
-    if not isinstance(pairs, list) or any(len(numbers(pair, f"A pair in {where}")) != 2 for pair in pairs):
-        raise CheckpointError(f"In {where}, {problem}.")
-
-
-def _form(
-    value: dict[str, Any], info: TensorInfo, plan: TensorPlan, parts: Mapping[str, Part], where: str
-) -> Form | None:
-    if plan.method == "quantize":
-        return _grid_form(value, plan, parts, where)
-    return _factors_form(value, plan, parts, where) if plan.method == "factors" else _coded_form(info, plan, parts)
-
-
-def _factors_form(value: dict[str, Any], plan: TensorPlan, parts: Mapping[str, Part], where: str) -> FactorsForm:
-    quantized = {name: factor for name, factor in plan.factors.items() if factor.method == "quantize"}
-    if value.keys() != quantized.keys() or not all(isinstance(grid, dict) for grid in value.values()):
-        raise CheckpointError(f"In {where}, there is not one grid for each quantized factor.")
-
-    def of(factor: str) -> dict[str, Part]:
-        prefix = f"{factor}."
-        return {name.removeprefix(prefix): part for name, part in parts.items() if name.startswith(prefix)}
-
-    return FactorsForm({name: _grid_form(value[name], factor, of(name), where) for name, factor in quantized.items()})
-
-
-def _grid_form(value: dict[str, Any], plan: TensorPlan, parts: Mapping[str, Part], where: str) -> GridForm:
-    depths = {str(run.bits): run.bits for run in plan.runs}
-    if value == {"kind": "zero_point"}:
-        return GridForm(zero_point=True)
-    if value == {"kind": "table"}:
-        leading = {bits for bits in range(1, max(depths.values())) if f"levels.{bits}" in parts}
-        counted = sorted({*depths.values(), *leading})
-        return GridForm(counts={bits: _count(parts.get(f"levels.{bits}"), bits, where) for bits in counted})
-    first = value.get("first")
-    if value != {"kind": "affine", "first": first} or not isinstance(first, dict) or first.keys() != depths.keys():
-        raise CheckpointError(
-            f"In {where}, the grid is none of zero_point, table and affine with a first level a depth."
-        )
-    if any(type(n) not in NUMBER or abs(n) > LARGEST_FIRST_LEVEL or 2 * n != int(2 * n) for n in first.values()):
-        raise CheckpointError(f"In {where}, a first level is not a multiple of 1/2 of at most {LARGEST_FIRST_LEVEL}.")
-    return GridForm(first={depths[bits]: float(n) for bits, n in first.items()})
-
-
-def _coded_form(info: TensorInfo, plan: TensorPlan, parts: Mapping[str, Part]) -> Form | None:
-    """What the parts of a coded matrix say themselves: their lengths, which are checked against the least possible."""
-    if plan.method == "compand":
-        return CodedForm(parts["codes"].shape[0] if "codes" in parts and parts["codes"].shape else 0)
-    if plan.method != "lattice":
-        return None
-    return CodedForm(
-        *(parts[name].shape[0] if name in parts and parts[name].shape else 0 for name in ("codes", "codebook"))
-    )
-
-
-def _count(levels: Part | None, bits: int, where: str) -> int:
-    if levels is not None and len(levels.shape) == 1:
-        count = levels.shape[0]
-        if 1 <= count <= 1 << min(bits, 8) or is_codebook(bits, count):
-            return count
-    raise CheckpointError(f"In {where}, a table grid needs 1 to 2^{bits} levels in the part 'levels.{bits}'.")
 
 
 def _part(value: Any, where: str) -> Part:

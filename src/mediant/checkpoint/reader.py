@@ -12,17 +12,15 @@ from numpy.typing import NDArray
 
 from mediant import files
 from mediant.checkpoint import strict_json
-from mediant.checkpoint.decoding import NUMPY_DTYPES, check, check_scales, decode
 from mediant.checkpoint.header import LENGTH_BYTES, Slot, header_length, parse_header
 from mediant.checkpoint.manifest import FORMAT, MANIFEST_FILE, PAYLOAD_FILE, VERSION, Entry, Manifest, Origin
 from mediant.checkpoint.manifest_parsing import parse_manifest
 from mediant.errors import CheckpointError, ModelError, PlanError
-from mediant.kernels.part_shapes import FactorsForm, GridForm, SparseForm, planned_form
+from mediant.forms import Encoding
+from mediant.forms.parts import NUMPY_DTYPES
 from mediant.models import impostors
-from mediant.plans import Plan
-from mediant.values import Array, Encoding
-
-__all__ = ["Checkpoint", "decode", "open_checkpoint", "read_manifest"]
+from mediant.planning.plan import Plan
+from mediant.values import Array
 
 # Far more than the manifest of any model needs; parsed JSON takes some ten times its length in memory.
 MOST_MANIFEST_BYTES = 100_000_000
@@ -80,12 +78,9 @@ class Checkpoint:
         entry = self.tensors[name]
         hashes = {part: stored.sha256 if hashed else None for part, stored in entry.parts.items()}
         parts = {part: self._part(f"{name}.{part}", sha256) for part, sha256 in hashes.items()}
-        encoding = Encoding(entry.info, entry.plan, parts, entry.certificate)
-        if hashed:
-            check(encoding, entry.form)
-        else:
-            check_scales(encoding, entry.form)
-        return encoding
+        verify = entry.plan.verify if hashed else entry.plan.verify_mapped
+        verify(entry.info, parts, entry.side)
+        return Encoding(entry.info, entry.plan, parts, entry.certificate, entry.side)
 
     def weight(self, name: str, planes: int | None = None) -> NDArray[np.float32]:
         """One tensor's weights in its own shape, float32, of all bits of its codes or of so many leading ones.
@@ -93,11 +88,14 @@ class Checkpoint:
         Raises:
             CheckpointError: as for `encoding`, or leading bits have no levels of their own.
         """
-        encoding = self.encoding(name)
+        return self.decoded(self.encoding(name), planes)
+
+    def decoded(self, encoding: Encoding, planes: int | None = None) -> NDArray[np.float32]:
+        """The weights of an encoding of this checkpoint; else as `weight`."""
         try:
-            return decode(encoding, self.tensors[name].form, planes)
+            return encoding.decode(planes)
         except ValueError as problem:
-            raise CheckpointError(f"{name!r} in {self.folder} cannot be read so: {problem}.") from None
+            raise CheckpointError(f"{encoding.info.name!r} in {self.folder} cannot be read so: {problem}.") from None
 
     def state(self, aliases: bool = False, planes: int | None = None) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Names and weights in model order, one at a time; `aliases` repeats tied tensors under their other names.
@@ -130,7 +128,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     manifest_file, payload_file = folder / MANIFEST_FILE, folder / PAYLOAD_FILE
     text = _manifest_bytes(manifest_file)
     manifest = parse_manifest(text, str(manifest_file))
-    _check_grids(manifest, str(manifest_file))
+    _check_sides(manifest, str(manifest_file))
     with _readable(payload_file):
         data: NDArray[np.uint8] = np.asarray(np.memmap(payload_file, np.uint8, "r"))
     slots, metadata, start = _header(data, str(payload_file))
@@ -174,15 +172,14 @@ def _check_metadata(metadata: dict[str, str], manifest_sha256: str, where: str) 
         )
 
 
-def _check_grids(manifest: Manifest, where: str) -> None:
-    """The stored form of a grid rules; but where this Mediant knows the grid, `decode` without it must agree."""
+def _check_sides(manifest: Manifest, where: str) -> None:
+    """What the file says of a grid or pattern rules; but where this Mediant knows them, it must find the same."""
     for name, entry in manifest.tensors.items():
         with contextlib.suppress(PlanError):
-            stated = isinstance(entry.form, GridForm | SparseForm | FactorsForm)
-            if stated and entry.form != planned_form(entry.info, entry.plan):
-                grids = [p.grid.get("name") for p in (entry.plan, *entry.plan.factors.values()) if p.grid]
+            if (planned := entry.plan.side(entry.info)) is not None and planned != entry.side:
                 raise CheckpointError(
-                    f"In {where}, the grid of {name!r} is not what this Mediant calls {', '.join(map(repr, grids))}."
+                    f"In {where}, what is said of {name!r} beside its plan is not what this Mediant finds for it, "
+                    f"which is: {entry.plan.side_to_dict(planned)}."
                 )
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from mediant import files
-from mediant.checkpoint.decoding import check
 from mediant.checkpoint.header import Slot, header_bytes, place
 from mediant.checkpoint.manifest import (
     FORMAT,
@@ -31,10 +30,10 @@ from mediant.checkpoint.manifest_parsing import parse_manifest
 from mediant.checkpoint.reader import read_manifest
 from mediant.errors import CheckpointError, StorageError
 from mediant.files import storage_errors
-from mediant.kernels.part_shapes import Form
-from mediant.plans import Plan
+from mediant.forms import Encoding, Side
+from mediant.planning.plan import Plan
 from mediant.staging import staged
-from mediant.values import Array, Encoding, Model
+from mediant.values import Array, Model
 
 
 def overhead_bytes(
@@ -42,18 +41,18 @@ def overhead_bytes(
     plan: Plan,
     calibration: Calibration | None,
     companions: Iterable[str],
-    forms: Mapping[str, Form] | None = None,
+    sides: Mapping[str, Side] | None = None,
 ) -> int:
     """Bytes of a checkpoint beside the parts and the companions: the manifest and the safetensors header, exactly.
 
     Args:
-        model, plan, calibration, forms: as for `write`.
+        model, plan, calibration, sides: as for `write`.
         companions: names of the other files.
 
     Raises:
         PlanError: the plan does not fit the model.
     """
-    manifest = _forecast(model, plan, calibration, companions, forms)
+    manifest = _forecast(model, plan, calibration, companions, sides)
     return len(manifest.to_json().encode()) + len(_header(place(manifest.part_shapes()), UNKNOWN_HASH))
 
 
@@ -64,7 +63,7 @@ def write(
     calibration: Calibration | None,
     encodings: Iterable[Encoding],
     companions: Mapping[str, bytes | Path],
-    forms: Mapping[str, Form] | None = None,
+    sides: Mapping[str, Side] | None = None,
 ) -> None:
     """Writes a checkpoint; the same arguments give the same bytes.
 
@@ -79,7 +78,7 @@ def write(
         calibration: which text the statistics came from.
         encodings: the tensors, approximated by the plan.
         companions: content, or file to copy, by the name of every other file.
-        forms: lengths of the coded parts of all tensors with the method `lattice`, by name (`part_shapes.form_of`).
+        sides: side information of all tensors of which the plan does not tell it, by name (`forms.Encoding.side`).
 
     Raises:
         StorageError: something else is at `folder`, or the disk refuses; nothing has changed then.
@@ -89,7 +88,7 @@ def write(
     """
     folder = folder.resolve()
     check_replaceable(folder)
-    planned = _forecast(model, plan, calibration, companions, forms)
+    planned = _forecast(model, plan, calibration, companions, sides)
     # What the reader would refuse is refused before hours of work.
     parse_manifest(planned.to_json().encode(), "the manifest to be written")
     with staged(folder) as staging:
@@ -133,12 +132,12 @@ def _forecast(
     plan: Plan,
     calibration: Calibration | None,
     companions: Iterable[str],
-    forms: Mapping[str, Form] | None,
+    sides: Mapping[str, Side] | None,
 ) -> Manifest:
     names = tuple(companions)
     if wrong := [name for name in names if not is_companion(name)]:
         raise ValueError(f"{wrong[0]!r} is not the name of a file that may lie in a checkpoint")
-    return forecast(model, plan, calibration, names, forms)
+    return forecast(model, plan, calibration, names, sides)
 
 
 def _write_payload(folder: Path, file: Path, planned: Manifest, encodings: Iterable[Encoding]) -> bytes:
@@ -165,7 +164,7 @@ def _write_payload(folder: Path, file: Path, planned: Manifest, encodings: Itera
 def _finished(encoding: Encoding, planned: Entry | None, again: bool) -> Entry:
     if planned is None or again or (encoding.info, encoding.plan) != (planned.info, planned.plan):
         raise ValueError(f"the encoding of {encoding.info.name!r} is not the one that the plan asks for")
-    check(encoding, planned.form)
+    planned.plan.verify(encoding.info, encoding.parts, planned.side)
     parts = {
         part: replace(stored, sha256=files.sha256(_bytes(encoding.parts[part])))
         for part, stored in planned.parts.items()

@@ -12,21 +12,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mediant.plans import described, pattern_name
+from mediant.forms import Form
+from mediant.planning.plan import described
 
 Figures = Mapping[str, Any]
 
 
-def show(console: Console, figures: Figures, tensors: bool) -> None:
-    """Prints the summary, where the bytes are, every tensor if wanted, and the ledger."""
+def show(console: Console, figures: Figures, plans: Mapping[str, Form], tensors: bool) -> None:
+    """Prints the summary, where the bytes are, every tensor in its form's words if wanted, and the ledger."""
     _summary(console, figures)
     console.print(_files_table(figures))
     console.print(_roles_table(figures["roles"]))
     if tensors:
-        console.print(_tensors_table(figures["tensors"]))
+        console.print(_tensors_table(figures["tensors"], plans))
     if stacks := [entry for entry in figures["tensors"] if entry.get("expert_bits")]:
         console.print(_experts_table(stacks))
-    _ledger(console, figures)
+    _ledger(console, figures, plans)
 
 
 def _summary(console: Console, figures: Figures) -> None:
@@ -76,14 +77,15 @@ def _roles_table(lines: Iterable[Figures]) -> Table:
     return table
 
 
-def _tensors_table(entries: Iterable[Figures]) -> Table:
+def _tensors_table(entries: Iterable[Figures], plans: Mapping[str, Form]) -> Table:
     columns = ("shape", "bits", "bytes", "error", "of bound")
     table = _table("Tensors", ("tensor", "stored as"), columns)
     for entry in entries:
-        shape = "×".join(map(str, entry["shape"]))
-        cells = (shape, _depth(entry), f"{entry['bytes']:,}", *_errors(entry["certificate"]))
+        shape, said = "×".join(map(str, entry["shape"])), plans[entry["name"]].words()
+        depth = f"({entry['bits_per_weight']:.2f})" if said.depth is None else said.depth
+        cells = (shape, depth, f"{entry['bytes']:,}", *_errors(entry["certificate"]))
         name = entry["name"].removesuffix(".weight")
-        table.add_row(escape(name), escape(_method(entry)), *cells)
+        table.add_row(escape(name), escape(said.short), *cells)
     return table
 
 
@@ -97,7 +99,7 @@ def _experts_table(entries: Iterable[Figures]) -> Table:
     return table
 
 
-def _ledger(console: Console, figures: Figures) -> None:
+def _ledger(console: Console, figures: Figures, plans: Mapping[str, Form]) -> None:
     coverage, weights = figures["coverage"], figures["model"]["weights"]
     pruned = f"{coverage['pruned']:,} pruned, " if coverage["pruned"] else ""
     console.print(
@@ -105,7 +107,7 @@ def _ledger(console: Console, figures: Figures) -> None:
         f"{pruned}{coverage['untouched']:,} cast"
         + (f", {coverage['factored']:,} factored." if coverage["factored"] else ".")
     )
-    for (pattern, dtype), count in _untouched(figures["tensors"]).items():
+    for (pattern, dtype), count in _untouched(figures["tensors"], plans).items():
         console.print(f"  not quantized, {dtype}: {escape(pattern)}" + (f" ({count} tensors)" if count > 1 else ""))
     for name in coverage["missing_files"]:
         console.print(f"  [yellow]missing file[/yellow]: {escape(name)}")
@@ -115,41 +117,10 @@ def _ledger(console: Console, figures: Figures) -> None:
         console.print(f"Read and checked: {len(figures['tensors'])} tensors, every SHA-256 as in the manifest.")
 
 
-def _untouched(entries: Iterable[Figures]) -> Counter[tuple[str, str]]:
+def _untouched(entries: Iterable[Figures], plans: Mapping[str, Form]) -> Counter[tuple[str, str]]:
     """Cast tensors with the numbers in their names as `*`."""
-    cast = (entry for entry in entries if entry["method"] == "cast")
-    return Counter((re.sub(r"(?<=\.)\d+(?=\.)", "*", entry["name"]), entry["dtype"]) for entry in cast)
-
-
-def _method(entry: Figures) -> str:
-    """`float16`, the grid with its group and bits of a scale, `uniform g64 s6`, or the step of coded numbers."""
-    if entry["method"] == "cast":
-        return str(entry["dtype"])
-    if entry["method"] == "lattice":
-        return f"entropy-coded, step {entry['step']:.3g}"
-    if entry["method"] == "compand":
-        return f"companded, clusters of {entry['cluster']}"
-    if entry["method"] == "sparse":
-        values = entry["dtype"] if "dtype" in entry else f"{entry['grid'].get('name')} g{entry['group']}"
-        return f"{pattern_name(entry['pattern'])} {entry['score'].get('name')}, {values}"
-    if entry["method"] == "factors":
-        stored = (f"{name} {_method(factor)}" for name, factor in entry["factors"].items())
-        return f"rank {entry['rank']}: {', '.join(stored)}"
-    return f"{entry['grid'].get('name')} g{entry['group']} s{entry['scale_bits']}"
-
-
-def _depth(entry: Figures) -> str:
-    """Bits of a code: one number, the range and the mean over rows, or the mean with all that goes with coded ones."""
-    if entry["method"] in ("lattice", "compand", "factors"):
-        return f"({entry['bits_per_weight']:.2f})"
-    runs = entry.get("runs")
-    if not runs:
-        return "–"
-    depths = [bits for _, bits in runs]
-    if min(depths) == max(depths):
-        return str(depths[0])
-    mean = sum(rows * bits for rows, bits in runs) / sum(rows for rows, _ in runs)
-    return f"{min(depths)}–{max(depths)} ({mean:.2f})"
+    cast = (entry["name"] for entry in entries if plans[entry["name"]].ledger == "cast")
+    return Counter((re.sub(r"(?<=\.)\d+(?=\.)", "*", name), plans[name].words().short) for name in cast)
 
 
 def _errors(certificate: Figures | None) -> tuple[str, str]:

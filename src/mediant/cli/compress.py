@@ -16,7 +16,7 @@ Coding = Literal["fixed", "entropy"]
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mediant.plans import Plan
+    from mediant.planning.plan import Plan
 
 
 def command(

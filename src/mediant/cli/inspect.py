@@ -16,7 +16,7 @@ from mediant.errors import CheckpointError
 if TYPE_CHECKING:
     from mediant.checkpoint.manifest import Entry
     from mediant.checkpoint.reader import Checkpoint
-    from mediant.plans import Run, TensorPlan
+    from mediant.values import RowSpan
 
 
 def command(
@@ -41,7 +41,7 @@ def command(
     codings = bytes_by_coding(checkpoint, figures["bytes"], RichProgress())
     figures |= {"bytes_by_coding": codings, "verified": verify}
     write_json(json, figures)
-    show(table_console(json), figures, tensors)
+    show(table_console(json), figures, checkpoint.plan.tensors, tensors)
     if not figures["coverage"]["complete"]:
         raise CheckpointError(
             f"{folder} is not the whole model: its tensors have {figures['coverage']['weights']} weights, "
@@ -74,17 +74,15 @@ def report(checkpoint: Checkpoint) -> dict[str, Any]:
         "files": sizes,
         "parts": _part_bytes(checkpoint),
         "roles": _roles(entries),
-        "coverage": _coverage(entries, weights, {*manifest.files}, {*sizes}),
+        "coverage": _coverage(checkpoint.tensors.values(), weights, {*manifest.files}, {*sizes}),
         "tensors": entries,
     }
 
 
 def _tensor(entry: Entry, tokens: int | None) -> dict[str, Any]:
     """What became of a tensor; of a matrix also the calibration tokens for each of its inputs."""
-    from mediant.kernels.part_shapes import payload_bytes
-
     plan, info = entry.plan, entry.info
-    stored = payload_bytes(info, plan, entry.form)
+    stored = plan.nbytes(info, entry.side)
     common = {
         "name": info.name,
         "aliases": list(info.aliases),
@@ -96,38 +94,14 @@ def _tensor(entry: Entry, tokens: int | None) -> dict[str, Any]:
         "bits_per_weight": _bits_per_weight(stored, info.size),
         "certificate": None if entry.certificate is None else asdict(entry.certificate),
     }
-    if plan.method != "cast":
+    if not plan.plain:
         common |= {"tokens_per_input": None if tokens is None else tokens / max(1, info.matrix_shape[1])}
     if info.role == "expert" and plan.runs:
         common |= {"expert_bits": _expert_bits(info.shape[0], plan.runs)}
-    return common | _stored(plan)
+    return common | dict(plan.words().fields)
 
 
-def _stored(plan: TensorPlan) -> dict[str, Any]:
-    """How the weights of one plan are stored; each factor says its own method."""
-    from mediant.plans import COMPAND_FIELDS, LATTICE_FIELDS
-
-    if plan.method == "cast":
-        return {"dtype": plan.dtype}
-    if plan.method == "lattice":
-        return {name: getattr(plan, name) for name in LATTICE_FIELDS}
-    if plan.method == "compand":
-        return {name: getattr(plan, name) for name in COMPAND_FIELDS}
-    if plan.method == "factors":
-        factors = {name: {"method": part.method} | _stored(part) for name, part in plan.factors.items()}
-        return {"low_rank": dict(plan.low_rank), "rank": plan.rank, "factors": factors}
-    sparse = {"pattern": dict(plan.pattern), "score": dict(plan.score)} if plan.method == "sparse" else {}
-    if sparse and not plan.grid:
-        return sparse | {"dtype": plan.dtype}
-    return sparse | {
-        "grid": dict(plan.grid),
-        "group": plan.group,
-        "scale_bits": plan.scale_bits,
-        "runs": [[run.rows, run.bits] for run in plan.runs],
-    }
-
-
-def _expert_bits(experts: int, runs: Iterable[Run]) -> list[float]:
+def _expert_bits(experts: int, runs: Iterable[RowSpan]) -> list[float]:
     """The mean depth of each expert's rows."""
     import numpy as np
 
@@ -162,23 +136,21 @@ def _roles(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 SUMS = ("tensors", "weights", "bytes")
 
 
-def _coverage(
-    entries: Iterable[Mapping[str, Any]], model_weights: int, listed: set[str], present: set[str]
-) -> dict[str, Any]:
+def _coverage(entries: Iterable[Entry], model_weights: int, listed: set[str], present: set[str]) -> dict[str, Any]:
     """The ledger: every weight of the model is quantized, or cast and so untouched by quantization, or missing."""
     from mediant.checkpoint.manifest import MANIFEST_FILE, PAYLOAD_FILE
 
-    by_method: Counter[str] = Counter()
+    ledger: Counter[str] = Counter()
     for entry in entries:
-        by_method[entry["method"]] += entry["weights"]
-    weights = sum(by_method.values())
+        ledger[entry.plan.ledger] += entry.info.size
+    weights = sum(ledger.values())
     return {
         "complete": weights == model_weights,
         "weights": weights,
-        "quantized": weights - by_method["cast"] - by_method["sparse"] - by_method["factors"],
-        "pruned": by_method["sparse"],
-        "factored": by_method["factors"],
-        "untouched": by_method["cast"],
+        "quantized": ledger["quantized"],
+        "pruned": ledger["pruned"],
+        "factored": ledger["factored"],
+        "untouched": ledger["cast"],
         "missing_files": sorted(listed - present),
         "foreign_files": sorted(present - listed - {MANIFEST_FILE, PAYLOAD_FILE}),
     }

@@ -37,7 +37,7 @@ from mediant.kernels.tiles import (
     unpack_scale_codes,
     unpack_tiles,
 )
-from mediant.plans import Run
+from mediant.values import RowSpan
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -258,7 +258,7 @@ class PackedMatrix:
     def _factors_by_group(self) -> Floats:
         """[rows, blocks]."""
         groups = -(-self.shape[1] // self.group)
-        runs = [Run(run.rows, sum(run.widths)) for run in self.runs]
+        runs = [RowSpan(run.rows, sum(run.widths)) for run in self.runs]
         codes = unpack_scale_codes(self.scale_codes, runs, groups, self.form.bits)
         wide: Floats = np.repeat(_factors(self.form)[codes], self.group // BLOCK, axis=1)
         return wide[:, : -(-self.shape[1] // BLOCK)]
@@ -306,7 +306,7 @@ def widths_of(storage: str, stored: int, used: int) -> tuple[int, ...]:
     raise ValueError(f"codes of {stored} bits stored as {storage} cannot be cut to {used}")
 
 
-def bytes_before(runs: tuple[Run, ...], columns: int) -> list[int]:
+def bytes_before(runs: tuple[RowSpan, ...], columns: int) -> list[int]:
     """Where each run of a matrix begins in its tiles, and the end."""
     return [tile_bytes(runs[:count], columns) for count in range(len(runs) + 1)]
 

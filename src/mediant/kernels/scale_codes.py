@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediant.kernels.bfloat16 import from_float32, to_float32
-from mediant.plans import TensorPlan
 
 FULL = 16
 MOST_STEPS = 64
@@ -37,11 +36,6 @@ class ScaleForm:
             raise ValueError(f"scales take 16 bits or {2 + self.signed} to 8, not {self.bits}")
         if not 1 <= self.steps <= MOST_STEPS:
             raise ValueError(f"scales take 1 to {MOST_STEPS} steps an octave, not {self.steps}")
-
-    @classmethod
-    def of(cls, plan: TensorPlan) -> ScaleForm:
-        """The form that a plan names; ValueError if there is none such."""
-        return cls(plan.scale_bits, plan.scale_signed, plan.scale_steps)
 
     @property
     def magnitude_bits(self) -> int:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mediant.plans import Run
+from mediant.values import RowSpan
 
 Bytes = NDArray[np.uint8]
 
@@ -51,12 +51,12 @@ def blocks(columns: int) -> int:
     return -(-columns // BLOCK)
 
 
-def tile_bytes(runs: Sequence[Run], columns: int) -> int:
+def tile_bytes(runs: Sequence[RowSpan], columns: int) -> int:
     """Bytes of the tiles of a matrix."""
     return sum(octets(run.rows) * blocks(columns) * BLOCK * run.bits for run in runs)
 
 
-def scale_code_bytes(runs: Sequence[Run], groups: int, scale_bits: int) -> int:
+def scale_code_bytes(runs: Sequence[RowSpan], groups: int, scale_bits: int) -> int:
     """Bytes of the scale codes of a matrix."""
     return sum(octets(run.rows) for run in runs) * groups * scale_bits + 1
 
@@ -108,7 +108,7 @@ def regions(data: Bytes, rows: int, columns: int, widths: Sequence[int]) -> Iter
         begin = end
 
 
-def pack_scale_codes(codes: Bytes, runs: Sequence[Run], bits: int) -> Bytes:
+def pack_scale_codes(codes: Bytes, runs: Sequence[RowSpan], bits: int) -> Bytes:
     """Scale codes [rows, groups] of a whole matrix, octet by octet, and the zero byte at the end."""
     pieces, row = [], 0
     for run in runs:
@@ -121,7 +121,7 @@ def pack_scale_codes(codes: Bytes, runs: Sequence[Run], bits: int) -> Bytes:
     return np.concatenate([*pieces, np.zeros(1, np.uint8)])
 
 
-def unpack_scale_codes(data: Bytes, runs: Sequence[Run], groups: int, bits: int) -> Bytes:
+def unpack_scale_codes(data: Bytes, runs: Sequence[RowSpan], groups: int, bits: int) -> Bytes:
     """The inverse of `pack_scale_codes`: [rows, groups]."""
     planes = np.unpackbits(data[:-1], bitorder="little").reshape(-1, groups, OCTET, bits)
     wide = np.zeros((*planes.shape[:-1], 8), np.uint8)

@@ -8,10 +8,10 @@ from functools import cached_property
 
 from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.writer import overhead_bytes
-from mediant.kernels.part_shapes import Form, payload_bytes
+from mediant.forms import Side
 from mediant.models.card import model_card
 from mediant.models.companions import CARD, companion_files
-from mediant.plans import Plan
+from mediant.planning.plan import Plan
 from mediant.statistics.calibration import CalibrationText
 from mediant.values import Model
 
@@ -28,17 +28,17 @@ class Accounts:
         card = model_card(self.model, plan.recipe, plan.seed, self.text.source)
         return self._uncarded | {CARD: card.encode()}
 
-    def folder_bytes(self, plan: Plan, forms: Mapping[str, Form]) -> int:
-        """Bytes of the folder that a plan leads to, if coded parts are as long as their `forms`, by tensor, say.
+    def folder_bytes(self, plan: Plan, sides: Mapping[str, Side]) -> int:
+        """Bytes of the folder that a plan leads to, with the side information that it does not tell, by tensor.
 
         Raises:
             PlanError: the plan does not fit the model.
         """
         companions = self.companions(plan)
         text = Calibration(self.text.source, self.text.tokens, self.text.fingerprint)
-        payload = sum(payload_bytes(i, plan.tensors[i.name], forms.get(i.name)) for i in self.model.tensors)
+        payload = sum(plan.tensors[i.name].nbytes(i, sides.get(i.name)) for i in self.model.tensors)
         beside = sum(map(len, companions.values()))
-        return payload + beside + overhead_bytes(self.model, plan, text, companions, forms)
+        return payload + beside + overhead_bytes(self.model, plan, text, companions, sides)
 
     @cached_property
     def _uncarded(self) -> dict[str, bytes]:

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Generator, Mapping
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
 
 from mediant import discovery
-from mediant.checkpoint.reader import decode
 from mediant.errors import PlanError
-from mediant.kernels.bfloat16 import from_float32
-from mediant.kernels.part_shapes import part_shapes, scales_columns
-from mediant.methods import companded, denominator, factors
-from mediant.methods.companded import Demand
-from mediant.methods.quantize import quantize
-from mediant.methods.sparse import sparsify
-from mediant.methods.stack import Hessian, prepare_any
+from mediant.forms import Encoding, Form
+from mediant.forms.encoding import Original, encode
 from mediant.methods.structure import edit_from
 from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
 from mediant.pipeline.workspace import Workspace
-from mediant.planning import dual_ascent
+from mediant.planning.plan import Plan
 from mediant.planning.recipe import Recipe
-from mediant.plans import Plan, Run, TensorPlan
 from mediant.progress import SILENT, Progress
 from mediant.statistics.hessian import Hessians
-from mediant.values import Array, Certificate, Encoding, LayerStatistics, Model, Statistics, TensorInfo
+from mediant.values import Array, Certificate, Model, RowSpan, Statistics, TensorInfo
 from mediant.workers import AHEAD, FEW, compute_alone, ordered
 
 Means = Mapping[str, Array]
@@ -49,7 +42,7 @@ def check(plan: Plan, model: Model) -> None:
         problem = "does not say what becomes of" if name in ours else "names an unknown tensor,"
         raise PlanError(f"The plan {problem} {name!r}.")
     for info in model.tensors:
-        check_tensor(info, plan.tensors[info.name])
+        plan.tensors[info.name].check(info)
 
 
 def check_original(plan: Plan, model: Model) -> None:
@@ -65,25 +58,6 @@ def check_original(plan: Plan, model: Model) -> None:
         )
 
 
-def check_tensor(info: TensorInfo, plan: TensorPlan) -> None:
-    """Refuses a plan that does not fit its tensor or names a method that does not exist.
-
-    Raises:
-        PlanError: with the first fault.
-    """
-    part_shapes(info, plan)
-    if plan.method == "sparse":
-        discovery.make("pruning.scores", plan.score)
-    if plan.method == "factors":
-        discovery.make("low_rank", plan.low_rank)
-    for part in (plan, *plan.factors.values()):
-        if part.method == "quantize" or (part.method == "sparse" and part.grid):
-            discovery.make("scales", part.scale)
-            discovery.make("rounding", part.rounding)
-            if scales_columns(part):
-                discovery.make("balancing", part.basis["by"])
-
-
 def check_methods(recipe: Recipe) -> None:
     """Refuses a recipe whose methods do not exist or do not have its depths.
 
@@ -92,11 +66,11 @@ def check_methods(recipe: Recipe) -> None:
     """
     if recipe.low_rank:
         discovery.make("low_rank", recipe.low_rank)
-    if recipe.method == "compand" or not recipe.quantizes:
+    if not recipe.depths or not recipe.quantizes:
         return
-    runs = tuple(Run(1, bits) for bits in recipe.depths)
+    runs = tuple(RowSpan(1, bits) for bits in recipe.depths)
     any_matrix = TensorInfo("any matrix", (len(runs), recipe.group), "float32", "embedding", "out_in")
-    check_tensor(any_matrix, recipe.tensor_plan(runs, "embedding"))
+    recipe.tensor_plan(runs, "embedding").check(any_matrix)
     if recipe.pattern:
         discovery.make("pruning.patterns", recipe.pattern)
         discovery.make("pruning.scores", recipe.score)
@@ -112,38 +86,37 @@ def approximate(
     hessians: Hessians | None = None,
     workspace: Workspace | None = None,
     progress: Progress = SILENT,
-    demands: Mapping[str, Demand] | None = None,
+    hints: Mapping[str, Any] | None = None,
 ) -> Generator[Encoding, None, None]:
-    """Encodings of all tensors, in model order. `demands` are those of companded tensors.
+    """Encodings of all tensors, in model order; `hints` are what forms ask of the whole model, by tensor.
 
     With a workspace, every finished tensor is kept there and not computed again. Matrices come out of
     several threads in order; each is computed from its own weights, so the result does not depend on the threads.
     """
     check(plan, model)
-    matrices = [t for t in model.tensors if plan.tensors[t.name].method != "cast"]
+    matrices = [t for t in model.tensors if not plan.tensors[t.name].plain]
     with WeightReader(model) as weights:
 
-        def encode(info: TensorInfo) -> Encoding | None:
+        def encoded(info: TensorInfo) -> Encoding | None:
             """The encoding, or None where the workspace has it."""
             if workspace is not None and workspace.has(_step(info)):
                 return None
             hessian = None if hessians is None else hessians.of(info.name)
             local = None if statistics is None else statistics.layers.get(info.name)
-            demand = None if demands is None else demands.get(info.name)
-            values = weights.read(info.name)
-            encoding = _quantized(info, values, plan.tensors[info.name], local, hessian, demand)
+            original = Original(info, weights.read(info.name), local, hessian)
+            encoding = encode(original, plan.tensors[info.name], (hints or {}).get(info.name))
             if workspace is None:
                 return encoding
             workspace.write(_step(info), _stored(encoding))
             return None
 
         # What the workspace keeps takes no memory while it waits for an embedding, the largest matrix and the first.
-        work = ordered(encode, matrices, compute_alone, FEW if workspace is None else AHEAD)
-        encoded = progress.track(work, "Rounding weights", len(matrices))
+        work = ordered(encoded, matrices, compute_alone, FEW if workspace is None else AHEAD)
+        rounded = progress.track(work, "Rounding weights", len(matrices))
         shifts: dict[str, Array] = {}
         for info in model.tensors:
-            if plan.tensors[info.name].method != "cast":
-                encoding = next(encoded) or _restored(info, plan.tensors[info.name], workspace)
+            if not plan.tensors[info.name].plain:
+                encoding = next(rounded) or _restored(info, plan.tensors[info.name], workspace)
                 # A module's weight stands before its bias in every torch model.
                 shifts |= _shift(encoding, weights, statistics, plan)
                 yield encoding
@@ -151,33 +124,7 @@ def approximate(
                 values = weights.read(info.name)
                 if info.name in shifts:
                     values = (values.astype(np.float64) + shifts[info.name]).astype(np.float32)
-                yield cast(info, plan.tensors[info.name], values)
-
-
-def _quantized(
-    info: TensorInfo,
-    values: Array,
-    plan: TensorPlan,
-    local: LayerStatistics | None,
-    hessian: Hessian | None,
-    demand: Demand | None,
-) -> Encoding:
-    layer = prepare_any(to_matrix(values, info), plan.rotation, local, hessian)
-    if plan.method == "compand":
-        if demand is None:
-            raise PlanError(f"The tensor {info.name!r} is to be companded, but its demand was not measured.")
-        result = companded.encode(layer, demand.clusters, depths(demand, plan.multiplier))
-    elif plan.method == "sparse":
-        result = sparsify(layer, plan, info)
-    else:
-        encode = {"lattice": denominator.encode, "factors": factors.encode}.get(plan.method, quantize)
-        result = encode(layer, plan)
-    return Encoding(info, plan, result.parts, result.certificate)
-
-
-def depths(demand: Demand, multiplier: float) -> Array:
-    """The depths that dual ascent gives the groups of a companded matrix, [clusters, columns]."""
-    return dual_ascent.whole(dual_ascent.log2_demand(demand.squares, demand.variances), math.log2(multiplier))
+                yield encode(Original(info, values), plan.tensors[info.name])
 
 
 def _shift(encoding: Encoding, weights: WeightReader, statistics: Statistics | None, plan: Plan) -> dict[str, Array]:
@@ -190,20 +137,8 @@ def _shift(encoding: Encoding, weights: WeightReader, statistics: Statistics | N
     local = None if statistics is None else statistics.layers.get(info.name)
     if local is None or bias not in plan.tensors or not plan.tensors[bias].bias_correction:
         return {}
-    difference = to_matrix(weights.read(info.name), info) - to_matrix(decode(encoding), info)
+    difference = to_matrix(weights.read(info.name), info) - to_matrix(encoding.decode(), info)
     return {bias: (difference.astype(np.float64) * local.input_mean).sum(axis=1)}
-
-
-def cast(info: TensorInfo, plan: TensorPlan, values: Array) -> Encoding:
-    """A tensor stored as numbers of the plan's type.
-
-    Raises:
-        PlanError: they do not fit the type.
-    """
-    if plan.dtype == "float16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-        raise PlanError(f"The tensor {info.name!r} does not fit float16; plan bfloat16 or float32 for it.")
-    data = from_float32(values) if plan.dtype == "bfloat16" else values.astype(plan.dtype)
-    return Encoding(info, plan, {"data": data})
 
 
 def _step(info: TensorInfo) -> str:
@@ -216,7 +151,7 @@ def _stored(encoding: Encoding) -> bytes:
     return data
 
 
-def _restored(info: TensorInfo, plan: TensorPlan, workspace: Workspace | None) -> Encoding:
+def _restored(info: TensorInfo, plan: Form, workspace: Workspace | None) -> Encoding:
     assert workspace is not None  # only it keeps encodings
     data = workspace.read(_step(info))
     length = int.from_bytes(data[:8], "little")

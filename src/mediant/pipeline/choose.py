@@ -11,19 +11,17 @@ from itertools import pairwise
 
 import numpy as np
 
-from mediant.kernels.part_shapes import ITEM_BYTES, grid_form, inner_plan, payload_bytes, positions_of
-from mediant.kernels.tiles import BLOCK, OCTET, STORAGES, blocks
-from mediant.methods.error_curves import error_curve
+from mediant.kernels.tiles import OCTET
 from mediant.methods.layer import Layer, neutral
 from mediant.methods.stack import prepare_any
 from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
+from mediant.pipeline.error_curves import error_curve
 from mediant.planning.rate_distortion import Unit
 from mediant.planning.recipe import Recipe
-from mediant.plans import Run, TensorPlan
 from mediant.progress import SILENT, Progress
 from mediant.statistics.hessian import Hessians
-from mediant.values import Array, LayerStatistics, Model, Statistics, TensorInfo
+from mediant.values import Array, LayerStatistics, Model, RowSpan, Statistics, TensorInfo
 from mediant.workers import AHEAD, compute_alone, ordered
 
 QUANTIZED_ROLES = ("linear", "embedding", "head", "expert")
@@ -107,7 +105,7 @@ def outline(model: Model, recipe: Recipe) -> list[Unit]:
             sizes = _sizes(info, rows.stop - rows.start, columns, recipe)
             losses = dict.fromkeys(recipe.depths, 0.0)
             count = rows.stop - rows.start
-            wide, together = _together(_part(info, count, columns), recipe.tensor_plan((), info.role))
+            wide, together = recipe.tensor_plan((), info.role).stored_row(_part(info, count, columns))
             units.append(Unit(info.name, count, wide, sizes, losses, together))
     return units
 
@@ -128,7 +126,7 @@ def _unit(info: TensorInfo, layer: Layer, recipe: Recipe) -> Unit:
     rows, columns = layer.matrix.shape
     plan = recipe.tensor_plan((), info.role)
     losses = error_curve(layer, plan, recipe.depths)
-    wide, together = _together(_part(info, rows, columns), plan)
+    wide, together = plan.stored_row(_part(info, rows, columns))
     return Unit(info.name, rows, wide, _sizes(info, rows, columns, recipe), losses, together)
 
 
@@ -137,22 +135,14 @@ def _part(info: TensorInfo, rows: int, columns: int) -> TensorInfo:
     return TensorInfo(info.name, (rows, columns), "float32", info.role, "out_in")
 
 
-def _together(info: TensorInfo, plan: TensorPlan) -> tuple[int, int]:
-    """Columns of a row as it is stored, and rows that are stored together."""
-    columns = info.matrix_shape[1]
-    if plan.method == "sparse":
-        return positions_of(info, plan).row, 1
-    return (blocks(columns) * BLOCK, OCTET) if plan.storage in STORAGES else (columns, 1)
-
-
 def _sizes(info: TensorInfo, rows: int, columns: int, recipe: Recipe) -> dict[int, int]:
     """Bytes at each depth. What runs of one depth share, their table of levels, is split between all runs."""
     alone = TensorInfo(info.name, (rows, columns), "float32", info.role, "out_in")
     sizes = {}
     for bits in recipe.depths:
-        plan = recipe.tensor_plan((Run(rows, bits),), info.role)
-        table = ITEM_BYTES["float32"] * sum(grid_form(inner_plan(plan)).counts.values())
-        sizes[bits] = payload_bytes(alone, plan) - table + -(-table // len(_row_runs(info)))
+        plan = recipe.tensor_plan((RowSpan(rows, bits),), info.role)
+        table = plan.shared_bytes()
+        sizes[bits] = plan.nbytes(alone) - table + -(-table // len(_row_runs(info)))
     return sizes
 
 

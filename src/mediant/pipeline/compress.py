@@ -16,8 +16,9 @@ from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.checkpoint.writer import write
 from mediant.claims import check_space, claimed
-from mediant.kernels.part_shapes import CodedForm, Form, form_of
-from mediant.methods.companded import Demand
+from mediant.forms import Encoding, Form, Side, needs
+from mediant.forms.encoding import Hints, foreseen, hints_of
+from mediant.forms.parts import as_parts
 from mediant.models.companions import parting_words
 from mediant.models.opening import open_model
 from mediant.pipeline import forecast, refusals
@@ -25,13 +26,7 @@ from mediant.pipeline.accounts import Accounts
 from mediant.pipeline.approximate import approximate, check_methods, check_original
 from mediant.pipeline.calibrate import Calibrator
 from mediant.pipeline.choose import measure, outline, units_from_json, units_to_json
-from mediant.pipeline.companding import (
-    Companding,
-    companded_forms,
-    demands_from_bytes,
-    demands_to_bytes,
-    measure_demands,
-)
+from mediant.pipeline.companding import Companding
 from mediant.pipeline.one_denominator import OneDenominator, curves_from_json, curves_to_json
 from mediant.pipeline.one_denominator import measure as measure_rates
 from mediant.pipeline.pruning import Pruner
@@ -42,16 +37,16 @@ from mediant.pipeline.structure import School, structured
 from mediant.pipeline.train_codes import trained, with_codes
 from mediant.pipeline.tune import learned, steps_within, taken_up, tuning_windows
 from mediant.pipeline.workspace import Workspace
-from mediant.planning.recipe import Recipe, load_recipe, plan_needs_hessian
+from mediant.planning.plan import Plan
+from mediant.planning.recipe import Recipe, load_recipe
 from mediant.planning.size import human, parse_size
 from mediant.planning.stages import PARTS
-from mediant.plans import Plan
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
 from mediant.statistics.calibration import CalibrationText, calibration_tokens, unwritten
 from mediant.statistics.hessian import Hessians
 from mediant.statistics.sensitivity import collect
-from mediant.values import Encoding, Model, Statistics
+from mediant.values import Model, Statistics
 
 
 def compress(request: Request, progress: Progress = SILENT) -> Checkpoint:
@@ -190,7 +185,7 @@ class Compression:
             return True
         if self.given is None:
             return self.entropy_coded or self.recipe.needs_hessian
-        return any(map(plan_needs_hessian, self.given.tensors.values()))
+        return "hessian" in needs(self.given.tensors.values())
 
     @property
     def entropy_coded(self) -> bool:
@@ -240,26 +235,30 @@ class Compression:
     @cached_property
     def companding(self) -> Companding:
         """The search for the depths of CVXQ."""
-        return Companding(self.model, self.recipe, self.folder_bytes, self.least_bytes, self.demands, self.seed)
+        return Companding(self.model, self.recipe, self.folder_bytes, self.least_bytes, self.hints, self.seed)
 
-    def demands(self, plan: Plan) -> dict[str, Demand]:
-        """What the groups of companded tensors ask for at the rate that the plan says; none if it compands nothing."""
-        planned = next((t for t in plan.tensors.values() if t.method == "compand"), None)
-        if planned is None:
-            return {}
-        settings = dataclasses.replace(planned, multiplier=1.0)
-        step = f"demands-{files.sha256(repr(settings).encode())[:16]}"
+    def hints(self, plan: Plan) -> dict[str, Any]:
+        """What forms of the plan ask of the whole model, by tensor; none where none asks."""
+        found: dict[str, Any] = {}
+        for kind in sorted({type(form) for form in plan.tensors.values()}, key=lambda kind: kind.method):
+            if (hints := hints_of(kind)) is not None:
+                forms = {name: form for name, form in plan.tensors.items() if type(form) is kind}
+                found |= self._measured(kind.method, hints, forms)
+        return found
+
+    def _measured(self, method: str, hints: Hints, forms: Mapping[str, Form]) -> Mapping[str, Any]:
+        step = f"{method}-hints-{files.sha256(hints.key(forms).encode())[:16]}"
 
         def compute() -> bytes:
-            return demands_to_bytes(measure_demands(self.model, self.text, self.statistics, settings, self.progress))
+            return hints.to_bytes(hints.measure(self, forms))
 
-        if step not in self._demands:
-            self._demands.clear()
-            self._demands[step] = demands_from_bytes(self.workspace.step(step, compute))
-        return self._demands[step]
+        if step not in self._hints:
+            self._hints.clear()
+            self._hints[step] = hints.from_bytes(self.workspace.step(step, compute))
+        return self._hints[step]
 
     @cached_property
-    def _demands(self) -> dict[str, dict[str, Demand]]:
+    def _hints(self) -> dict[str, Mapping[str, Any]]:
         return {}
 
     @cached_property
@@ -306,24 +305,29 @@ class Compression:
 
     def folder_bytes(self, plan: Plan) -> int:
         """Bytes of the folder that a plan leads to, everything counted, exactly. Coded tensors are coded for it."""
-        return self.accounts.folder_bytes(plan, self.forms(plan))
+        return self.accounts.folder_bytes(plan, self.sides(plan))
 
     def least_bytes(self, plan: Plan) -> int:
         """The same without any coded number."""
         return self.accounts.folder_bytes(plan, {})
 
-    def forms(self, plan: Plan) -> dict[str, Form]:
-        """How long the coded parts are that a plan leads to, by tensor."""
-        if all(tensor.method != "lattice" for tensor in plan.tensors.values()):
-            return {**companded_forms(plan, self.demands(plan))}
+    def sides(self, plan: Plan) -> dict[str, Side]:
+        """Side information that the plan does not tell, by tensor; where nothing else tells it, all are encoded."""
+        measured = {name: form for name, form in plan.tensors.items() if form.measured}
+        hints = self.hints(plan) if measured else {}
+        told = {name: foreseen(form, hints[name]) for name, form in measured.items() if name in hints}
+        if told.keys() == measured.keys():
+            return told
 
         def compute() -> bytes:
-            encodings = self.encodings(plan)
-            forms = {e.info.name: form for e in encodings if isinstance(form := form_of(e), CodedForm)}
-            return json.dumps({name: dataclasses.astuple(form) for name, form in forms.items()}).encode()
+            found = (e for e in self.encodings(plan) if e.plan.measured)
+            said = {e.info.name: [e.plan.side_to_dict(e.side), e.plan.parts(e.info, e.side)] for e in found}
+            return json.dumps(said).encode()
 
-        found = json.loads(self.steps(plan).step("forms", compute))
-        return {name: CodedForm(*lengths) for name, lengths in found.items()}
+        return {
+            name: measured[name].side_from_dict(self.model.tensor(name), given, as_parts(parts))
+            for name, (given, parts) in json.loads(self.steps(plan).step("sides", compute)).items()
+        }
 
     def target(self) -> int | None:
         """The size that was asked for, in bytes."""
@@ -364,11 +368,11 @@ class Compression:
         folder, s = out or self.request.out, self.statistics
         calibration = Calibration(source=s.source, tokens=s.tokens, text_fingerprint=s.text_fingerprint)
         tuned = learned(self, plan) if plan.tune_steps else None
-        forms, encodings = self.forms(plan), self.rounded(plan)
+        sides, encodings = self.sides(plan), self.rounded(plan)
         # Closed also when writing fails, so that no thread goes on with a workspace that is about to go.
         with contextlib.closing(encodings):
             final = encodings if tuned is None else taken_up(encodings, tuned, self.model, s, self.hessians)
-            write(folder, self.model, plan, calibration, final, self.accounts.companions(plan), forms)
+            write(folder, self.model, plan, calibration, final, self.accounts.companions(plan), sides)
         return open_checkpoint(folder)
 
     def rounded(self, plan: Plan) -> Generator[Encoding, None, None]:
@@ -380,5 +384,5 @@ class Compression:
 
     def encodings(self, plan: Plan) -> Generator[Encoding, None, None]:
         """All tensors approximated by the plan, before any training."""
-        steps, demands = self.steps(plan), self.demands(plan)
-        return approximate(self.model, plan, self.statistics, self.hessians, steps, self.progress, demands)
+        steps, hints = self.steps(plan), self.hints(plan)
+        return approximate(self.model, plan, self.statistics, self.hessians, steps, self.progress, hints)

@@ -35,10 +35,9 @@ from mediant.models.weights import WeightReader
 from mediant.pipeline.structure import School, structured
 from mediant.pipeline.tune import SECONDS, TRIAL
 from mediant.pipeline.workspace import Workspace
-from mediant.plans import MOST_STEPS
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import text_to_learn
-from mediant.values import Model
+from mediant.values import MOST_STEPS, Model
 
 # Tokens by which neurons are sorted, and windows that say what was lost.
 SORTED_BY, JUDGED_BY = 4096, 8

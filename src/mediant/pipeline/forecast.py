@@ -18,17 +18,16 @@ import numpy as np
 import torch
 
 from mediant import discovery
-from mediant.methods.error_curves import sample_rows
+from mediant.forms.encoding import trial_losses
 from mediant.methods.layer import prepare
-from mediant.methods.quantize import quantize
 from mediant.pipeline.choose import outline, quantizable
+from mediant.pipeline.error_curves import sample_rows
 from mediant.pipeline.one_denominator import SAMPLED_ROWS
 from mediant.planning.recipe import Recipe, load_recipe
-from mediant.plans import Run
 from mediant.statistics.calibration import MOST_AT_ONCE, tokens_to_write
 from mediant.statistics.lattice import lattice
 from mediant.statistics.sensitivity import BACKWARD_SHARE
-from mediant.values import LayerStatistics, Model
+from mediant.values import LayerStatistics, Model, RowSpan
 from mediant.workers import compute_alone, ordered, threads
 
 if TYPE_CHECKING:
@@ -112,14 +111,14 @@ def measure_speeds() -> Speeds:
     matrix = torch.from_numpy(x)
     few, wide = matrix[:MOST_AT_ONCE], matrix.repeat(WIDE, 1)
     statistics = LayerStatistics(np.ones(SIDE), np.zeros(SIDE), np.ones(ROWS), tokens=0)
-    plan = load_recipe("default").tensor_plan((Run(ROWS, 3),))
+    plan = load_recipe("default").tensor_plan((RowSpan(ROWS, 3),))
     layer = prepare(x[:ROWS], plan.rotation, statistics, metric)
-    quantize(layer, plan)
+    trial_losses(layer, {3: plan})
     return Speeds(
         _rate(lambda: matrix @ matrix, SIDE**3),
         _rate(lambda: few @ wide.T, few.shape[0] * wide.numel()),
         _rate(lambda: lattice(metric), SIDE**3),
-        _rate(lambda: quantize(layer, plan), ROWS * SIDE**2),
+        _rate(lambda: trial_losses(layer, {3: plan}), ROWS * SIDE**2),
     )
 
 

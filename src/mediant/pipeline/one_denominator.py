@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from mediant.allocation.whole_plan import whole_plan
-from mediant.methods.denominator import rate, spread
+from mediant.forms.lattice.encode import rate, spread
+from mediant.forms.lattice.form import EntropyCoded
 from mediant.methods.stack import prepare_any
 from mediant.models.weights import WeightReader
 from mediant.pipeline.choose import Matrix, matrices, quantizable
+from mediant.planning.plan import Plan
 from mediant.planning.recipe import Recipe
 from mediant.planning.size import check_range
-from mediant.plans import Plan, TensorPlan
 from mediant.progress import SILENT, Progress
 from mediant.statistics.hessian import Hessians
 from mediant.values import Model, Statistics
@@ -82,7 +83,7 @@ def measure(model: Model, statistics: Statistics, hessians: Hessians, progress: 
 
 
 def _curve(matrix: Matrix, hessians: Hessians) -> Curve:
-    plan = TensorPlan("lattice", step=1.0)
+    plan = EntropyCoded(step=1.0)
     layer = prepare_any(matrix.values, None, matrix.statistics, hessians.of(matrix.info.name))
     rows, columns = layer.matrix.shape
     sample = layer.rows(np.unique(np.linspace(0, rows - 1, min(rows, SAMPLED_ROWS)).round().astype(int)))
@@ -115,7 +116,7 @@ def denominator_plan(
 ) -> Plan:
     """The plan that codes the tensors in `steps` with these steps, and casts all others to `keep`."""
     recipe = Recipe(RECIPE, "", keep=keep)
-    coded = {name: TensorPlan("lattice", step=step) for name, step in steps.items()}
+    coded = {name: EntropyCoded(step=step) for name, step in steps.items()}
     return whole_plan(model, recipe, coded, seed, target, loss)
 
 

@@ -19,6 +19,7 @@ from mediant.allocation.whole_plan import whole_plan
 from mediant.checkpoint.writer import check_replaceable
 from mediant.claims import claimed
 from mediant.errors import PlanError, UsageError
+from mediant.forms import asked_by
 from mediant.models.companions import travelling
 from mediant.models.dense_folder import check_free, write_folder
 from mediant.models.file_names import of_model
@@ -26,8 +27,8 @@ from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.pipeline.compress import Compression
 from mediant.pipeline.request import Request
+from mediant.planning.plan import Plan
 from mediant.planning.recipe import SPARSE_ROLES, Recipe, load_recipe
-from mediant.plans import Plan, TensorPlan
 from mediant.progress import SILENT, Progress
 from mediant.values import Model
 
@@ -117,7 +118,7 @@ def _closing(run: Compression) -> Iterator[None]:
 
 
 def _plan(model: Model, wish: Wish, seed: int) -> Plan:
-    sparse = TensorPlan("sparse", dtype=wish.dtype, pattern=wish.pattern, score=wish.weight_score)
+    sparse = asked_by("pattern").from_dict({"dtype": wish.dtype, "pattern": wish.pattern, "score": wish.weight_score})
     chosen = {t.name: sparse for t in model.tensors if t.role in SPARSE_ROLES and t.layout != "none"}
     if not chosen:
         raise PlanError(f"{model.name} has no linear layers that could be made sparse.")

@@ -21,24 +21,26 @@ from mediant import discovery
 from mediant.allocation.whole_plan import whole_plan
 from mediant.checkpoint.manifest import entry_bytes
 from mediant.errors import PlanError
-from mediant.kernels.part_shapes import part_shapes, payload_bytes
+from mediant.forms import Form, from_dict, kept
+from mediant.forms.encoding import trial_losses
+from mediant.forms.factors.encode import encode, nested_losses
+from mediant.forms.factors.form import Factors
+from mediant.forms.quantize.encode import quantize
+from mediant.forms.quantize.form import Quantize
 from mediant.kernels.rotation import rotate_back
-from mediant.methods.error_curves import error_curve
-from mediant.methods.factors import encode, nested_losses
 from mediant.methods.layer import Layer, in_basis
-from mediant.methods.low_rank import Factors
-from mediant.methods.quantize import quantize
-from mediant.methods.sparse import sparse_at_depths
+from mediant.methods.low_rank import Factors as Product
 from mediant.methods.stack import prepare_any
 from mediant.models.weights import WeightReader
 from mediant.pipeline.choose import Matrix, matrices, quantizable
+from mediant.pipeline.error_curves import error_curve
+from mediant.planning.plan import Plan
 from mediant.planning.rate_distortion import Unit, choose_whole
 from mediant.planning.recipe import Recipe
 from mediant.planning.size import check_range
-from mediant.plans import Plan, Run, TensorPlan, tensor_plan_from_dict, tensor_plan_to_dict
 from mediant.progress import SILENT, Progress
 from mediant.statistics.hessian import Hessians
-from mediant.values import Model, Statistics, TensorInfo
+from mediant.values import Model, RowSpan, Statistics, TensorInfo
 from mediant.workers import compute_alone, ordered
 
 # Ranks on offer for a matrix, and for one whose every rank has to be tried.
@@ -54,7 +56,7 @@ class Option:
     The bytes are those of the parts and of what manifest and header say about them.
     """
 
-    plan: TensorPlan
+    plan: Form
     bytes: int
     loss: float
 
@@ -99,16 +101,16 @@ def outline_ranks(model: Model, recipe: Recipe) -> list[Choice]:
     return found
 
 
-def plans(info: TensorInfo, recipe: Recipe) -> Iterator[TensorPlan]:
+def plans(info: TensorInfo, recipe: Recipe) -> Iterator[Form]:
     """All ways on offer for a tensor."""
-    cast = TensorPlan("cast", dtype=recipe.keep)
+    cast = kept(recipe.keep)
     if recipe.factors == "cast":
         thin = [_factored(recipe, rank, cast, cast) for rank in ranks(info, recipe)]
         yield from _with_whole(info, recipe, cast, thin)
         return
     rows = info.matrix_shape[0]
     for bits in recipe.depths:
-        base = recipe.tensor_plan((Run(rows, bits),))
+        base = Quantize.of_recipe(vars(recipe), (RowSpan(rows, bits),))
         if recipe.factors == "residual":
             yield from [base] if recipe.whole else []
             yield from (
@@ -120,18 +122,16 @@ def plans(info: TensorInfo, recipe: Recipe) -> Iterator[TensorPlan]:
             yield from _sparse(info, recipe, bits)
 
 
-def _sparse(info: TensorInfo, recipe: Recipe, bits: int) -> Iterator[TensorPlan]:
+def _sparse(info: TensorInfo, recipe: Recipe, bits: int) -> Iterator[Form]:
     """The matrix with few of its weights, where the recipe has a pattern that fits it."""
-    plan = recipe.sparse_plan((Run(info.matrix_shape[0], bits),))
+    plan = recipe.sparse_plan((RowSpan(info.matrix_shape[0], bits),))
     if recipe.pattern and info.role == "linear":
         with contextlib.suppress(PlanError):
-            part_shapes(info, plan)
+            plan.parts(info)
             yield plan
 
 
-def _with_whole(
-    info: TensorInfo, recipe: Recipe, whole: TensorPlan, thin: Sequence[TensorPlan]
-) -> Iterator[TensorPlan]:
+def _with_whole(info: TensorInfo, recipe: Recipe, whole: Form, thin: Sequence[Form]) -> Iterator[Form]:
     """The whole matrix and all products that are smaller than it, or just the products."""
     if not recipe.whole:
         yield from thin
@@ -152,14 +152,15 @@ def ranks(info: TensorInfo, recipe: Recipe) -> list[int]:
     return sorted({max(1, round(most * (i + 1) / count)) for i in range(count)})
 
 
-def _factored(recipe: Recipe, rank: int, left: TensorPlan, right: TensorPlan) -> TensorPlan:
-    return TensorPlan("factors", low_rank=recipe.low_rank, rank=rank, left=left, right=right)
+def _factored(recipe: Recipe, rank: int, left: Form, right: Form) -> Factors:
+    return Factors(low_rank=recipe.low_rank, rank=rank, left=left, right=right)
 
 
-def _quantized(recipe: Recipe, rank: int, rows: int, bits: int) -> TensorPlan:
+def _quantized(recipe: Recipe, rank: int, rows: int, bits: int) -> Factors:
     """A product of quantized factors. They are stored as rows: no kernel takes them as tiles, which would be padded."""
     left, right = (
-        dataclasses.replace(recipe.tensor_plan((Run(height, bits),)), storage="rows") for height in (rows, rank)
+        dataclasses.replace(Quantize.of_recipe(vars(recipe), (RowSpan(height, bits),)), storage="rows")
+        for height in (rows, rank)
     )
     return _factored(recipe, rank, dataclasses.replace(left, basis={}), right)
 
@@ -170,19 +171,19 @@ class _Losses:
     def __init__(self, layer: Layer, recipe: Recipe) -> None:
         self.layer, self.recipe = layer, recipe
         self.nested = discovery.make("low_rank", recipe.low_rank).nested
-        self._factors: Factors | None = None
+        self._factors: Product | None = None
         self._curves: dict[int, np.ndarray] = {}
         self._noise: dict[int, float] = {}
         self._depths: dict[int, float] = {}
         self._pruned: dict[int, float] = {}
 
-    def of(self, plan: TensorPlan) -> float:
+    def of(self, plan: Form) -> float:
         """Nats per token."""
-        if plan.method == "cast":
+        if plan.plain:
             return 0.0
-        if plan.method == "quantize":
+        if isinstance(plan, Quantize):
             return self._whole(plan.runs[0].bits)
-        if plan.method == "sparse":
+        if not isinstance(plan, Factors):
             return self._sparse(plan)
         if not self.nested:
             return self.layer.loss(encode(self.layer, plan).matrix)
@@ -190,8 +191,8 @@ class _Losses:
             return float(self._curve(plan.base.runs[0].bits)[plan.rank])
         tail = self._curve(0)
         loss = float(tail[plan.rank])
-        if plan.right is not None and plan.right.method == "quantize":
-            loss += self._noise_share(plan) * (float(tail[0]) - loss)
+        if plan.right is not None and plan.right.runs:
+            loss += self._noise_share(plan.right.runs[0].bits) * (float(tail[0]) - loss)
         return loss
 
     def _curve(self, bits: int) -> np.ndarray:
@@ -199,7 +200,7 @@ class _Losses:
         if bits not in self._curves:
             target = self.layer.matrix.astype(np.float64)
             if bits:
-                plan = self.recipe.tensor_plan((Run(len(target), bits),))
+                plan = Quantize.of_recipe(vars(self.recipe), (RowSpan(len(target), bits),))
                 result = quantize(in_basis(self.layer, plan.rotation), plan)
                 target = in_basis(self.layer, plan.rotation).matrix.astype(np.float64) - result.matrix
                 target = _back(target, plan)
@@ -209,49 +210,46 @@ class _Losses:
             self._factors = found if bits == 0 else self._factors
         return self._curves[bits]
 
-    def _decomposed(self, target: np.ndarray) -> Factors:
+    def _decomposed(self, target: np.ndarray) -> Product:
         joint, method = self.layer.joint(), discovery.make("low_rank", self.recipe.low_rank)
-        found: Factors = method.factors(target, min(target.shape), joint.rows, joint.columns)
+        found: Product = method.factors(target, min(target.shape), joint.rows, joint.columns)
         return found
 
     def _whole(self, bits: int) -> float:
         if not self._depths:
-            plan = self.recipe.tensor_plan(())
+            plan = Quantize.of_recipe(vars(self.recipe), ())
             self._depths = error_curve(in_basis(self.layer, plan.rotation), plan, self.recipe.depths)
         return self._depths[bits]
 
-    def _sparse(self, plan: TensorPlan) -> float:
+    def _sparse(self, plan: Form) -> float:
         """Measured for all depths at once, as the matrix is pruned once."""
         if not self._pruned:
             rows = plan.runs[0].rows
-            found = sparse_at_depths(
-                self.layer, {bits: self.recipe.sparse_plan((Run(rows, bits),)) for bits in self.recipe.depths}
+            self._pruned = trial_losses(
+                self.layer, {bits: plan.with_runs((RowSpan(rows, bits),)) for bits in self.recipe.depths}
             )
-            self._pruned = {bits: self.layer.loss(matrix) for bits, matrix in found.items()}
         return self._pruned[plan.runs[0].bits]
 
-    def _noise_share(self, plan: TensorPlan) -> float:
+    def _noise_share(self, bits: int) -> float:
         """What quantizing the factors adds to the loss, as a share of the loss of zeroing what they stand for."""
-        assert plan.right is not None  # asked only of plans with factors
-        bits = plan.right.runs[0].bits
         if bits not in self._noise:
             rows, columns = self.layer.matrix.shape
             middle = max(1, rows * columns // (rows + columns) // 2)
             tail = self._curve(0)
-            product = encode(self.layer, _quantized(self.recipe, middle, rows, bits), self._factors)
+            product = encode(self.layer, _quantized(self.recipe, middle, rows, bits), known=self._factors)
             loss = self.layer.loss(product.matrix)
             signal = float(tail[0] - tail[middle])
             self._noise[bits] = max(0.0, loss - float(tail[middle])) / signal if signal > 0 else 0.0
         return self._noise[bits]
 
 
-def _back(matrix: np.ndarray, plan: TensorPlan) -> np.ndarray:
+def _back(matrix: np.ndarray, plan: Form) -> np.ndarray:
     if plan.rotation is None:
         return matrix
     return rotate_back(matrix.astype(np.float32), plan.rotation).astype(np.float64)
 
 
-def _choice(info: TensorInfo, priced: Iterator[tuple[TensorPlan, float]]) -> Choice:
+def _choice(info: TensorInfo, priced: Iterator[tuple[Form, float]]) -> Choice:
     """Without the ways that take more bytes than another which loses no more."""
     everything = sorted(
         (Option(plan, _bytes(info, plan), loss) for plan, loss in priced), key=lambda o: (o.bytes, o.loss)
@@ -263,21 +261,19 @@ def _choice(info: TensorInfo, priced: Iterator[tuple[TensorPlan, float]]) -> Cho
     return Choice(info.name, tuple(kept))
 
 
-def _bytes(info: TensorInfo, plan: TensorPlan) -> int:
-    return payload_bytes(info, plan) + entry_bytes(info, plan)
+def _bytes(info: TensorInfo, plan: Form) -> int:
+    return plan.nbytes(info) + entry_bytes(info, plan)
 
 
 def choices_to_json(choices: Sequence[Choice]) -> bytes:
     """Measured choices, to be kept in a workspace."""
-    return json.dumps(
-        [[c.tensor, [[tensor_plan_to_dict(o.plan), o.bytes, o.loss] for o in c.options]] for c in choices]
-    ).encode()
+    return json.dumps([[c.tensor, [[o.plan.to_dict(), o.bytes, o.loss] for o in c.options]] for c in choices]).encode()
 
 
 def choices_from_json(data: bytes) -> list[Choice]:
     """The inverse of `choices_to_json`."""
     return [
-        Choice(tensor, tuple(Option(tensor_plan_from_dict(plan), size, loss) for plan, size, loss in options))
+        Choice(tensor, tuple(Option(from_dict(plan), size, loss) for plan, size, loss in options))
         for tensor, options in json.loads(data)
     ]
 

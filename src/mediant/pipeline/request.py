@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from mediant.checkpoint.writer import check_replaceable
 from mediant.errors import PlanError, UsageError
-from mediant.plans import Plan
+from mediant.planning.plan import Plan
 
 Coding = Literal["fixed", "entropy"]
 

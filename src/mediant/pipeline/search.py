@@ -23,8 +23,8 @@ from mediant.evaluation.divergence import Forward, compare
 from mediant.models.head_in_pieces import logits_of
 from mediant.models.opening import positions
 from mediant.models.reference import load_reference
+from mediant.planning.plan import Plan
 from mediant.planning.size import exact
-from mediant.plans import Plan
 from mediant.runtime.loading import load
 from mediant.statistics.calibration import held_out_windows
 from mediant.workers import compute_alone, ordered

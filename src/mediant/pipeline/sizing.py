@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import bisect
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from mediant.allocation.whole_plan import whole_plan
-from mediant.kernels.tiles import OCTET, STORAGES
+from mediant.planning.plan import Plan
 from mediant.planning.plane_order import plane_order
 from mediant.planning.rate_distortion import Unit, allocate, merged, predicted_loss
 from mediant.planning.recipe import Recipe
 from mediant.planning.same_everywhere import allocate_same
 from mediant.planning.size import check_range
-from mediant.plans import Plan, Run
-from mediant.values import Model
+from mediant.values import Model, RowSpan
 
 ATTEMPTS = 12
 # A folder this close to its target is not improved any more.
 CLOSE = 1 / 2000
 
-Runs = Mapping[str, tuple[Run, ...]]
+Runs = Mapping[str, tuple[RowSpan, ...]]
 Extreme = Callable[[Iterable[int]], int]
 
 
@@ -86,9 +84,9 @@ class Sizing:
         return target
 
     def _everywhere(self, extreme: Extreme) -> Runs:
-        runs: dict[str, list[Run]] = {}
+        runs: dict[str, list[RowSpan]] = {}
         for unit in self.units:
-            runs.setdefault(unit.tensor, []).append(Run(unit.rows, extreme(unit.sizes)))
+            runs.setdefault(unit.tensor, []).append(RowSpan(unit.rows, extreme(unit.sizes)))
         return {name: merged(given) for name, given in runs.items()}
 
     def _spend(self, budget: int, target: int) -> Runs:
@@ -102,8 +100,8 @@ class Sizing:
         tensor that can use most.
         """
         while (left := self._left(runs, target)) > CLOSE * target:
-            together = OCTET if self.recipe.storage in STORAGES else 1
-            options = [_Raise(runs, name, *_next_step(runs[name], self.recipe.depths), together) for name in runs]
+            together = {unit.tensor: unit.together for unit in self.units}
+            options = [_Raise(runs, n, *_next_step(runs[n], self.recipe.depths), together[n]) for n in runs]
             free = (r for o in options if o.bits and self._left(r := o.rows(o.most), target) >= left)
             best = next(free, None) or min(
                 (self._raised(o, target) for o in options), key=lambda r: self._left(r, target)
@@ -133,13 +131,13 @@ class Sizing:
         quantized = {n: self.recipe.tensor_plan(given, self.model.tensor(n).role) for n, given in runs.items()}
         if self.recipe.storage == "nested" and not self._same_everywhere:
             for name, drops in plane_order(self.units, runs).items():
-                quantized[name] = dataclasses.replace(quantized[name], drops=drops)
+                quantized[name] = quantized[name].with_drops(drops)
         # Where depths are the same everywhere, no loss was measured.
         loss = None if self._same_everywhere else predicted_loss(self.units, runs)
         return whole_plan(self.model, self.recipe, quantized, self.seed, target, loss)
 
 
-def _next_step(runs: Sequence[Run], depths: Sequence[int]) -> tuple[int, int]:
+def _next_step(runs: Sequence[RowSpan], depths: Sequence[int]) -> tuple[int, int]:
     """The run of a tensor that is cheapest to raise, and its next depth; the latter is 0 if all are at the deepest.
 
     A depth that the tensor has already needs no table of its own, and right behind a run of it not even an entry.
@@ -173,6 +171,6 @@ class _Raise:
 
     def rows(self, count: int) -> Runs:
         given = self.runs[self.tensor]
-        pieces = (Run(count, self.bits), Run(self.most - count, given[self.at].bits))
+        pieces = (RowSpan(count, self.bits), RowSpan(self.most - count, given[self.at].bits))
         split = merged([*given[: self.at], *(piece for piece in pieces if piece.rows), *given[self.at + 1 :]])
         return {**self.runs, self.tensor: split}

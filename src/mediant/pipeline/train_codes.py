@@ -17,13 +17,9 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import load, save
 
-from mediant.checkpoint.decoding import decode, levels, run_codes, scales, zeros
 from mediant.errors import PlanError
-from mediant.kernels.bit_planes import pack
-from mediant.kernels.pairs import is_codebook
-from mediant.kernels.part_shapes import grid_form, scales_columns
+from mediant.forms import Encoding, Form
 from mediant.kernels.rotation import rotate
-from mediant.kernels.tiles import pack_tiles
 from mediant.methods.structure.distill import held_out
 from mediant.methods.training._descent import Course, Descent
 from mediant.methods.training.distillation import Distillation
@@ -32,10 +28,10 @@ from mediant.models.blocks import block_path
 from mediant.models.matrix_form import to_matrix
 from mediant.models.reference import load_reference, parameters_to_modules
 from mediant.models.weights import WeightReader
-from mediant.pipeline.tune import certified, gained, tuning_windows
-from mediant.plans import Plan, TensorPlan
+from mediant.pipeline.tune import certified, tuning_windows
+from mediant.planning.plan import Plan
 from mediant.statistics.hessian import Hessians
-from mediant.values import Array, Encoding, Model, Statistics, TensorInfo
+from mediant.values import Array, Model, Statistics, TensorInfo
 from mediant.workers import compute_alone, ordered
 
 if TYPE_CHECKING:
@@ -49,10 +45,11 @@ KEEP_EVERY = 25
 Learned = Mapping[str, Mapping[str, Array]]
 
 
-def trainable(info: TensorInfo, plan: TensorPlan) -> bool:
+def trainable(info: TensorInfo, plan: Form) -> bool:
     """Whether the codes of a tensor can learn: a matrix of a block, quantized as a whole."""
-    plain = plan.method == "quantize" and not plan.outliers and not scales_columns(plan)
-    return plain and info.role == "linear" and info.layout in ("out_in", "in_out") and bool(block_path(info.name))
+    return (
+        plan.trainable and info.role == "linear" and info.layout in ("out_in", "in_out") and bool(block_path(info.name))
+    )
 
 
 def check_trainable(model: Model, plan: Plan) -> None:
@@ -115,7 +112,7 @@ class _Pupil:
     def __init__(self, run: Compression, plan: Plan, encodings: dict[str, Encoding]) -> None:
         self.run, self.plan, self.encodings = run, plan, encodings
         self.network: Any = load_reference(run.model)
-        self.network.load_state_dict({n: torch.from_numpy(decode(e)) for n, e in encodings.items()}, strict=False)
+        self.network.load_state_dict({n: torch.from_numpy(e.decode()) for n, e in encodings.items()}, strict=False)
         self.network.requires_grad_(False)
         self.owners: dict[str, Any] = parameters_to_modules(self.network)
         self.names = [t.name for t in run.model.tensors if trainable(t, plan.tensors[t.name])]
@@ -193,26 +190,23 @@ class _Pupil:
         for name, found in parts.items():
             self.encodings[name] = dataclasses.replace(self.encodings[name], parts=found)
             with torch.no_grad():
-                self.owners[name].weight.copy_(torch.from_numpy(decode(self.encodings[name])))
+                self.owners[name].weight.copy_(torch.from_numpy(self.encodings[name].decode()))
 
     def _latent(self, name: str) -> Latent:
         encoding = self.encodings[name]
-        plan, form = encoding.plan, grid_form(encoding.plan)
         with WeightReader(self.run.model) as weights:
             matrix = to_matrix(weights.read(name), encoding.info)
-        seed = plan.basis.get("seed")
-        runs, row = [], 0
-        for run, codes in zip(plan.runs, run_codes(encoding), strict=True):
-            if is_codebook(run.bits, form.counts.get(run.bits, 0)):
-                raise PlanError(f"The codes of {name!r} are in pairs, which are not trained; take the grid bell.")
-            table = torch.from_numpy(np.array(levels(encoding, form, run.bits)))
-            runs.append(Rows(slice(row, row + run.rows), table, torch.from_numpy(codes.astype(np.int64))))
-            row += run.rows
+        found = encoding.plan.codes(encoding.info, encoding.parts, encoding.side)
+        rows, row = [], 0
+        for table, codes in zip(found.tables, found.codes, strict=True):
+            here = slice(row, row + len(codes))
+            rows.append(Rows(here, torch.from_numpy(np.array(table)), torch.from_numpy(codes.astype(np.int64))))
+            row += len(codes)
         return Latent(
-            torch.from_numpy(np.array(matrix) if seed is None else rotate(matrix, seed)),
-            torch.from_numpy(scales(encoding)),
-            torch.from_numpy(zeros(encoding)) if form.zero_point else None,
-            runs, plan.group, seed,
+            torch.from_numpy(np.array(matrix) if found.rotation is None else rotate(matrix, found.rotation)),
+            torch.from_numpy(found.scales),
+            None if found.zeros is None else torch.from_numpy(found.zeros),
+            rows, found.group, found.rotation,
         )  # fmt: skip
 
 
@@ -302,12 +296,10 @@ def _mean(loss: Callable[[torch.Tensor], torch.Tensor], windows: torch.Tensor) -
 
 def _stored(encoding: Encoding, latent: Latent) -> dict[str, Array]:
     """The parts of an encoding with the gains in its scales, and codes rounded anew for these scales."""
-    plan, parts = encoding.plan, gained(encoding, latent.gain.detach().numpy())
-    codes = latent.codes(torch.from_numpy(scales(dataclasses.replace(encoding, parts=parts))))
-    pairs = [(found.numpy(), run.bits) for found, run in zip(codes, plan.runs, strict=True)]
-    if plan.storage == "rows":
-        return {**parts, "codes": np.concatenate([pack(found.reshape(-1), bits) for found, bits in pairs])}
-    return {**parts, "tiles": np.concatenate([pack_tiles(found, bits, plan.storage) for found, bits in pairs])}
+    plan, info = encoding.plan, encoding.info
+    parts = plan.with_row_gains(info, encoding.parts, latent.gain.detach().numpy())
+    scales = plan.codes(info, parts, encoding.side).scales
+    return plan.with_codes(info, parts, [codes.numpy() for codes in latent.codes(torch.from_numpy(scales))])
 
 
 def _to_bytes(learned: Learned) -> bytes:

@@ -15,25 +15,20 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import load, save
 
-from mediant.checkpoint.decoding import decode, factor_encodings
-from mediant.kernels.bfloat16 import from_float32, to_float32
-from mediant.kernels.coded_matrix import Codebook, scaled
-from mediant.methods.stack import prepare_any
+from mediant.forms import Encoding
+from mediant.forms.encoding import Original, encode
 from mediant.methods.training.scale_tuning import Tuned, Tuner
 from mediant.models.matrix_form import to_matrix
 from mediant.models.reference import load_reference
 from mediant.models.weights import WeightReader
-from mediant.pipeline.approximate import cast
-from mediant.plans import MOST_STEPS, Plan
+from mediant.planning.plan import Plan
 from mediant.statistics.calibration import text_to_learn
 from mediant.statistics.hessian import Hessians
-from mediant.values import Array, Encoding, Model, Statistics
+from mediant.values import MOST_STEPS, Array, Model, Statistics
 
 if TYPE_CHECKING:
     from mediant.pipeline.compress import Compression
 
-# Tensors without scales of their rows.
-UNGAINED = ("cast", "compand")
 # Windows that are not learned from, but judge whether learning helped.
 HELD_OUT = 8
 # Steps that tell how long one takes.
@@ -58,7 +53,7 @@ def steps_within(run: Compression, plan: Plan, minutes: float) -> int:
 
 def tunable(plan: Plan) -> set[str]:
     """Names of the tensors whose rows can take up gains."""
-    return {name for name, tensor in plan.tensors.items() if tensor.method not in UNGAINED}
+    return {name for name, tensor in plan.tensors.items() if tensor.tunable}
 
 
 def learned(run: Compression, plan: Plan) -> Tuned:
@@ -71,7 +66,7 @@ def learned(run: Compression, plan: Plan) -> Tuned:
 
     def compute() -> bytes:
         network = load_reference(run.model)
-        state = {e.info.name: torch.from_numpy(decode(e)) for e in run.rounded(plan)}
+        state = {e.info.name: torch.from_numpy(e.decode()) for e in run.rounded(plan)}
         network.load_state_dict(state, strict=False)
         return _to_bytes(
             _learned(Tuner(network, load_reference(run.original), tunable(plan), run.model.tensors), run, plan)
@@ -113,38 +108,13 @@ def taken_up(
         for encoding in encodings:
             name = encoding.info.name
             if name in tuned.gains:
-                changed = dataclasses.replace(encoding, parts=gained(encoding, tuned.gains[name]))
+                parts = encoding.plan.with_row_gains(encoding.info, encoding.parts, tuned.gains[name])
+                changed = dataclasses.replace(encoding, parts=parts)
                 yield certified(changed, weights.read(name), statistics, hessians)
             elif name in tuned.values:
-                yield cast(encoding.info, encoding.plan, tuned.values[name])
+                yield encode(Original(encoding.info, tuned.values[name]), encoding.plan)
             else:
                 yield encoding
-
-
-def gained(encoding: Encoding, gain: Array) -> dict[str, Array]:
-    """The parts of an encoding whose rows are multiplied by gains [rows], as far as its form can say so."""
-    if encoding.plan.method == "factors":
-        # The rows of a product are those of its left factor, and of what is added to it.
-        factors = {name: factor for name, factor in factor_encodings(encoding).items() if name != "right"}
-        changed = {
-            f"{n}.{part}": array for n, factor in factors.items() for part, array in gained(factor, gain).items()
-        }
-        return {**encoding.parts, **changed}
-    if encoding.plan.method == "cast":
-        values = decode(encoding)
-        return dict(cast(encoding.info, encoding.plan, values * gain.reshape(-1, 1)).parts)
-    if encoding.plan.method == "lattice":
-        codebook = Codebook.from_parts(encoding.parts, encoding.info.matrix_shape[1])
-        tuned = dataclasses.replace(codebook, row_scales=scaled(codebook.row_scales, gain.reshape(-1)))
-        return {**encoding.parts, **tuned.parts()}
-    part = "row_scales" if "row_scales" in encoding.parts else "scales"
-    scales = to_float32(encoding.parts[part])
-    parts = {**encoding.parts, part: from_float32(scales * gain.reshape(-1, *[1] * (scales.ndim - 1)))}
-    if "outliers" in parts:
-        most = np.finfo(np.float16).max
-        outliers = parts["outliers"].astype(np.float32) * gain.reshape(-1, 1)
-        parts["outliers"] = np.clip(outliers, -most, most).astype(np.float16)
-    return parts
 
 
 def certified(encoding: Encoding, original: Array, statistics: Statistics, hessians: Hessians | None) -> Encoding:
@@ -152,17 +122,9 @@ def certified(encoding: Encoding, original: Array, statistics: Statistics, hessi
     if encoding.certificate is None:
         return encoding
     info = encoding.info
-    matrix = to_matrix(original, info)
     hessian = None if hessians is None else hessians.of(info.name)
-    layer = prepare_any(matrix, None, statistics.layers.get(info.name), hessian)
-    decoded = to_matrix(decode(encoding), info)
-    certificate = dataclasses.replace(
-        encoding.certificate,
-        relative_error=layer.relative_error(decoded),
-        weighted_error=layer.weighted_error(decoded),
-        worst_error=None,
-        expected_error=None,
-    )
+    layer = Original(info, original, statistics.layers.get(info.name), hessian).layer()
+    certificate = layer.certified(encoding.certificate, to_matrix(encoding.decode(), info))
     return dataclasses.replace(encoding, certificate=certificate)
 
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mediant.planning.rate_distortion import Unit, predicted_loss
-from mediant.plans import Drop, Run
+from mediant.values import Drop, RowSpan
 
-Runs = Mapping[str, Sequence[Run]]
+Runs = Mapping[str, Sequence[RowSpan]]
 
 
 def plane_order(units: Sequence[Unit], runs: Runs) -> dict[str, tuple[Drop, ...]]:
@@ -27,7 +27,7 @@ def plane_order(units: Sequence[Unit], runs: Runs) -> dict[str, tuple[Drop, ...]
         runs: the depths that the tensors have.
 
     >>> units = [Unit(name, 8, 32, {2: 64, 3: 96}, {2: loss, 3: 0.1}) for name, loss in (("a", 0.9), ("b", 0.3))]
-    >>> plane_order(units, {"a": [Run(8, 3)], "b": [Run(8, 3)]})
+    >>> plane_order(units, {"a": [RowSpan(8, 3)], "b": [RowSpan(8, 3)]})
     {'a': (Drop(bits=2, place=1),), 'b': (Drop(bits=2, place=0),)}
     """
     of_tensor: dict[str, list[Unit]] = {}
@@ -44,10 +44,10 @@ def plane_order(units: Sequence[Unit], runs: Runs) -> dict[str, tuple[Drop, ...]
     return {name: tuple(drops) for name, drops in order.items()}
 
 
-def _slopes(units: Sequence[Unit], runs: Sequence[Run]) -> list[tuple[int, float]]:
+def _slopes(units: Sequence[Unit], runs: Sequence[RowSpan]) -> list[tuple[int, float]]:
     """Depths below a tensor's deepest, descending, each with the loss a bit of getting there, which never falls."""
     depths = [bits for bits in sorted(units[0].losses, reverse=True) if bits < max(run.bits for run in runs)]
-    cut = [tuple(runs), *(tuple(Run(run.rows, min(run.bits, bits)) for run in runs) for bits in depths)]
+    cut = [tuple(runs), *(tuple(RowSpan(run.rows, min(run.bits, bits)) for run in runs) for bits in depths)]
     losses = [predicted_loss(units, {units[0].tensor: given}) for given in cut]
     sizes = [sum(run.rows * run.bits for run in given) * units[0].columns for given in cut]
     pools: list[tuple[float, int, int]] = []  # loss, bits, and how many steps share them

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mediant.planning.size import check_range
-from mediant.plans import Run
+from mediant.values import RowSpan
 
 CELLS = 1 << 18
 # Where a unit has dozens of options instead of seven depths.
@@ -45,7 +45,7 @@ class Unit:
 class Allocation:
     """Runs for each tensor, their payload in bytes, and the loss predicted for them."""
 
-    runs: Mapping[str, tuple[Run, ...]]
+    runs: Mapping[str, tuple[RowSpan, ...]]
     bytes: int
     loss: float
 
@@ -72,7 +72,7 @@ def choose_whole(units: Sequence[Unit], budget: int) -> list[int]:
     return picked
 
 
-def predicted_loss(units: Sequence[Unit], runs: Mapping[str, Sequence[Run]]) -> float:
+def predicted_loss(units: Sequence[Unit], runs: Mapping[str, Sequence[RowSpan]]) -> float:
     """The loss predicted for runs that need not end where units end: each unit counts by the rows at each depth."""
     pending = {name: deque(given) for name, given in runs.items()}
     total = 0.0
@@ -84,7 +84,7 @@ def predicted_loss(units: Sequence[Unit], runs: Mapping[str, Sequence[Run]]) -> 
             total += unit.losses[run.bits] * rows / unit.rows
             left -= rows
             if rows < run.rows:
-                pending[unit.tensor].appendleft(Run(run.rows - rows, run.bits))
+                pending[unit.tensor].appendleft(RowSpan(run.rows - rows, run.bits))
     return total
 
 
@@ -120,12 +120,12 @@ def _split_one(units: Sequence[Unit], depths: list[int], budget: int) -> Allocat
     spare = int(SPARE * budget)
     left -= _fill(units, depths, left, spare)
     split, rows, gain = _best_split(units, depths, left, spare)
-    runs: dict[str, list[Run]] = {}
+    runs: dict[str, list[RowSpan]] = {}
     total = 0
     for i, (unit, bits) in enumerate(zip(units, depths, strict=True)):
-        pieces = [Run(unit.rows, bits)]
+        pieces = [RowSpan(unit.rows, bits)]
         if i == split:
-            pieces = [Run(rows, _next(unit, bits)), Run(unit.rows - rows, bits)]
+            pieces = [RowSpan(rows, _next(unit, bits)), RowSpan(unit.rows - rows, bits)]
             total += _split_bytes(unit, bits, rows)
         else:
             total += unit.sizes[bits]
@@ -185,12 +185,12 @@ def _split_bytes(unit: Unit, bits: int, rows: int) -> int:
     return unit.sizes[bits] - planes(unit.rows, bits) + codes
 
 
-def merged(runs: Sequence[Run]) -> tuple[Run, ...]:
+def merged(runs: Sequence[RowSpan]) -> tuple[RowSpan, ...]:
     """Neighbouring runs of equal depth as one."""
-    merged: list[Run] = []
+    merged: list[RowSpan] = []
     for run in runs:
         if merged and merged[-1].bits == run.bits:
-            merged[-1] = Run(merged[-1].rows + run.rows, run.bits)
+            merged[-1] = RowSpan(merged[-1].rows + run.rows, run.bits)
         else:
             merged.append(run)
     return tuple(merged)

@@ -15,14 +15,13 @@ import yaml
 from mediant import discovery
 from mediant.checked_fields import checked_fields
 from mediant.errors import PlanError
+from mediant.forms import Form, asked_by, form
 from mediant.planning import stages
-from mediant.plans import MOST_STEPS, Run, Storage, TensorPlan
-from mediant.values import Role
+from mediant.values import MOST_STEPS, Role, RowSpan
 
 # The grid whose codes of 2 bits stand for two weights at once; and the one in its place where each weight has to go
 # alone: among sparse ones, and where codes are trained.
 PAIRED, ALONE = {"name": "paired"}, {"name": "bell"}
-ROTATION_SEED = 0
 SPARSE_ROLES: tuple[Role, ...] = ("linear", "expert")
 
 
@@ -53,7 +52,7 @@ class Recipe:
     scale_bits: int = 6
     scale_signed: bool = True
     scale_steps: int = 8
-    storage: Storage = "rows"
+    storage: Literal["rows", "tiles", "nested"] = "rows"
     rotate: bool = False
     balance: Mapping[str, Any] = field(default_factory=dict)
     outliers: int = 0
@@ -84,43 +83,14 @@ class Recipe:
         specs = (("low_rank", self.low_rank), ("pruning.scores", self.score), ("rounding", self.rounding))
         return any("hessian" in discovery.needs(*spec) for spec in specs)
 
-    def tensor_plan(self, runs: tuple[Run, ...], role: Role = "linear") -> TensorPlan:
+    def tensor_plan(self, runs: tuple[RowSpan, ...], role: Role = "linear") -> Form:
         """The plan of one quantized tensor; embeddings and heads are never sparse."""
         sparse = bool(self.pattern) and not self.low_rank and role in SPARSE_ROLES
-        return self.sparse_plan(runs) if sparse else self._quantized(runs)
+        return self.sparse_plan(runs) if sparse else form(self.method).of_recipe(vars(self), runs)
 
-    def sparse_plan(self, runs: tuple[Run, ...]) -> TensorPlan:
+    def sparse_plan(self, runs: tuple[RowSpan, ...]) -> Form:
         """The plan of one sparse and quantized tensor, which goes without a basis, outliers and tiles."""
-        plain = dataclasses.replace(self._quantized(runs), basis={}, outliers=0, storage="rows")
-        return dataclasses.replace(plain, method="sparse", pattern=self.pattern, score=self.score)
-
-    def _quantized(self, runs: tuple[Run, ...]) -> TensorPlan:
-        return TensorPlan(
-            method="quantize",
-            grid=self.grid,
-            scale=self.scale,
-            rounding=self.rounding,
-            runs=runs,
-            group=self.group,
-            scale_bits=self.scale_bits,
-            scale_signed=self.scale_signed,
-            scale_steps=self.scale_steps,
-            storage=self.storage,
-            basis=self._basis(),
-            outliers=self.outliers,
-        )
-
-    def _basis(self) -> dict[str, Any]:
-        if self.balance:
-            return {"name": "columns", "by": dict(self.balance)}
-        return {"name": "rotation", "seed": ROTATION_SEED} if self.rotate else {}
-
-
-def plan_needs_hessian(plan: TensorPlan) -> bool:
-    """Whether what a plan does with a tensor goes by its Hessian."""
-    specs = [("rounding", part.rounding) for part in (plan, *plan.factors.values())]
-    specs += [("low_rank", plan.low_rank), ("pruning.scores", plan.score)]
-    return plan.method == "lattice" or any("hessian" in discovery.needs(*spec) for spec in specs)
+        return asked_by("pattern").of_recipe(vars(self), runs)
 
 
 def recipe_names() -> tuple[str, ...]:

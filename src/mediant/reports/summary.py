@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mediant.checkpoint.manifest import Calibration, Entry, Manifest, Origin
-from mediant.kernels.part_shapes import ITEM_BYTES
+from mediant.forms.parts import nbytes
+from mediant.planning.plan import described
 from mediant.planning.size import STORED_BYTES
-from mediant.plans import TensorPlan, described, pattern_name
 from mediant.values import Certificate, TensorInfo
 
 KINDS = {"embedding": "embedding", "head": "head", "norm": "norms", "bias": "biases", "expert": "experts"}
@@ -97,14 +96,15 @@ def summarize(manifest: Manifest, files: Mapping[str, int]) -> Summary:
 
 
 def _row(entry: Entry) -> TensorRow:
+    words = entry.plan.words()
     return TensorRow(
         name=entry.info.name,
         kind=_kind(entry.info),
         layer=entry.info.layer,
         weights=entry.info.size,
-        bytes=sum(ITEM_BYTES[part.dtype] * math.prod(part.shape) for part in entry.parts.values()),
-        method=_method(entry.plan),
-        depth=_depth(entry.plan),
+        bytes=nbytes({name: (part.dtype, part.shape) for name, part in entry.parts.items()}),
+        method=words.full,
+        depth=words.depth or "–",
         certificate=entry.certificate,
     )
 
@@ -115,27 +115,3 @@ def _kind(info: TensorInfo) -> str:
     if info.role in KINDS or info.layer < 0 or str(info.layer) not in path:
         return KINDS.get(info.role, info.module or info.name)
     return ".".join(path[path.index(str(info.layer)) + 1 :])
-
-
-def _method(plan: TensorPlan) -> str:
-    if plan.method == "cast":
-        return plan.dtype
-    if plan.method == "lattice":
-        return "entropy-coded lattice"
-    if plan.method == "compand":
-        return "companded"
-    if plan.method == "sparse":
-        kept = str(plan.grid["name"]) if plan.grid else plan.dtype
-        return f"{pattern_name(plan.pattern)} {plan.score.get('name', '?')}, {kept}"
-    if plan.method == "factors":
-        return " + ".join(f"{name}: {_method(part)}" for name, part in plan.factors.items())
-    return " × ".join(str(spec.get("name", "?")) for spec in (plan.grid, plan.scale, plan.rounding))
-
-
-def _depth(plan: TensorPlan) -> str:
-    if plan.method == "factors":
-        return f"rank {plan.rank}"
-    depths = {run.bits for run in plan.runs}
-    if not depths:
-        return "–"
-    return str(min(depths)) if len(depths) == 1 else f"{min(depths)}–{max(depths)}"

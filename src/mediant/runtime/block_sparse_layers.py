@@ -12,18 +12,18 @@ import torch
 from torch import nn
 
 from mediant.checkpoint.reader import Checkpoint
-from mediant.checkpoint.sparse_blocks import stored_blocks
 from mediant.kernels.block_sparse import BlockSparse
 
 
 def skip_zero_blocks(network: Any, checkpoint: Checkpoint) -> None:
     """Lets the linear layers of a network, just loaded from the checkpoint, compute with the blocks that are kept."""
     modules = dict(network.named_modules())
-    for name in checkpoint.tensors:
+    for name, entry in checkpoint.tensors.items():
         path, _, leaf = name.rpartition(".")
         module = modules.get(path)
-        if leaf == "weight" and type(module) is nn.Linear and (blocks := stored_blocks(checkpoint, name)) is not None:
-            _Skipping(module, blocks)
+        if leaf == "weight" and type(module) is nn.Linear and entry.plan.in_blocks(entry.info, entry.side):
+            parts = checkpoint.encoding(name).parts
+            _Skipping(module, entry.plan.blocks(entry.info, parts, entry.side))
 
 
 class _Skipping:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mediant import workers
 from mediant.errors import CheckpointError, UsageError
+from mediant.forms import Views
 from mediant.kernels import native
 from mediant.models.configuration import configuration
 from mediant.models.folder import CHECKPOINT
@@ -32,7 +33,7 @@ from mediant.runtime.dial import Dial
 from mediant.runtime.expansion import expanded
 from mediant.runtime.families import describe
 from mediant.runtime.kv_cache import KV_BITS, Sequence
-from mediant.runtime.weights import CheckpointSource, Matrix, Source
+from mediant.runtime.weights import CheckpointSource, Source
 
 Floats = NDArray[np.float32]
 
@@ -94,9 +95,9 @@ class Decoder:
             kv_bits,
             chunk,
         )
-        self.matrices: list[Matrix] = []
+        self.matrices: list[Views] = []
         # Packed ones that activations meet: not an embedding beside a head of its own.
-        self.multiplied: list[Matrix] = []
+        self.multiplied: list[Views] = []
         self.drafts = Drafts()
         layers = [(layer.window, layer.rope) for layer in description.layers]
         ropes = [(np.ascontiguousarray(rope.frequencies, np.float32), rope.scale) for rope in description.ropes]
@@ -278,7 +279,7 @@ class Decoder:
     def _matrix(self, source: Source, role: str, layer: int, module: str, multiplied: bool = True) -> None:
         matrix = source.matrix(_known(source, f"{module}.weight"))
         bias = _bias(source, module, role in self.description.biased)
-        self.native.set_linear(role, layer, list(matrix.views), bias)
+        self.native.set_linear(role, layer, list(matrix.linears), bias)
         if role != "positions":
             self.matrices.append(matrix)
             self.multiplied += [matrix] if matrix.packed and multiplied else []

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from mediant.errors import UsageError
-from mediant.runtime.weights import Matrix
+from mediant.forms import Views
 
 STEP = 0.25
 # Precisions are told with two digits; what was read off a table must be found again.
@@ -23,7 +23,7 @@ DIGITS = 2
 class Dial:
     """Views of all matrices, in the order of the decoder's, for every precision."""
 
-    def __init__(self, matrices: Sequence[Matrix]):
+    def __init__(self, matrices: Sequence[Views]):
         self._matrices = matrices
 
     @property
@@ -83,7 +83,7 @@ class Dial:
         return tuple(sorted(depths)) if len(depths) > 1 else (deepest or 32,)
 
 
-def _view(matrix: Matrix, precision: float) -> int:
+def _view(matrix: Views, precision: float) -> int:
     """The first view of a matrix with at most `precision` bits, else its last."""
     return next((i for i, bits in enumerate(matrix.bits) if bits <= precision), max(len(matrix.bits) - 1, 0))
 

@@ -18,23 +18,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from mediant import files
-from mediant.checkpoint.decoding import decode
 from mediant.checkpoint.manifest import MANIFEST_FILE
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.checkpoint.writer import write
 from mediant.claims import claimed
 from mediant.errors import CheckpointError, StorageError
+from mediant.forms import Encoding, kept
+from mediant.forms.encoding import Original, encode
 from mediant.models.folder import read_config
-from mediant.plans import TensorPlan
 from mediant.progress import SILENT, Progress
-from mediant.values import Encoding, Model
+from mediant.values import Model
 
 # Part of the name: raise it when the same file would give another expansion.
 FORMAT = 1
-EXPANDED = TensorPlan("cast", "float16")
+EXPANDED = kept("float16")
 
 
 def expanded(folder: Path, progress: Progress = SILENT) -> Checkpoint:
@@ -46,7 +44,7 @@ def expanded(folder: Path, progress: Progress = SILENT) -> Checkpoint:
         CheckpointError: it is damaged.
     """
     checkpoint = open_checkpoint(folder)
-    if not any(entry.plan.method == "lattice" for entry in checkpoint.tensors.values()):
+    if not any(entry.plan.slow for entry in checkpoint.tensors.values()):
         return checkpoint
     target = files.cache_folder() / "expanded" / f"{files.file_sha256(folder / MANIFEST_FILE)[:32]}-{FORMAT}"
     if (kept := _kept(target)) is not None:
@@ -89,19 +87,19 @@ def _expand(checkpoint: Checkpoint, target: Path, progress: Progress) -> None:
         fingerprint=origin.fingerprint,
         causal=origin.causal,
     )
-    plans = {name: EXPANDED if e.plan.method == "lattice" else e.plan for name, e in entries.items()}
+    plans = {name: EXPANDED if e.plan.slow else e.plan for name, e in entries.items()}
     # An expansion runs and is not compressed again, so it need not know of structural edits.
     plan = replace(checkpoint.plan, tensors=plans, structure=())
     companions = {name: checkpoint.folder / name for name in checkpoint.manifest.files}
-    forms = {name: e.form for name, e in entries.items() if e.form is not None and plans[name] is e.plan}
+    sides = {name: e.side for name, e in entries.items() if plans[name] is e.plan}
     tensors = progress.track(_encodings(checkpoint), "Expanding", len(entries))
-    write(target, model, plan, checkpoint.manifest.calibration, tensors, companions, forms)
+    write(target, model, plan, checkpoint.manifest.calibration, tensors, companions, sides)
 
 
 def _encodings(checkpoint: Checkpoint) -> Iterator[Encoding]:
     for name, entry in checkpoint.tensors.items():
         encoding = checkpoint.encoding(name)
-        if entry.plan.method == "lattice":
-            data = decode(encoding, entry.form).astype(np.float16)
-            encoding = Encoding(entry.info, EXPANDED, {"data": data}, encoding.certificate)
+        if entry.plan.slow:
+            expanded = encode(Original(entry.info, encoding.decode()), EXPANDED)
+            encoding = replace(expanded, certificate=encoding.certificate)
         yield encoding

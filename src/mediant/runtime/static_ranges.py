@@ -71,7 +71,7 @@ def measure(
         for alias in (name, *checkpoint.tensors[name].info.aliases):
             module = modules.get(alias.removesuffix(".weight"))
             if module is not None and not isinstance(module, torch.nn.Embedding):
-                module.register_forward_pre_hook(_recorder(samples, checkpoint.tensors[name].plan.basis.get("seed")))
+                module.register_forward_pre_hook(_recorder(samples, checkpoint.tensors[name].plan.rotation))
     with torch.inference_mode():
         for window in progress.track(windows, "Running the model on text", len(windows)):
             network(input_ids=window[None], use_cache=False)
@@ -85,8 +85,7 @@ def measure(
 
 def packed(checkpoint: Checkpoint) -> list[str]:
     """The tensors that kernels multiply by as they are stored."""
-    tensors = checkpoint.tensors.items()
-    return [name for name, e in tensors if e.plan.method == "quantize" and e.plan.storage != "rows"]
+    return [name for name, entry in checkpoint.tensors.items() if entry.plan.packs]
 
 
 def write(file: Path, ranges: Ranges) -> None:

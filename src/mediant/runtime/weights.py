@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mediant.checkpoint.packing import packed_matrix
 from mediant.checkpoint.reader import Checkpoint
-from mediant.checkpoint.sparse_blocks import stored_blocks
-from mediant.errors import CheckpointError
+from mediant.forms import Views
 from mediant.kernels import native
-from mediant.kernels.block_sparse import BlockSparse
-from mediant.kernels.packed_matrix import PackedMatrix
-from mediant.plans import Drop, Run
 
 if TYPE_CHECKING:
     from mediant.models.weights import WeightReader
 
 Floats = NDArray[np.float32]
-HALVES = ("float16", "bfloat16")
-
-
-@dataclass(frozen=True, eq=False)
-class Matrix:
-    """A matrix for the native decoder: whole, and then with less and less of it.
-
-    `bits` are the most that each view reads of a code, `runs` the depths of all codes where there are any, `drops` the
-    places of the views in the order in which the model gives up bits, where the file has one. `packed` are the matrices
-    behind the views, where kernels multiply by codes, and `name` the tensor that they are of.
-    """
-
-    views: tuple[Any, ...]
-    bits: tuple[int, ...] = ()
-    runs: tuple[Run, ...] = ()
-    drops: tuple[Drop, ...] = ()
-    packed: tuple[PackedMatrix, ...] = ()
-    name: str = ""
-
-    @property
-    def codes(self) -> int:
-        """Number of codes."""
-        return sum(run.rows for run in self.runs) * int(self.views[0].columns)
-
-    def code_bits(self, view: int) -> int:
-        """Bits of all codes that a view reads."""
-        return sum(run.rows * min(run.bits, self.bits[view]) for run in self.runs) * int(self.views[0].columns)
 
 
 class Source(Protocol):
@@ -61,7 +28,7 @@ class Source(Protocol):
     def name(self, name: str) -> str | None:
         """The first name of the tensor of that name; None where there is none."""
 
-    def matrix(self, name: str) -> Matrix:
+    def matrix(self, name: str) -> Views:
         """A tensor [rows, columns]."""
 
     def vector(self, name: str) -> Floats:
@@ -86,27 +53,13 @@ class CheckpointSource:
         """Tied tensors share their first."""
         return self._names.get(name)
 
-    def matrix(self, name: str) -> Matrix:
+    def matrix(self, name: str) -> Views:
         """Views of the stored parts, or the decoded matrix."""
         known = self._names[name]
-        if (blocks := stored_blocks(self._checkpoint, known)) is not None:
-            return block_sparse(blocks)
-        plan, info = self._checkpoint.tensors[known].plan, self._checkpoint.tensors[known].info
-        if plan.method == "cast" and plan.dtype in HALVES and info.layout == "out_in":
-            return half(self._checkpoint.encoding(known, hashed=False).parts["data"], plan.dtype)
-        if plan.method != "quantize" or plan.storage == "rows" or info.layout != "out_in":
-            return dense(self.weight(name))
-        encoding, form = self._checkpoint.encoding(known, hashed=False), self._checkpoint.tensors[known].form
-        deepest = max(run.bits for run in plan.runs)
-        packed = [packed_matrix(encoding, form)]
-        bits = [deepest]
-        for fewer in range(deepest - 1, 1, -1) if plan.storage == "nested" else ():
-            with contextlib.suppress(CheckpointError):
-                packed.append(packed_matrix(encoding, form, fewer))
-                bits.append(fewer)
-        assert native is not None
-        views = tuple(native.packed_linear(matrix.handle) for matrix in packed)
-        return Matrix(views, tuple(bits), plan.runs, plan.drops, tuple(packed), known)
+        entry = self._checkpoint.tensors[known]
+        encoding = self._checkpoint.encoding(known, hashed=not entry.plan.mapped(entry.info))
+        views = entry.plan.views(entry.info, encoding.parts, entry.side)
+        return dense(self._checkpoint.decoded(encoding)) if views is None else replace(views, name=known)
 
     def vector(self, name: str) -> Floats:
         """Decoded."""
@@ -131,7 +84,7 @@ class ModelSource:
         """Tied tensors share their first."""
         return self._names.get(name)
 
-    def matrix(self, name: str) -> Matrix:
+    def matrix(self, name: str) -> Views:
         """As it is."""
         return dense(self._reader.read(name))
 
@@ -140,22 +93,10 @@ class ModelSource:
         return np.asarray(self._reader.read(name), np.float32)
 
 
-def block_sparse(matrix: BlockSparse) -> Matrix:
-    """A float32 matrix without its zero blocks."""
-    assert native is not None
-    return Matrix((native.block_sparse_linear(matrix.values, matrix.starts, matrix.width, matrix.columns),))
-
-
-def dense(matrix: Any) -> Matrix:
+def dense(matrix: Any) -> Views:
     """A float32 matrix."""
     assert native is not None
-    return Matrix((native.dense_linear(np.ascontiguousarray(matrix, np.float32)),))
-
-
-def half(matrix: Any, dtype: str) -> Matrix:
-    """A matrix of float16 or bfloat16, used where it is."""
-    assert native is not None
-    return Matrix((native.half_linear(matrix.view(np.uint16), dtype == "bfloat16"),))
+    return Views((native.dense_linear(np.ascontiguousarray(matrix, np.float32)),))
 
 
 def _names(tensors: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -9,24 +9,22 @@ import numpy as np
 import pytest
 
 from mediant import discovery
-from mediant.checkpoint.decoding import check, decode
 from mediant.errors import CheckpointError, PlanError
+from mediant.forms import Encoding
+from mediant.forms.quantize.encode import quantize
+from mediant.forms.quantize.form import Quantize
 from mediant.kernels.bfloat16 import from_float32, to_float32
-from mediant.kernels.part_shapes import form_of, part_shapes
 from mediant.methods.balancing.awq import Awq
 from mediant.methods.balancing.smoothquant import Smoothquant
 from mediant.methods.layer import prepare
-from mediant.methods.quantize import quantize
-from mediant.plans import Run, TensorPlan
-from mediant.values import Encoding, LayerStatistics, TensorInfo
+from mediant.values import LayerStatistics, RowSpan, TensorInfo
 
 NAMES = discovery.names("balancing")
-PLAN = TensorPlan(
-    method="quantize",
+PLAN = Quantize(
     grid={"name": "uniform", "kind": "symmetric"},
     scale={"name": "absmax"},
     rounding={"name": "nearest"},
-    runs=(Run(12, 3),),
+    runs=(RowSpan(12, 3),),
     group=16,
     scale_bits=16,
 )
@@ -91,8 +89,8 @@ def test_parts_decode_to_what_was_measured(name, more):
     plan = balanced(name, **more)
     result = quantize(prepare(matrix, plan.rotation, s, np.diag(s.input_square)), plan)
     encoding = Encoding(INFO, plan, result.parts, result.certificate)
-    check(encoding, form_of(encoding))
-    np.testing.assert_array_equal(decode(encoding), result.matrix)
+    encoding.verify()
+    np.testing.assert_array_equal(encoding.decode(), result.matrix)
     assert result.parts["column_scales"].shape == (40,)
 
 
@@ -132,7 +130,7 @@ def test_smoothquant_gives_inputs_and_weights_the_same_range():
 @pytest.mark.parametrize("basis", [{"name": "columns"}, {"name": "columns", "by": "awq"}, {"name": "rows", "by": {}}])
 def test_other_bases_are_refused(basis):
     with pytest.raises(PlanError, match="basis of 'w'"):
-        part_shapes(INFO, dataclasses.replace(PLAN, basis=basis))
+        dataclasses.replace(PLAN, basis=basis).parts(INFO)
 
 
 def test_factors_that_overflow_are_refused():
@@ -142,7 +140,7 @@ def test_factors_that_overflow_are_refused():
     huge = from_float32(np.full(40, 3e38, np.float32))
     encoding = Encoding(INFO, plan, result.parts | {"column_scales": huge}, None)
     with pytest.raises(CheckpointError, match="too large for finite weights"):
-        check(encoding, form_of(encoding))
+        encoding.verify()
 
 
 @pytest.mark.parametrize(("method", "wrong"), [(Awq, {"grid": 0}), (Smoothquant, {"alpha": 1.5})])

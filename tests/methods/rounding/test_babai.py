@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from mediant.errors import PlanError
+from mediant.forms.quantize.encode import quantize
+from mediant.forms.quantize.form import Quantize
 from mediant.methods.layer import prepare
-from mediant.methods.quantize import quantize
-from mediant.plans import Run, TensorPlan
+from mediant.values import RowSpan
 
 
 def plan(**rounding):
-    return TensorPlan(
-        "quantize",
+    return Quantize(
         grid={"name": "normal"},
         scale={"name": "exact"},
         rounding={"name": "babai", **rounding},
-        runs=(Run(40, 3),),
+        runs=(RowSpan(40, 3),),
         group=8,
         scale_bits=4,
     )

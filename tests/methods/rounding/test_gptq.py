@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 
 from mediant.errors import PlanError
+from mediant.forms.quantize.encode import quantize
+from mediant.forms.quantize.form import Quantize
 from mediant.kernels.nearest_code import nearest_code
 from mediant.methods.layer import prepare
-from mediant.methods.quantize import quantize
 from mediant.methods.rounding.gptq import Gptq
 from mediant.methods.scales import Fit
 from mediant.methods.scales.absmax import Absmax
-from mediant.plans import Run, TensorPlan
 from mediant.statistics.lattice import damped, lattice
+from mediant.values import RowSpan
 
 LEVELS = np.arange(-3.0, 4)
-PLAN = TensorPlan(
-    method="quantize",
+PLAN = Quantize(
     grid={"name": "uniform", "kind": "symmetric"},
     scale={"name": "absmax"},
     rounding={"name": "gptq"},
-    runs=(Run(12, 3),),
+    runs=(RowSpan(12, 3),),
     group=16,
     scale_bits=16,
 )
@@ -95,14 +95,14 @@ def test_the_largest_first_loses_less_where_inputs_differ():
     h = h * np.outer(sizes, sizes)
     losses = []
     for order in ("natural", "largest_first"):
-        plan = dataclasses.replace(PLAN, rounding={"name": "gptq", "order": order}, group=64, runs=(Run(64, 3),))
+        plan = dataclasses.replace(PLAN, rounding={"name": "gptq", "order": order}, group=64, runs=(RowSpan(64, 3),))
         losses.append(quantize(prepare(matrix, plan.rotation, None, h), plan).certificate.weighted_error)
     assert losses[1] < losses[0]
 
 
 def test_it_loses_less_than_nearest_in_the_metric_and_more_than_nothing():
     matrix, h = problem(64, 64)
-    runs = (Run(64, 3),)
+    runs = (RowSpan(64, 3),)
     plans = [dataclasses.replace(PLAN, rounding={"name": r}, runs=runs) for r in ("gptq", "nearest")]
     gptq, nearest = (quantize(prepare(matrix, p.rotation, None, h), p).certificate.weighted_error for p in plans)
     assert 0 < gptq < 0.9 * nearest
@@ -132,10 +132,12 @@ def test_an_unknown_order_is_refused():
 def test_no_certificate_is_exceeded_where_nothing_was_outside(order):
     matrix, h = problem(24, 64)
     # A wide grid: errors that are carried on stay inside.
-    plan = dataclasses.replace(PLAN, rounding={"name": "gptq", "order": order}, group=4, runs=(Run(64, 8),))
+    plan = dataclasses.replace(PLAN, rounding={"name": "gptq", "order": order}, group=4, runs=(RowSpan(64, 8),))
     seen = 0
     for row in matrix[:, :4].repeat(6, axis=1)[:, None]:
-        found = quantize(prepare(row, plan.rotation, None, h), dataclasses.replace(plan, runs=(Run(1, 8),))).certificate
+        found = quantize(
+            prepare(row, plan.rotation, None, h), dataclasses.replace(plan, runs=(RowSpan(1, 8),))
+        ).certificate
         if found.clipped == 0:
             seen += 1
             assert found.weighted_error <= found.worst_error * (1 + 1e-4)

@@ -7,27 +7,26 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mediant.checkpoint.decoding import decode
-from mediant.checkpoint.packing import packed_matrix
 from mediant.errors import PlanError
+from mediant.forms import Encoding
+from mediant.forms.quantize.encode import quantize
+from mediant.forms.quantize.form import Quantize
+from mediant.forms.quantize.native import packed_matrix
 from mediant.kernels.rotation import rotate
 from mediant.methods.grids.nested import ALONE, Nested, readings
 from mediant.methods.layer import prepare
-from mediant.methods.quantize import quantize
-from mediant.plans import Run, TensorPlan
-from mediant.values import Encoding, TensorInfo
+from mediant.values import RowSpan, TensorInfo
 
 ROWS, COLUMNS = 64, 96
 INFO = TensorInfo("w", (ROWS, COLUMNS), "float32", "linear", "out_in")
 
 
 def plan(name, bits):
-    return TensorPlan(
-        "quantize",
+    return Quantize(
         grid={"name": "nested" if name == "nested" else "normal"},
         scale={"name": "exact"},
         rounding={"name": name},
-        runs=(Run(ROWS, bits),),
+        runs=(RowSpan(ROWS, bits),),
         group=32,
         scale_bits=3,
         scale_signed=False,
@@ -49,7 +48,7 @@ def losses(chosen, planes):
     there = layer(chosen)
     found = quantize(there, chosen)
     encoding = Encoding(INFO, chosen, found.parts, found.certificate)
-    return [there.loss(rotate(decode(encoding, planes=p), 0)) for p in planes]
+    return [there.loss(rotate(encoding.decode(planes=p), 0)) for p in planes]
 
 
 def test_every_depth_is_worth_its_bits():
@@ -67,18 +66,18 @@ def test_leading_bits_of_plain_codes_are_refused_and_would_be_far_worse():
     found = quantize(layer(chosen), chosen)
     encoding = Encoding(INFO, chosen, found.parts, found.certificate)
     with pytest.raises(ValueError, match="levels of their own"):
-        decode(encoding, planes=2)
+        encoding.decode(planes=2)
     # The same tables, rounded for the deepest reading alone.
     other = dataclasses.replace(chosen, grid={"name": "nested"})
     assert losses(other, (2,))[0] > 1.2 * losses(plan("nested", 4), (2,))[0]
 
 
 def test_all_planes_are_the_whole_code_and_shorter_runs_are_read_whole():
-    chosen = dataclasses.replace(plan("nested", 4), runs=(Run(24, 2), Run(40, 4)), basis={})
+    chosen = dataclasses.replace(plan("nested", 4), runs=(RowSpan(24, 2), RowSpan(40, 4)), basis={})
     found = quantize(layer(chosen), chosen)
     encoding = Encoding(INFO, chosen, found.parts, found.certificate)
-    whole, three, two = (decode(encoding, planes=p) for p in (4, 3, 2))
-    np.testing.assert_array_equal(whole, decode(encoding))
+    whole, three, two = (encoding.decode(planes=p) for p in (4, 3, 2))
+    np.testing.assert_array_equal(whole, encoding.decode())
     np.testing.assert_array_equal(whole, found.matrix)
     np.testing.assert_array_equal(whole[:24], two[:24])
     assert not np.array_equal(whole[24:], three[24:])
@@ -119,10 +118,10 @@ def test_kernels_read_the_same_leading_bits(planes):
     found = quantize(layer(chosen), chosen)
     encoding = Encoding(INFO, chosen, found.parts, found.certificate)
     x = np.random.default_rng(1).normal(size=(3, COLUMNS)).astype(np.float32)
-    product = packed_matrix(encoding, bits=planes).multiply(x, precise=True)
-    exact = x.astype(np.float64) @ decode(encoding, planes=planes).T.astype(np.float64)
+    product = packed_matrix(encoding.plan, INFO, encoding.parts, encoding.side, planes).multiply(x, precise=True)
+    exact = x.astype(np.float64) @ encoding.decode(planes=planes).T.astype(np.float64)
     # Activations have 15 bits beside their sign, relative to the largest of 32.
-    size = np.abs(x).max() * np.abs(decode(encoding, planes=planes)).sum(axis=1).max()
+    size = np.abs(x).max() * np.abs(encoding.decode(planes=planes)).sum(axis=1).max()
     assert np.abs(product - exact).max() < 4 * size * 2.0**-15
-    other = x.astype(np.float64) @ decode(encoding, planes=6 - planes if planes != 3 else 4).T.astype(np.float64)
+    other = x.astype(np.float64) @ encoding.decode(planes=6 - planes if planes != 3 else 4).T.astype(np.float64)
     assert np.abs(product - other).max() > 4 * size * 2.0**-15

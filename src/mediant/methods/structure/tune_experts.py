@@ -24,8 +24,8 @@ from mediant.methods.experts.router import energies, fitted
 from mediant.methods.structure import State
 from mediant.methods.training._descent import Descent, size_of
 from mediant.methods.training.scale_tuning import RATE, Tuner
-from mediant.plans import MOST_STEPS
 from mediant.progress import Progress
+from mediant.values import MOST_STEPS
 
 REFERENCES = (
     "Pei et al. 2025, CMoE: Converting Mixture-of-Experts from Dense to Accelerate LLM Inference, arXiv:2502.04416",

@@ -1,0 +1,156 @@
+"""A matrix of companded codes, as it is stored: a depth, a scale and a centre for every column of every row cluster.
+
+weight = centre + scale * t, a float32 product, then a float32 sum. t is the level of the code c at a depth of b bits:
+
+    u = (c + 1/2) / 2^b,   t = -(3 / sqrt 2) sgn(u - 1/2) ln(1 - |2 u - 1|),
+
+rounded to float32; at 0 bits t is 0. Codes lie depth by depth from 1 to 8; within a depth cluster by cluster, column by
+column, row by row; those of one depth are packed together (kernels/bit_planes.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mediant.kernels.bfloat16 import from_float32, to_float32
+from mediant.kernels.bit_planes import pack, packed_bytes, unpack
+from mediant.values import Array
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+
+# Bits that say a group's depth, the largest depth, and the most clusters of rows.
+DEPTH_BITS = 4
+MOST_DEPTH = 8
+MOST_CLUSTERS = 256
+
+
+def cluster_count(rows: int, size: int) -> int:
+    """How many clusters of about `size` rows there are."""
+    return min(MOST_CLUSTERS, max(1, (2 * rows + size) // (2 * size)))
+
+
+def cluster_bits(count: int) -> int:
+    """Bits that say which of the clusters a row is in."""
+    return max(1, (count - 1).bit_length())
+
+
+def levels(bits: int) -> Floats:
+    """T of every code at a depth, ascending, float32 [2^bits].
+
+    >>> levels(1).astype(float).round(4).tolist()
+    [-1.4704, 1.4704]
+    """
+    u = (np.arange(1 << bits) + 0.5) / (1 << bits)
+    t: Floats = (np.sign(u - 0.5) * -3 / np.sqrt(2) * np.log1p(-np.abs(2 * u - 1))).astype(np.float32)
+    return t
+
+
+def table() -> Floats:
+    """T by depth and code, [9, 256]; 0 where there is no such code."""
+    found = np.zeros((MOST_DEPTH + 1, 1 << MOST_DEPTH), np.float32)
+    for bits in range(1, MOST_DEPTH + 1):
+        found[bits, : 1 << bits] = levels(bits)
+    return found
+
+
+LEVELS = table()
+
+
+@dataclass(frozen=True)
+class CompandedMatrix:
+    """Codes uint8 [rows, columns], the cluster of each row uint8 [rows]; depths uint8, scales and centres float32 that
+    are bfloat16, all [clusters, columns]. Every cluster has a row.
+    """
+
+    codes: Bytes
+    clusters: Bytes
+    depths: Bytes
+    scales: Floats
+    centres: Floats
+
+    def matrix(self) -> Floats:
+        """The weights [rows, columns]."""
+        weights = np.empty(self.codes.shape, np.float32)
+        for cluster, rows in enumerate(rows_of(self.clusters, len(self.depths))):
+            t = LEVELS[self.depths[cluster], self.codes[rows]]
+            weights[rows] = self.centres[cluster] + self.scales[cluster] * t
+        return weights
+
+    def parts(self) -> dict[str, Array]:
+        """What is stored."""
+        streams = [
+            pack(np.concatenate(pieces), bits) for bits in range(1, MOST_DEPTH + 1) if (pieces := self._at(bits))
+        ]
+        return {
+            "codes": np.concatenate(streams) if streams else np.empty(0, np.uint8),
+            "depths": pack(self.depths.reshape(-1), DEPTH_BITS),
+            "scales": from_float32(self.scales),
+            "centres": from_float32(self.centres),
+            "clusters": pack(self.clusters, cluster_bits(len(self.depths))),
+        }
+
+    def _at(self, bits: int) -> list[Bytes]:
+        """Codes of one depth, cluster by cluster; each [columns of that depth * rows]."""
+        found = []
+        for cluster, rows in enumerate(rows_of(self.clusters, len(self.depths))):
+            columns = np.flatnonzero(self.depths[cluster] == bits)
+            if columns.size:
+                found.append(self.codes[np.ix_(rows, columns)].T.reshape(-1))
+        return found
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Array], rows: int, columns: int) -> CompandedMatrix:
+        """The inverse of `parts`.
+
+        Raises:
+            ValueError: the parts do not fit one another.
+        """
+        count = len(parts["scales"])
+        depths = unpack(parts["depths"], count * columns, DEPTH_BITS).reshape(count, columns)
+        clusters = unpack(parts["clusters"], rows, cluster_bits(count))
+        if int(depths.max()) > MOST_DEPTH:
+            raise ValueError(f"a group has {int(depths.max())} bits, of at most {MOST_DEPTH}")
+        if int(clusters.max()) >= count or np.bincount(clusters, minlength=count).min() < 1:
+            raise ValueError("the clusters of rows are not those that the scales are for")
+        if code_bytes(depths, clusters) != parts["codes"].size:
+            raise ValueError("there are not as many codes as the depths say")
+        codes = _unpacked(parts["codes"], depths, clusters)
+        return cls(codes, clusters, depths, to_float32(parts["scales"]), to_float32(parts["centres"]))
+
+
+def rows_of(clusters: Bytes, count: int) -> list[NDArray[np.int64]]:
+    """The rows of every cluster, ascending."""
+    order = np.argsort(clusters, kind="stable")
+    found: list[NDArray[np.int64]] = np.split(order, np.cumsum(np.bincount(clusters, minlength=count))[:-1])
+    return found
+
+
+def code_bytes(depths: Bytes, clusters: Bytes) -> int:
+    """Bytes of the codes of groups [clusters, columns] of these depths."""
+    sizes = np.bincount(clusters, minlength=len(depths))
+    weights = [int(((depths == bits).sum(axis=1) * sizes).sum()) for bits in range(MOST_DEPTH + 1)]
+    return sum(packed_bytes(weights[bits], bits) for bits in range(1, MOST_DEPTH + 1))
+
+
+def _unpacked(data: Bytes, depths: Bytes, clusters: Bytes) -> Bytes:
+    codes = np.zeros((len(clusters), depths.shape[1]), np.uint8)
+    members, byte = rows_of(clusters, len(depths)), 0
+    sizes = np.array([len(rows) for rows in members])
+    for bits in range(1, MOST_DEPTH + 1):
+        weights = int(((depths == bits).sum(axis=1) * sizes).sum())
+        if weights == 0:
+            continue
+        stream, begin = unpack(data[byte:], weights, bits), 0
+        byte += packed_bytes(weights, bits)
+        for cluster, rows in enumerate(members):
+            columns = np.flatnonzero(depths[cluster] == bits)
+            piece = stream[begin : begin + columns.size * rows.size]
+            codes[np.ix_(rows, columns)] = piece.reshape(columns.size, rows.size).T
+            begin += piece.size
+    return codes

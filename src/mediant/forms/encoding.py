@@ -1,0 +1,105 @@
+"""Encoding tensors by their forms: each form's `encode.py` is imported when it is asked for.
+
+It has `encode(layer, plan, info, hint) -> Encoded`, or, for a plain form, `encode(values, plan, info)` which gives the
+arrays. It may have `HINTS` (`Hints`), and `trial_losses(layer, plans)` where that takes less than encoding.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mediant.forms import Encoding, Floats, Form, Side
+from mediant.methods.layer import Layer
+from mediant.methods.stack import Hessian, prepare_any
+from mediant.models.matrix_form import to_matrix
+from mediant.values import Array, Certificate, LayerStatistics, TensorInfo
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Arrays of one matrix, what they decode to in the basis of the form, and what is known about the error."""
+
+    parts: dict[str, Array]
+    matrix: Floats
+    certificate: Certificate
+
+
+@dataclass(frozen=True)
+class Original:
+    """A tensor to be encoded: its weights in its own shape, and what calibration knows of them."""
+
+    info: TensorInfo
+    values: Array
+    statistics: LayerStatistics | None = None
+    hessian: Hessian | None = None
+
+    def layer(self, rotation: int | None = None) -> Layer:
+        """The matrix with its metric, its columns rotated by a seed if there is one."""
+        return prepare_any(to_matrix(self.values, self.info), rotation, self.statistics, self.hessian)
+
+
+class Hints(Protocol):
+    """What `encode.py` of a form may have as `HINTS`: measurements on the whole model that its encoding goes by."""
+
+    def key(self, forms: Mapping[str, Any]) -> str:
+        """A text that is the same for forms, by tensor, for which the same is measured."""
+
+    def measure(self, context: Any, forms: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A hint for each tensor; `context` has `model`, `text`, `statistics` and `progress`, measured if asked."""
+
+    def to_bytes(self, hints: Mapping[str, Any]) -> bytes:
+        """Hints to be kept."""
+
+    def from_bytes(self, data: bytes) -> Mapping[str, Any]:
+        """The inverse of `to_bytes`."""
+
+    def neutral(self, form: Any, layer: Layer) -> Any:
+        """The hint of a matrix of which nothing was measured."""
+
+    def side(self, form: Any, hint: Any) -> Side:
+        """Side information before the tensor is encoded."""
+
+
+def encode(original: Original, plan: Form, hint: Any = None) -> Encoding:
+    """A tensor encoded by its plan; `hint` is what the form's `Hints` measured, if it has any.
+
+    Raises:
+        PlanError: methods that do not go together, or weights that do not fit.
+    """
+    encoder = _encoder(type(plan))
+    if plan.plain:
+        return Encoding(original.info, plan, encoder.encode(original.values, plan, original.info))
+    found: Encoded = encoder.encode(original.layer(plan.rotation), plan, original.info, hint)
+    return Encoding(original.info, plan, found.parts, found.certificate)
+
+
+def trial_losses(layer: Layer, plans: Mapping[int, Form]) -> dict[int, float]:
+    """The loss of a layer, in the basis of the plans, under plans that differ in nothing but their bit widths."""
+    encoder = _encoder(type(next(iter(plans.values()))))
+    if hasattr(encoder, "trial_losses"):
+        found: dict[int, float] = encoder.trial_losses(layer, plans)
+        return found
+    shape = layer.matrix.shape
+    info = TensorInfo("a matrix", (shape[0], shape[1]), "float32", "linear", "out_in")
+    shares = {bits: encoder.encode(layer, plan, info).certificate.weighted_error for bits, plan in plans.items()}
+    return {bits: layer.zeroing * share for bits, share in shares.items()}
+
+
+def hints_of(kind: type[Form]) -> Hints | None:
+    """What has to be measured on the whole model before tensors of this form are encoded; None if nothing has."""
+    found: Hints | None = getattr(_encoder(kind), "HINTS", None)
+    return found
+
+
+def foreseen(plan: Form, hint: Any) -> Side:
+    """Side information before a tensor is encoded, by what was measured on the whole model."""
+    hints = hints_of(type(plan))
+    assert hints is not None  # where the hint came from
+    return hints.side(plan, hint)
+
+
+def _encoder(kind: type[Form]) -> Any:
+    return importlib.import_module(f"{kind.__module__.rpartition('.')[0]}.encode")
