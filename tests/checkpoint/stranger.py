@@ -11,9 +11,11 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from mediant import checkpoint
+from mediant import checkpoint, forms
 
-PAGE = (Path(checkpoint.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
+_CONTAINER = Path(checkpoint.__file__).parent / "FORMAT.md"
+_FORMS = sorted(Path(forms.__path__[0]).glob("*/FORMAT.md"))
+PAGE = "\n".join(file.read_text(encoding="utf-8") for file in (_CONTAINER, *_FORMS))
 POWERS = [
     struct.unpack(">f", bytes.fromhex(digits))[0]
     for digits in re.findall("`([0-9a-f]{8})`", next(line for line in PAGE.splitlines() if "2^(−j/8)" in line))

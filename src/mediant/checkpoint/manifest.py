@@ -71,7 +71,7 @@ class Entry:
 class Manifest:
     """All that `mediant.json` says. `files` are the names of the files beside the two that are always there.
 
-    `structure` are the edits that came first (`values.Plan`), and `original_weights` what the model had before them.
+    `structure` are the edits that came first (`Plan.structure`), and `original_weights` what the model had before them.
     """
 
     tool_version: str

@@ -1,6 +1,6 @@
 """Where the weights of a sparse matrix are: as few bits as its pattern needs, and known how many beforehand.
 
-Four kinds (checkpoint/FORMAT.md, method `sparse`):
+Four kinds (forms/sparse/FORMAT.md):
 
 - `mask`: a bit for every weight;
 - `ordered`: the positions in ascending order, low bits as they are and the rest as steps in unary (Elias 1974,

@@ -1,4 +1,4 @@
-"""choose, for entropy coding: the one Delta (methods/denominator.py) with which the whole folder meets a byte target.
+"""choose, for entropy coding: the one Delta (forms/lattice/encode.py) with which the whole folder meets a byte target.
 
 No formula tells how long coded numbers are, so some rows of every matrix are coded at several Deltas first; their
 curves say where to begin. Then the whole model is coded, and Delta corrected by what was missed, until the folder fits:

@@ -1,6 +1,6 @@
 """choose, for low rank: measures what every matrix loses at every rank on offer, and spends the bytes on ranks.
 
-The loss of the first r components is known exactly for all r from one decomposition (methods/factors.nested_losses).
+The loss of the first r components is known exactly for all r from one decomposition (forms/factors/encode.py).
 Where factors are quantized too, what that adds is measured at one middle rank for every depth, as a share of what the
 factors stand for, and taken to be the same share at other ranks. Methods whose factors of one rank say nothing of
 another's are run for every rank on offer. With a pattern of zeros, each matrix may be sparse as well: what it then

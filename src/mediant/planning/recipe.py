@@ -32,7 +32,7 @@ class Recipe:
     `balance` says how columns are scaled before rounding, `outliers` how many are not rounded at all; without `rotate`.
     `structure` are stages before it that change the model, [name, fields] each (planning/stages.py). A `pattern` with
     its `score` makes linear layers sparse first; `block_steps`, `code_steps` and `tune_steps` follow rounding.
-    The method `compand` has only `cluster`, `sequences` and `renewal` (methods/companded.py).
+    The method `compand` has only `cluster`, `sequences` and `renewal` (forms/compand).
     With `low_rank`, matrices become products of two thin ones (pipeline/ranks.py): `factors` says whether these are
     cast to `keep`, quantized, or cast beside a quantized matrix whose error they make good; `whole`, whether a matrix
     may also stay in one piece. With a `pattern` too, each matrix may be quantized whole, sparse, or a product. Where

@@ -1,7 +1,7 @@
 """A matrix of entropy-coded whole numbers, as it is stored: the parts `codes`, `row_scales` and `codebook`.
 
 weight_ij = (row_scale_i * 2^(-c_j / 8)) * k_ij, two float32 products with the constants of kernels/scale_codes.py. The
-number k_ij is written by the curve of the class row + column (kernels/entropy_codes.py), so rows and columns of larger
+number k_ij is written by the curve of the class row + column (entropy_codes.py), so rows and columns of larger
 numbers have higher classes. Of a row's scale, which is bfloat16, the part `row_scales` has the lower byte. All else it
 takes to read numbers is compressed, as it would be a hundredth of a small model: the codebook, a raw LZMA2 stream of
 bytes one behind another, which are the higher byte of the scale of every row, c_j for every column, the class of every
