@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from mediant.errors import ModelError
-from mediant.models import folder
+from mediant.models import folder, source
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_quantized_already(copy, method):
     config = json.loads((copy / "config.json").read_text())
     write_json(copy / "config.json", config | {"quantization_config": {"quant_method": method}})
     with pytest.raises(ModelError, match=f"already quantized by '{method}'"):
-        folder.check(copy)
+        source.resolve(str(copy))
 
 
 @pytest.mark.parametrize(

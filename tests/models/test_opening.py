@@ -72,21 +72,39 @@ def test_a_head_that_is_stored_twice_is_tied(copy):
     assert open_model(str(folder)).tensor("lm_head.weight").name == "model.embed_tokens.weight"
 
 
-def test_tensors_without_a_place_are_reported(copy):
-    folder, said = copy("llama"), []
+class Listener:
+    def __init__(self):
+        self.said = []
 
-    class Listener:
-        def track(self, items, what, total=None):
-            yield from items
+    def track(self, items, what, total=None):
+        yield from items
 
-        def say(self, text):
-            said.append(text)
+    def say(self, text):
+        self.said.append(text)
 
-    change_weights(
-        folder, lambda w: w.update({"model.stray": torch.ones(2), "model.layers.0.rotary_emb.inv_freq": torch.ones(4)})
-    )
-    open_model(str(folder), Listener())
-    assert said == [f"LlamaForCausalLM has no place for tensors of {folder}, 1 in all, such as model.stray"]
+
+def test_tensors_that_may_stay_behind_are_listed_with_the_reason(copy):
+    folder, listener = copy("llama"), Listener()
+    more = ("visual.blocks.0.attn.qkv.weight", "vision_tower.patch.weight", "mtp.layers.0.input_proj.weight",
+            "model.layers.2.eh_proj.weight", "model.layers.2.mlp.up_proj.weight", "audio_tower.conv.weight",
+            "score.weight", "model.layers.0.rotary_emb.inv_freq")  # fmt: skip
+    change_weights(folder, lambda w: w.update({name: torch.ones(2) for name in more}))
+    open_model(str(folder), listener)
+    said = "\n".join(listener.said)
+    assert len(listener.said) == 4
+    for part in ("2 tensors such as v", "a tower for images", "a tower for sound", "a head for another task",
+                 "3 tensors such as m", "a head that drafts further tokens"):  # fmt: skip
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    "name", ["model.stray", "model.layers.0.self_attn.q_proj.bias", "model.layers.1.mlp.shared_expert.up_proj.weight"]
+)
+def test_a_tensor_without_a_place_is_refused_by_name(copy, name):
+    folder = copy("llama")
+    change_weights(folder, lambda w: w.update({name: torch.ones(2)}))
+    with pytest.raises(ModelError, match=f"has no place for {name}; its config.json does not fit"):
+        open_model(str(folder))
 
 
 def test_a_missing_tensor(copy):

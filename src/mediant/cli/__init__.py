@@ -13,6 +13,7 @@ import sys
 import typer
 
 from mediant.cli import _console
+from mediant.cli._adapters import with_merging
 
 app = typer.Typer(
     name="mediant",
@@ -25,7 +26,7 @@ app = typer.Typer(
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
         _file = importlib.import_module(f"{__name__}.{_module.name}")
-        app.command(_module.name, cls=getattr(_file, "COMMAND_CLASS", None))(_file.command)
+        app.command(_module.name, cls=getattr(_file, "COMMAND_CLASS", None))(with_merging(_file.command))
 
 
 @app.callback(invoke_without_command=True)

@@ -53,12 +53,12 @@ def _checkpoint(folder: Path) -> Opened:
 
 
 def _bytes(model: Model) -> int:
-    """Bytes of the GGUF file that the model was converted from, or else of its folder."""
+    """Bytes of the file or folder that the model was made from, or else of its own folder."""
     from mediant.models.folder import ORIGIN
 
     origin = model.path / ORIGIN
     if origin.is_file():
         source = Path(json.loads(origin.read_text(encoding="utf-8"))["file"])
-        if source.is_file():
-            return source.stat().st_size
+        if source.exists():
+            return source.stat().st_size if source.is_file() else files.folder_bytes(source)
     return files.folder_bytes(model.path)

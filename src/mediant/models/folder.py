@@ -26,7 +26,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5")
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
     "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
 }  # fmt: skip
 
 
@@ -44,8 +44,8 @@ def check(folder: Path) -> None:
     """Checks that a folder holds a plain model.
 
     Raises:
-        ModelError: it is a Mediant checkpoint, has no config.json, is already quantized, has no whole set of
-            safetensors weights, or a file in it is not what its name says.
+        ModelError: it is a Mediant checkpoint, has no config.json, has no whole set of safetensors weights, or a
+            file in it is not what its name says.
     """
     if (folder / CHECKPOINT).exists():
         raise ModelError(f"{folder} is a Mediant checkpoint; give the model it was made from.")
@@ -56,10 +56,7 @@ def check(folder: Path) -> None:
     for file in sorted(folder.iterdir()):
         if file.suffix.lower() in CHECKED and file.is_file():
             impostors.check(file)
-    quantization = read_config(folder).get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        raise ModelError(f"The model in {folder} is already quantized by {method!r}; give the model it was made from.")
+    read_config(folder)
     weight_files(folder)
 
 

