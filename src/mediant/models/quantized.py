@@ -131,7 +131,7 @@ def from_fp8(values: torch.Tensor, scale: torch.Tensor | None, block: tuple[int,
     if scale is None:
         return numbers
     if scale.dtype == torch.uint8:
-        scale = torch.ldexp(torch.ones(1), scale.to(torch.int32) - 127)
+        scale = torch.ldexp(torch.ones(scale.shape), scale.to(torch.int32) - 127)
     scale = scale.to(torch.float32)
     if scale.numel() == 1:
         return numbers * scale.reshape(())
