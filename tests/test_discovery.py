@@ -7,6 +7,7 @@ import importlib
 import pytest
 
 from mediant import discovery
+from mediant.allocation import strategy_of
 from mediant.errors import PlanError
 from mediant.planning.recipe import load_recipe, recipe_names
 
@@ -27,6 +28,6 @@ def test_an_unknown_method_is_refused_and_none_needs_nothing():
 
 
 def test_recipes_need_the_hessian_where_their_methods_do():
-    needing = {name for name in recipe_names() if load_recipe(name).needs_hessian}
+    needing = {name for name in recipe_names() if "hessian" in strategy_of(load_recipe(name)).needs(load_recipe(name))}
     assert {"default", "gptq", "nested", "lqer", "svd-llm", "sparse-quantize"} <= needing
     assert not {"rtn", "hqq", "svd", "nmf"} & needing

@@ -14,12 +14,12 @@ import json
 from pathlib import Path
 
 from mediant import files
+from mediant.allocation.sizing import Sizing
+from mediant.allocation.units import outline
 from mediant.cli._console import RichProgress
-from mediant.pipeline.choose import outline
 from mediant.pipeline.comparison import Question, compare
 from mediant.pipeline.compress import begun
 from mediant.pipeline.request import Request
-from mediant.pipeline.sizing import Sizing
 from mediant.reports.comparison import columns, lines, notes
 
 DEPTHS = (3, 4)

@@ -20,8 +20,11 @@ Spec = Mapping[str, Any]
 
 @cache
 def names(kind: str) -> tuple[str, ...]:
-    """Names of all methods of a kind, such as `grids` or `scales`, in alphabetical order."""
-    package = importlib.import_module(f"mediant.methods.{kind}")
+    """Names of all methods of a kind, such as `grids` or `scales`, in alphabetical order.
+
+    A kind is a folder of `mediant.methods`, or any package by its full name.
+    """
+    package = importlib.import_module(_package(kind))
     return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")))
 
 
@@ -38,11 +41,11 @@ def make(kind: str, spec: Spec) -> Any:
     unknown = sorted(set(parameters) - known)
     if unknown:
         choice = ", ".join(sorted(known)) or "none"
-        raise PlanError(f"The method {name!r} of {kind} has no parameter {unknown[0]!r}; it has: {choice}.")
+        raise PlanError(f"The method {name!r} of {_short(kind)} has no parameter {unknown[0]!r}; it has: {choice}.")
     try:
         return method(**parameters)
     except (TypeError, ValueError) as problem:
-        raise PlanError(f"The method {name!r} of {kind} refuses {parameters}: {problem}") from None
+        raise PlanError(f"The method {name!r} of {_short(kind)} refuses {parameters}: {problem}") from None
 
 
 def needs(kind: str, spec: Spec) -> frozenset[str]:
@@ -56,8 +59,16 @@ def needs(kind: str, spec: Spec) -> frozenset[str]:
 
 def _module(kind: str, name: object) -> Any:
     if name not in names(kind):
-        raise PlanError(f"There is no method {name!r} among the {kind}; there are: {', '.join(names(kind))}.")
-    return importlib.import_module(f"mediant.methods.{kind}.{name}")
+        raise PlanError(f"There is no method {name!r} among the {_short(kind)}; there are: {', '.join(names(kind))}.")
+    return importlib.import_module(f"{_package(kind)}.{name}")
+
+
+def _package(kind: str) -> str:
+    return kind if kind.startswith("mediant.") else f"mediant.methods.{kind}"
+
+
+def _short(kind: str) -> str:
+    return kind.rpartition(".")[2] if kind.startswith("mediant.") else kind
 
 
 def spec(method: Any) -> dict[str, Any]:

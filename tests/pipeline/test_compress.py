@@ -17,6 +17,7 @@ from mediant.errors import MediantError, PlanError, SizeError
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.pipeline.calibrate import check_weights
+from mediant.pipeline.choose_plan import plan_for
 from mediant.pipeline.compress import begun, compress
 from mediant.pipeline.request import Request
 from mediant.planning.plan import Plan
@@ -46,7 +47,7 @@ def test_sizes_are_met(architecture, tiny_folder, text, feasible, tmp_path):
     request = Request(str(tiny_folder(architecture)), tmp_path / "out", size=str(smallest), calibration=text)
     with begun(request) as run:
         for target in (smallest, largest, *between):
-            plan = run.plan_for(target)
+            plan = plan_for(run, target)
             run.pack(plan)
             size = files.folder_bytes(request.out)
             assert size == run.folder_bytes(plan)
@@ -77,7 +78,7 @@ def test_one_byte_less_or_half_a_percent_more_is_refused(tiny_folder, text, feas
 
 
 def test_what_is_refused_is_refused_before_any_work(tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("mediant.pipeline.compress.calibration_tokens", None)
+    monkeypatch.setattr("mediant.pipeline.run.calibration_tokens", None)
     monkeypatch.setattr("mediant.pipeline.calibrate.collect", None)
     with pytest.raises(SizeError):
         compress(Request(str(tiny_folder("llama")), tmp_path / "out", size="1"))
@@ -130,7 +131,7 @@ def test_more_bytes_come_closer_to_the_original(name, tiny_folder, text, feasibl
     errors = []
     with begun(Request(str(tiny_folder(name)), tmp_path / "out", size=str(smallest), calibration=text)) as run:
         for target in (smallest, (smallest + largest) // 2, largest):
-            checkpoint = run.pack(run.plan_for(target))
+            checkpoint = run.pack(plan_for(run, target))
             with WeightReader(run.model) as weights:
                 errors.append(
                     sum(

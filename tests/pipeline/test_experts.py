@@ -12,6 +12,7 @@ from tests.pipeline.conftest import sizes_on_offer
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from mediant.allocation.layers import quantizable
 from mediant.cli import app
 from mediant.forms.quantize.encode import quantize
 from mediant.methods.layer import neutral
@@ -19,7 +20,6 @@ from mediant.methods.stack import Stack, prepare_any
 from mediant.models.matrix_form import to_matrix
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
-from mediant.pipeline.choose import quantizable
 from mediant.pipeline.compress import begun, compress
 from mediant.pipeline.request import Request
 from mediant.planning.recipe import load_recipe

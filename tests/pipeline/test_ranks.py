@@ -11,13 +11,15 @@ import torch
 
 import mediant
 from mediant import files
+from mediant.allocation import check_recipe, strategy_of
+from mediant.allocation.rank_choices import _Losses, choices_from_json, choices_to_json, plans, ranks
 from mediant.errors import PlanError, SizeError
 from mediant.forms.sparse.encode import encode
 from mediant.methods.stack import prepare_any
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
+from mediant.pipeline.choose_plan import job_of, plan_for
 from mediant.pipeline.compress import begun, compress
-from mediant.pipeline.ranks import _Losses, choices_from_json, choices_to_json, plans, ranks
 from mediant.pipeline.request import Request
 from mediant.planning.recipe import load_recipe
 from mediant.values import TensorInfo
@@ -61,7 +63,7 @@ def test_more_bytes_predict_less_loss(tiny_folder, text, feasible, tmp_path, rec
     low, high = feasible("llama_tied", recipe)
     request = Request(str(tiny_folder("llama_tied")), tmp_path / "out", size=str(high), recipe=recipe, calibration=text)
     with begun(request) as run:
-        losses = [run.plan_for(low + (high - low) * i // 6).predicted_loss for i in range(7)]
+        losses = [plan_for(run, low + (high - low) * i // 6).predicted_loss for i in range(7)]
     assert all(a >= b for a, b in pairwise(losses))
     assert losses[0] > losses[-1]
 
@@ -73,7 +75,8 @@ def test_predicted_loss_is_that_of_what_is_stored(folders, tiny_folder, text, tm
         str(tiny_folder("llama_tied")), tmp_path / "o", size=str(target), recipe="svd-llm", calibration=text
     )
     with begun(request) as run:
-        curves = {c.tensor: c.options for c in run.sizing.choices}
+        search = strategy_of(run.recipe).measured(job_of(run))
+        curves = {c.tensor: c.options for c in search.choices}
         for name, entry in checkpoint.tensors.items():
             if entry.plan.method == "factors":
                 (option,) = [o for o in curves[name] if o.plan == entry.plan]
@@ -81,8 +84,8 @@ def test_predicted_loss_is_that_of_what_is_stored(folders, tiny_folder, text, tm
                 said = option.bytes - checkpoint.encoding(name).nbytes
                 assert 300 < said < 2000
                 assert zeroing > option.loss
-        again = choices_from_json(choices_to_json(run.sizing.choices))
-        assert again == list(run.sizing.choices)
+        again = choices_from_json(choices_to_json(search.choices))
+        assert again == list(search.choices)
 
 
 def test_a_plan_repeats_it(folders, tiny_folder, text, contents, tmp_path):
@@ -114,19 +117,24 @@ def test_sizes_that_cannot_be_met(tiny_folder, text, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def offer(name):
+    recipe = load_recipe(name)
+    return strategy_of(recipe).offer(recipe)
+
+
 def test_ranks_on_offer_end_where_a_whole_matrix_is_smaller():
     info = TensorInfo("w", (1536, 576), "float32", "linear", "out_in")
-    offered = ranks(info, load_recipe("svd-llm"))
+    offered = ranks(info, offer("svd-llm"))
     assert offered == sorted(set(offered))
     assert offered[-1] == 1536 * 576 // (1536 + 576)
-    assert ranks(TensorInfo("w", (2, 3), "float32", "linear", "out_in"), load_recipe("svd")) == [1]
+    assert ranks(TensorInfo("w", (2, 3), "float32", "linear", "out_in"), offer("svd")) == [1]
 
 
 @pytest.mark.parametrize("name", ["factor-quantize", "free"])
 def test_whole_matrices_are_tiles_and_factors_rows(name):
     """Tiles would pad the columns of a left factor to 32, and no kernel multiplies by factors."""
     info = TensorInfo("w", (96, 80), "float32", "linear", "out_in")
-    found = list(plans(info, load_recipe(name)))
+    found = list(plans(info, offer(name)))
     assert {p.storage for p in found if p.method == "quantize"} == {"tiles"}
     factors = [f for p in found if p.method == "factors" for f in (p.left, p.right)]
     assert {f.storage for f in factors} == {"rows"}
@@ -134,13 +142,15 @@ def test_whole_matrices_are_tiles_and_factors_rows(name):
 
 def test_recipes_that_are_not_usable(tmp_path):
     for text, problem in (
-        ("description: x\nlow_rank: {rank: 3}\n", "names no method"),
-        ("description: x\nlow_rank: {name: svd}\nfactors: quantize\n", "the grid names no method"),
-        ("description: x\nlow_rank: {name: truncated_svd}\nfactors: woven\n", "the field 'factors'"),
+        ("low_rank: {rank: 3}", "names no method"),
+        ("low_rank: {name: svd}", "no method 'svd' among the low_rank"),
+        ("low_rank: {name: truncated_svd}, factors: quantize", "the grid names no method"),
+        ("low_rank: {name: truncated_svd}, factors: woven", "factors are none of"),
+        ("rank: 3", "has no parameter 'rank'"),
     ):
-        (tmp_path / "r.yaml").write_text(text)
+        (tmp_path / "r.yaml").write_text(f"description: x\nallocation: {{name: ranks, {text}}}\n")
         with pytest.raises(PlanError, match=problem):
-            load_recipe(str(tmp_path / "r.yaml"))
+            check_recipe(load_recipe(str(tmp_path / "r.yaml")))
 
 
 def test_encoders_are_factored_too(tiny_folder, text, feasible, tmp_path):
@@ -154,7 +164,7 @@ def test_dense_sparse_and_thin_compete(tiny_folder, text, feasible, tmp_path):
     """More ways on offer never predict more loss; a sparse one is priced by what it stores and loses."""
     model, size = str(tiny_folder("llama_tied")), sum(feasible("llama_tied", "free")) // 2
     with begun(Request(model, tmp_path / "f", size=str(size), recipe="free", calibration=text)) as run:
-        sizing, plan = run.sizing, run.plan_for(size)
+        sizing, plan = strategy_of(run.recipe).measured(job_of(run)), run.plan()
         sparse = {c.tensor: [o for o in c.options if o.plan.method == "sparse"] for c in sizing.choices}
         layers = {i.name for i in run.model.tensors if i.role == "linear"}
         # Where a sparse way is better than all smaller ones it is on offer, and only for layers.
@@ -179,8 +189,9 @@ def test_a_sparse_way_loses_what_is_stored(tiny_folder, text, tmp_path):
             matrix = weights.read(info.name)
         statistics, hessian = run.statistics.layers[info.name], run.hessians.of(info.name)
         layer = prepare_any(matrix, None, statistics, hessian)
-        losses = _Losses(layer, run.recipe)
-        offered = [plan for plan in plans(info, run.recipe) if plan.method == "sparse"]
+        offered = offer("free")
+        losses = _Losses(layer, offered)
+        offered = [plan for plan in plans(info, offered) if plan.method == "sparse"]
         assert [plan.runs[0].bits for plan in offered] == list(run.recipe.depths)
         for plan in offered[:2]:
             assert losses.of(plan) == pytest.approx(layer.loss(encode(layer, plan, info).matrix), rel=1e-6)

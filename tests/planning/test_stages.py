@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mediant.allocation import check_recipe
 from mediant.errors import PlanError
 from mediant.planning.recipe import load_recipe
 
@@ -56,4 +57,4 @@ def test_faults_are_one_sentence(old, new, words, tmp_path):
         assert len(recipe(text, tmp_path).structure) == 1
         return
     with pytest.raises(PlanError, match=words):
-        recipe(text, tmp_path)
+        check_recipe(recipe(text, tmp_path))

@@ -53,5 +53,6 @@ def whole_plan(
         predicted_loss=loss,
         block_steps=recipe.block_steps,
         code_steps=recipe.code_steps,
+        after=recipe.after,
         structure=model.edits,
     )

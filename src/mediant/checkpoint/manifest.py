@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version as installed
 from typing import Any
 
@@ -86,6 +86,7 @@ class Manifest:
     tune_steps: int = 0
     block_steps: int = 0
     code_steps: int = 0
+    after: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     structure: tuple[Mapping[str, Any], ...] = ()
     original_weights: int | None = None
 
@@ -118,6 +119,8 @@ class Manifest:
             head["structure"] = {"original_weights": self.original_weights, "edits": self.structure}
         if self.block_steps or self.code_steps:
             head["code_training"] = {"block_steps": self.block_steps, "code_steps": self.code_steps}
+        if self.after:
+            head["after"] = self.after
         tensors = ",\n".join(f"{_compact(name)}:{_entry_json(entry)}" for name, entry in self.tensors.items())
         loss = fixed_width(self.predicted_loss)
         steps = str(self.tune_steps).rjust(STEPS_WIDTH)
@@ -150,6 +153,7 @@ def forecast(
         tune_steps=plan.tune_steps,
         block_steps=plan.block_steps,
         code_steps=plan.code_steps,
+        after=plan.after,
         calibration=calibration,
         files=tuple(sorted(files)),
         tensors={

@@ -12,7 +12,7 @@ from mediant.checkpoint.header import MOST_AXES
 from mediant.checkpoint.manifest import FORMAT, VERSION, Calibration, Entry, Manifest, Origin, Part, is_companion
 from mediant.errors import CheckpointError, PlanError
 from mediant.forms import Form, from_dict
-from mediant.planning.plan import checked_edits
+from mediant.planning.plan import checked_after, checked_edits
 from mediant.values import Certificate, Layout, Role, TensorInfo
 
 OPTIONAL_NUMBER = (int, float, type(None))
@@ -64,7 +64,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         raise CheckpointError(
             f"{where} has version {str(value.get('version'))[:20]}; this Mediant reads version {VERSION}."
         )
-    sometimes: strict_json.Kinds = {name: dict for name in ("structure", "code_training") if name in value}
+    sometimes: strict_json.Kinds = {name: dict for name in ("structure", "code_training", "after") if name in value}
     head = strict_json.fields(value, {**MANIFEST, **sometimes}, where)
     tensors = strict_json.mapping(head["tensors"], f"'tensors' of {where}")
     entries = {name: _entry(name, entry, f"the entry {name!r} of {where}") for name, entry in tensors.items()}
@@ -81,6 +81,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         files=_files(head["files"], where),
         tensors=entries,
         **(_structure(head["structure"], where) if "structure" in head else {}),
+        after=_after(head.get("after", {}), where),
         **(_code_training(head["code_training"], where) if "code_training" in head else {}),
     )
 
@@ -99,6 +100,13 @@ def _code_training(value: dict[str, Any], where: str) -> dict[str, Any]:
     if min(found.values()) < 0 or max(found.values()) == 0:
         raise CheckpointError(f"'code_training' of {where} does not count any steps.")
     return found
+
+
+def _after(value: dict[str, Any], where: str) -> Mapping[str, Mapping[str, Any]]:
+    try:
+        return checked_after(value)
+    except ValueError as problem:
+        raise CheckpointError(f"In {where}, {problem}.") from None
 
 
 def _structure(value: dict[str, Any], where: str) -> dict[str, Any]:

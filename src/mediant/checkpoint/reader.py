@@ -61,6 +61,7 @@ class Checkpoint:
             tune_steps=m.tune_steps,
             block_steps=m.block_steps,
             code_steps=m.code_steps,
+            after=m.after,
             predicted_loss=m.predicted_loss,
             structure=m.structure,
         )

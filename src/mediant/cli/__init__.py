@@ -15,27 +15,33 @@ import typer
 from mediant.cli import _console
 from mediant.cli._adapters import with_merging
 
-app = typer.Typer(
-    name="mediant",
-    help="Compress a language model to the size you name, know what it cost, run it on a CPU.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.startswith("_"):
-        _file = importlib.import_module(f"{__name__}.{_module.name}")
-        app.command(_module.name, cls=getattr(_file, "COMMAND_CLASS", None))(with_merging(_file.command))
+def application() -> typer.Typer:
+    """Builds the command line from the files that are here."""
+    built = typer.Typer(
+        name="mediant",
+        help="Compress a language model to the size you name, know what it cost, run it on a CPU.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for module in pkgutil.iter_modules(__path__):
+        if not module.name.startswith("_"):
+            file = importlib.import_module(f"{__name__}.{module.name}")
+            built.command(module.name, cls=getattr(file, "COMMAND_CLASS", None))(with_merging(file.command))
+    built.callback(invoke_without_command=True)(_version)
+    return built
 
 
-@app.callback(invoke_without_command=True)
 def _version(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
     if version:
         from importlib.metadata import version as installed
 
         typer.echo(installed("mediant"))
         raise typer.Exit
+
+
+app = application()
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def command(
         typer.Option(
             metavar="CODING",
             help="fixed: all weights of a row take as many bits. entropy: frequent values take fewer, which loses less "
-            "at the same size; weights are decoded when the model is loaded. Goes with --size.",
+            "at the same size; weights are decoded when the model is loaded. It is a recipe of its own.",
         ),
     ] = "fixed",
     calibration: Annotated[

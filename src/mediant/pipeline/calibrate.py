@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from mediant.models.weights import WeightReader
-from mediant.pipeline import shared_statistics
+from mediant.pipeline import calibration_cache
 from mediant.pipeline.workspace import Workspace
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
@@ -41,13 +41,13 @@ class Calibrator:
     @property
     def done(self) -> bool:
         """Whether this run or another one has measured already."""
-        return self.workspace.has("statistics") or shared_statistics.has(self._key)
+        return self.workspace.has("statistics") or calibration_cache.has(self._key)
 
     @cached_property
     def statistics(self) -> Statistics:
         """Sensitivities over the calibration text, measured by this run or left by another one."""
-        if not self.workspace.has("statistics") and not shared_statistics.take(self._key, self.workspace.folder):
-            shared_statistics.offer(self._key, self.workspace.folder, self._measure())
+        if not self.workspace.has("statistics") and not calibration_cache.take(self._key, self.workspace.folder):
+            calibration_cache.offer(self._key, self.workspace.folder, self._measure())
         return storage.from_bytes(self.workspace.read("statistics"))
 
     @cached_property

@@ -32,6 +32,7 @@ from mediant.evaluation.scoring import Candidate
 from mediant.kernels.bfloat16 import to_float32
 from mediant.models.opening import open_model
 from mediant.pipeline.compress import begun
+from mediant.pipeline.preflight import check_methods
 from mediant.pipeline.request import Request
 from mediant.planning.recipe import load_recipe
 from mediant.progress import SILENT, Progress
@@ -78,7 +79,7 @@ class Question:
         if self.activation_bits and not LEAST_BITS <= self.activation_bits <= MOST_BITS:
             raise UsageError(f"--activation-bits is {self.activation_bits}; it takes 0 or {LEAST_BITS} to {MOST_BITS}.")
         for recipe in self.recipes:
-            load_recipe(recipe)
+            check_methods(load_recipe(recipe))
         for file in (self.calibration, self.text, self.second):
             if file is not None:
                 read_text(file)

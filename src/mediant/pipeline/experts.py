@@ -32,8 +32,8 @@ from mediant.models.file_names import of_model
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.models.weights import WeightReader
-from mediant.pipeline.structure import School, structured
-from mediant.pipeline.tune import SECONDS, TRIAL
+from mediant.pipeline.apply_edits import School, structured
+from mediant.pipeline.stages.tune import SECONDS, TRIAL
 from mediant.pipeline.workspace import Workspace
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import text_to_learn

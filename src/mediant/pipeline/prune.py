@@ -38,7 +38,7 @@ EDITS = "mediant-edits.json"
 
 @dataclass(frozen=True)
 class Wish:
-    """What a person wants pruned: `parts` of the model (pipeline/pruning.py), a `pattern` of zeros with its score.
+    """What a person wants pruned: `parts` of the model (pipeline/choose_parts.py), a `pattern` of zeros with its score.
 
     `refit` says whether what is left of thinned parts makes up for them; None leaves it to the score.
     """

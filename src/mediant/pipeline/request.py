@@ -12,14 +12,16 @@ from mediant.errors import PlanError, UsageError
 from mediant.planning.plan import Plan
 
 Coding = Literal["fixed", "entropy"]
+# The recipe that --coding entropy stands for.
+ENTROPY = "denominator"
 
 
 @dataclass(frozen=True)
 class Request:
     """What a person asked for. Exactly one of `size`, `max_kl` and `plan` says how far to compress.
 
-    A plan says its recipe and seed itself, so `recipe` and `seed` only matter without one. `coding` is `fixed`, codes
-    of a fixed length found by the recipe, or `entropy`, which has one recipe of its own. With `resume`, the run goes on
+    A plan says its recipe and seed itself, so `recipe` and `seed` only matter without one. `coding` is `fixed`, which
+    leaves it to the recipe, or `entropy`, which stands for the recipe `denominator`. With `resume`, the run goes on
     where a stopped one with the same model, text and recipe left off. `tune` are minutes of scale tuning; a plan has
     steps instead. Without `wait`, a run that finds another one writing to `out` is refused.
     """
@@ -53,9 +55,14 @@ class Request:
             raise UsageError(f"--seed is {self.seed}; it takes a whole number from 0.")
         if self.coding not in get_args(Coding):
             raise UsageError(f"--coding is {self.coding!r}; it takes fixed or entropy.")
-        if self.coding == "entropy" and (self.size is None or self.recipe != "default"):
-            raise UsageError("--coding entropy goes with --size, and with no other recipe than the default.")
+        if self.coding == "entropy" and (self.plan is not None or self.recipe != "default"):
+            raise UsageError("--coding entropy is a recipe of its own; it goes with --size or --max-kl.")
         check_replaceable(self.out)
+
+    @property
+    def recipe_name(self) -> str:
+        """The name or file of the recipe that is asked for."""
+        return ENTROPY if self.coding == "entropy" else self.recipe
 
     def given_plan(self) -> Plan | None:
         """The plan in the file that was named.

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,14 +24,12 @@ from mediant.evaluation.divergence import Forward, compare
 from mediant.models.head_in_pieces import logits_of
 from mediant.models.opening import positions
 from mediant.models.reference import load_reference
+from mediant.pipeline.run import Run
 from mediant.planning.plan import Plan
 from mediant.planning.size import exact
 from mediant.runtime.loading import load
 from mediant.statistics.calibration import held_out_windows
 from mediant.workers import compute_alone, ordered
-
-if TYPE_CHECKING:
-    from mediant.pipeline.compress import Compression
 
 WINDOWS, WINDOW = 8, 256
 TRIALS = 8
@@ -41,16 +40,23 @@ NARROW = 0.01
 TINY = 1e-12
 
 
-def smallest_within(run: Compression, max_kl: float) -> Plan:
+def smallest_within(
+    run: Run, max_kl: float, low: int, high: int, plan_for: Callable[[int], Plan], loss_of: Callable[[Plan], float]
+) -> Plan:
     """The plan of the smallest file found whose KL on held-out text is at most `max_kl` nats per token.
+
+    Args:
+        run: which keeps what was computed for plans.
+        max_kl: the limit.
+        low, high: bytes of the smallest and of the largest file on offer.
+        plan_for: finds the plan for a size in bytes.
+        loss_of: measures the KL of a plan.
 
     Raises:
         SizeError: not even the largest file of this recipe is within the limit.
     """
-    judge = Judge(run)
-    low, high = run.sizing.range()
-    best = run.plan_for(high)
-    loss = judge.loss(best)
+    best = plan_for(high)
+    loss = loss_of(best)
     if loss > max_kl:
         raise SizeError(
             f"A loss of {max_kl} nats per token cannot be met with this recipe: its largest file, {exact(high)}, "
@@ -64,8 +70,8 @@ def smallest_within(run: Compression, max_kl: float) -> Plan:
         if high - low <= NARROW * high or loss >= CLOSE * max_kl:
             break
         target = between(low, high, above, below)
-        plan = run.plan_for(target)
-        found = judge.loss(plan)
+        plan = plan_for(target)
+        found = loss_of(plan)
         if found <= max_kl:
             run.steps(best).close()
             high, best, loss, below = target, plan, found, _distance(max_kl, found)
@@ -91,7 +97,8 @@ def _distance(larger: float, smaller: float) -> float:
 class Judge:
     """Measures the KL of plans against the original on held-out text, with the same bits for any number of threads."""
 
-    run: Compression
+    run: Run
+    pack: Callable[[Plan, Path], object]
 
     def loss(self, plan: Plan) -> float:
         """Mean KL in nats per token; kept as a step of the run."""
@@ -111,7 +118,7 @@ class Judge:
 
     def _measured(self, plan: Plan) -> float:
         reference, folder = self._reference, self.run.workspace.folder / "trial"
-        self.run.pack(plan, folder)
+        self.pack(plan, folder)
         candidate = logits_of(load(folder))
         shutil.rmtree(folder)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mediant.checked_fields import checked_fields
@@ -19,13 +19,14 @@ PLAN_VERSION = 1
 
 @dataclass(frozen=True)
 class Plan:
-    """The narrow waist: all that `approximate` needs beside the model and its statistics. A person can edit it.
+    """The narrow waist: all that encoding needs beside the model and its statistics. A person can edit it.
 
     `structure` are edits of the model that come before everything else, in order, each with a name and its parameters:
     {"edit": "drop_layers", "layers": [3]} (files under methods/structure). The fingerprint is that of the model before
     them; `tensors` are those of the model after them.
     After rounding, codes learn: `block_steps` in each block and `code_steps` end to end
     (methods/training/quantization_aware.py); `tune_steps` of scale tuning follow (methods/training/scale_tuning.py).
+    `after` are further stages behind rounding, by name, with their fields (pipeline/stages).
     """
 
     model_fingerprint: str
@@ -37,12 +38,14 @@ class Plan:
     tune_steps: int = 0
     block_steps: int = 0
     code_steps: int = 0
+    after: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     structure: tuple[Mapping[str, Any], ...] = ()
     version: int = PLAN_VERSION
 
     def to_json(self) -> str:
         """A JSON text with one tensor a line, so that two plans can be compared by diff."""
-        head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "tensors"}
+        unsaid = ("tensors",) if self.after else ("tensors", "after")
+        head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in unsaid}
         lines = [f" {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
         rows = [f"  {json.dumps(n)}: {json.dumps(t.to_dict())}" for n, t in self.tensors.items()]
         return "{\n" + "\n".join(lines) + '\n "tensors": {\n' + ",\n".join(rows) + "\n }\n}\n"
@@ -69,6 +72,7 @@ class Plan:
                 raise ValueError(f"its number of steps is outside 0 to {MOST_STEPS}")
             if plan.seed < 0 or (plan.target_bytes or 0) < 0 or not 0 <= (plan.predicted_loss or 0) < 1e99:
                 raise ValueError("its seed, target or predicted loss is negative, or too large")
+            checked_after(plan.after)
             tensors = {n: _tensor_plan(n, t) for n, t in plan.tensors.items()}
             return dataclasses.replace(plan, tensors=tensors, structure=checked_edits(plan.structure))
         except (ValueError, RecursionError) as problem:
@@ -94,6 +98,20 @@ def checked_edits(edits: Iterable[object]) -> tuple[Mapping[str, Any], ...]:
             raise ValueError('a structural edit is not an object with its name under "edit"')
         found.append(edit)
     return tuple(found)
+
+
+def checked_after(after: Mapping[str, object]) -> Mapping[str, Mapping[str, Any]]:
+    """Stages after rounding as JSON or YAML gave them.
+
+    Raises:
+        ValueError: the fields of one are no object.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, fields in after.items():
+        if not isinstance(fields, dict):
+            raise ValueError(f"what it says of the stage {name!r} is not a mapping of names to values")
+        found[name] = fields
+    return found
 
 
 def described(edit: Mapping[str, Any], longest: int = 40) -> str:

@@ -8,6 +8,7 @@
       - quantize: {recipe: default}             # a recipe by name, and whatever should differ
       - train_codes: {block_steps: 40, code_steps: 0}  # in each block, then end to end; not with sparsify, factor
       - tune: {steps: 40}
+      - sharpen: {rate: 0.1}                    # any other stage behind `quantize`, a file in pipeline/stages
 
 Structure comes first, then sparsity or factors, then quantization, then training and tuning: each stage needs what the
 ones before have left, and none undoes one before. Every stage may be left out but `quantize`.
@@ -20,8 +21,10 @@ from typing import Any
 
 ORDER = ("sparsify", "factor", "quantize", "train_codes", "tune")
 FACTORS = ("low_rank", "factors", "whole")
+# How bytes are spent where matrices may become products.
+BY_RANKS = {"name": "ranks", "factors": "quantize"}
 PARTS = ("layers", "neurons", "heads", "hidden")
-# Beside the parts, how the stage prune chooses them and what it does then (pipeline/pruning.py).
+# Beside the parts, how the stage prune chooses them and what it does then (pipeline/choose_parts.py).
 HOW = ("score", "refit")
 
 
@@ -36,6 +39,9 @@ def fields(stages: object, recipe: Callable[[str], Mapping[str, Any]]) -> dict[s
         ValueError: naming the first fault.
     """
     pairs = _pairs(stages)
+    quantized = next((i for i, (name, _) in enumerate(pairs) if name == "quantize"), len(pairs))
+    after = {name: dict(given) for name, given in pairs[quantized:] if name not in ORDER}
+    pairs = [*pairs[:quantized], *(pair for pair in pairs[quantized:] if pair[0] in ORDER)]
     names = [name for name, _ in pairs]
     late = [name for name in names if name in ORDER]
     if late != sorted(set(late), key=ORDER.index) or names != [n for n in names if n not in ORDER] + late:
@@ -44,6 +50,8 @@ def fields(stages: object, recipe: Callable[[str], Mapping[str, Any]]) -> dict[s
             "these once"
         )
     found: dict[str, Any] = {"structure": [[name, dict(given)] for name, given in pairs if name not in ORDER]}
+    if after:
+        found["after"] = after
     for name, given in pairs:
         if name == "prune" and (unknown := set(given) - {*PARTS, *HOW}):
             raise ValueError(f"the stage prune has no {min(unknown)!r}; it has: {', '.join((*PARTS, *HOW))}")
@@ -52,7 +60,7 @@ def fields(stages: object, recipe: Callable[[str], Mapping[str, Any]]) -> dict[s
         if name == "sparsify":
             found |= _only(given, name, ("pattern", "score"))
         if name == "factor":
-            found |= {"factors": "quantize"} | _only(given, name, tuple(k for k in FACTORS if k in given))
+            found["allocation"] = BY_RANKS | _only(given, name, tuple(k for k in FACTORS if k in given))
         if name == "quantize":
             found |= {
                 **recipe(str(given.get("recipe", "default"))),

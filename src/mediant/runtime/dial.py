@@ -1,6 +1,6 @@
 """The dial from a whole nested model down to its least precision: which leading bits of each matrix a pass reads.
 
-A precision is a number of bits. Where the file stores an order (planning/plane_order.py), matrices are cut in that
+A precision is a number of bits. Where the file stores an order (allocation/plane_order.py), matrices are cut in that
 order until a code of the model has so many bits on average, and `precisions` are a quarter of a bit apart; where it
 does not, all matrices are cut alike, to whole bits.
 """

@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
+from mediant.allocation.error_curves import error_curve
 from mediant.errors import PlanError
 from mediant.forms import Encoding
 from mediant.forms.quantize import encode as module
@@ -16,7 +17,6 @@ from mediant.forms.quantize.form import Quantize
 from mediant.kernels.rotation import rotate, rotate_back
 from mediant.methods.groups import to_groups
 from mediant.methods.layer import neutral, prepare, rows_of
-from mediant.pipeline.error_curves import error_curve
 from mediant.values import LayerStatistics, RowSpan, TensorInfo
 
 PLAN = Quantize(

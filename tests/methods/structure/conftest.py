@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mediant.models.opening import open_model
-from mediant.pipeline.structure import School, structured
+from mediant.pipeline.apply_edits import School, structured
 from mediant.pipeline.workspace import Workspace
 
 

@@ -8,10 +8,10 @@ import dataclasses
 import pytest
 import torch
 
+from mediant.allocation.layers import quantizable
 from mediant.methods.training.scale_tuning import Tuner
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference, parameters_to_modules
-from mediant.pipeline.choose import quantizable
 
 
 def tuner_of(model, network=None):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mediant.exporters.gguf.weight_types import TYPES as TYPES
 from mediant.progress import SILENT, Progress
 
-TYPES = ("q4_0", "q8_0", "f16", "f32")
 USUAL = "f16"
 HELP = "a file for llama.cpp (Llama, Mistral, SmolLM, Qwen 2 and 3)."
 

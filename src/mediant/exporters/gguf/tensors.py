@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from mediant.errors import ModelError
 from mediant.exporters._dense import Dense
 from mediant.exporters._ranges import misfit
-from mediant.exporters.gguf import TYPES
 from mediant.exporters.gguf.architectures import Architecture
 from mediant.exporters.gguf.rotary import frequency_factors
+from mediant.exporters.gguf.weight_types import TYPES
 from mediant.progress import Progress
 
 Floats = NDArray[np.float32]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from mediant.errors import CheckpointError
 from mediant.forms import Arrays, Bytes, Floats
 from mediant.forms.parts import check_finite, check_reach
 from mediant.forms.quantize.grid_info import GridInfo
+from mediant.forms.quantize.settings import Settings
 from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.kernels.bit_planes import packed_bytes, unpack
 from mediant.kernels.dequantize import dequantize
@@ -20,13 +20,10 @@ from mediant.kernels.rotation import rotate_back
 from mediant.kernels.scale_codes import FULL, decode_scales
 from mediant.values import Array, TensorInfo
 
-if TYPE_CHECKING:
-    from mediant.forms.quantize.form import Quantize
-
 MOST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
-def matrix(plan: Quantize, info: TensorInfo, arrays: Arrays, grid: GridInfo, planes: int | None) -> Floats:
+def matrix(plan: Settings, info: TensorInfo, arrays: Arrays, grid: GridInfo, planes: int | None) -> Floats:
     """The weights [rows, columns] in the model's own basis, of so many leading bits of the codes or of all."""
     rows, columns = info.matrix_shape
     scale, zero = scales(plan, info, arrays), zeros(plan, info, arrays) if grid.zero_point else None
@@ -57,7 +54,7 @@ def outlier_columns(arrays: Arrays, columns: int) -> NDArray[np.bool_]:
     return unpack(arrays["outlier_mask"], columns, 1).astype(np.bool_)
 
 
-def run_codes(plan: Quantize, info: TensorInfo, arrays: Arrays) -> Iterator[Bytes]:
+def run_codes(plan: Settings, info: TensorInfo, arrays: Arrays) -> Iterator[Bytes]:
     """The codes of each run [rows, columns]: places in its table of levels or points."""
     columns, byte = info.matrix_shape[1], 0
     for run in plan.runs:
@@ -71,7 +68,7 @@ def _in_pairs(arrays: Arrays, bits: int) -> bool:
     return table is not None and is_codebook(bits, table.size)
 
 
-def packed(plan: Quantize, codes: Sequence[Bytes]) -> Bytes:
+def packed(plan: Settings, codes: Sequence[Bytes]) -> Bytes:
     """The codes of all runs as they are stored."""
     return np.concatenate([plan.layout.pack(found, run.bits) for found, run in zip(codes, plan.runs, strict=True)])
 
@@ -83,7 +80,7 @@ def levels(arrays: Arrays, grid: GridInfo, bits: int) -> Floats:
     return np.float32(grid.first.get(bits, 0)) + np.arange(1 << bits, dtype=np.float32)
 
 
-def scales(plan: Quantize, info: TensorInfo, arrays: Arrays) -> Floats:
+def scales(plan: Settings, info: TensorInfo, arrays: Arrays) -> Floats:
     """The scale of every group, [rows, groups]."""
     parts = dict(arrays)
     if plan.scale_bits != FULL:
@@ -92,7 +89,7 @@ def scales(plan: Quantize, info: TensorInfo, arrays: Arrays) -> Floats:
     return decode_scales(parts, plan.scale_form)
 
 
-def zeros(plan: Quantize, info: TensorInfo, arrays: Arrays) -> Floats:
+def zeros(plan: Settings, info: TensorInfo, arrays: Arrays) -> Floats:
     """The zero point of every group of a matrix on a grid that has them, [rows, groups]."""
     found = np.empty(plan.groups(info), np.float32)
     row = byte = 0
@@ -115,7 +112,7 @@ def with_row_gains(arrays: Arrays, gains: Floats) -> dict[str, Array]:
     return parts
 
 
-def verify(plan: Quantize, info: TensorInfo, arrays: Arrays, grid: GridInfo) -> None:
+def verify(plan: Settings, info: TensorInfo, arrays: Arrays, grid: GridInfo) -> None:
     """Refuses arrays in which a code has no level, or that decode to infinite weights."""
     if plan.outliers and int(outlier_columns(arrays, info.matrix_shape[1]).sum()) != plan.outliers:
         raise CheckpointError(f"The mask of {info.name!r} does not have {plan.outliers} outliers.")
@@ -128,7 +125,7 @@ def verify(plan: Quantize, info: TensorInfo, arrays: Arrays, grid: GridInfo) -> 
             raise CheckpointError(f"The tensor {info.name!r} has the code {int(codes.max())}, but only {count} levels.")
 
 
-def verify_scales(plan: Quantize, info: TensorInfo, arrays: Arrays, grid: GridInfo) -> None:
+def verify_scales(plan: Settings, info: TensorInfo, arrays: Arrays, grid: GridInfo) -> None:
     """Refuses scales and levels that are not finite, do not ascend, or whose products overflow; codes are not read."""
     check_finite(info, arrays, arrays.keys() - {"codes", "tiles", "scale_codes"})
     for bits, count in grid.counts.items():
@@ -144,7 +141,7 @@ def verify_scales(plan: Quantize, info: TensorInfo, arrays: Arrays, grid: GridIn
     check_reach(info, largest)
 
 
-def entropy_change(plan: Quantize, info: TensorInfo, arrays: Arrays) -> int:
+def entropy_change(plan: Settings, info: TensorInfo, arrays: Arrays) -> int:
     """Bytes that the codes would take more if those of each run took their entropy; usually less than 0."""
     columns, change = info.matrix_shape[1], 0.0
     for run, codes in zip(plan.runs, run_codes(plan, info, arrays), strict=True):

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 from mediant.errors import CheckpointError
 from mediant.forms import Arrays, Views
 from mediant.forms.quantize.decoding import levels
 from mediant.forms.quantize.grid_info import GridInfo
+from mediant.forms.quantize.settings import Settings
 from mediant.kernels import native
 from mediant.kernels.packed_matrix import PackedMatrix, PackedRun, WholeLevels, bytes_before, widths_of
 from mediant.kernels.pairs import is_codebook
 from mediant.values import TensorInfo
 
-if TYPE_CHECKING:
-    from mediant.forms.quantize.form import Quantize
 
-
-def views(plan: Quantize, info: TensorInfo, arrays: Arrays, grid: GridInfo) -> Views:
+def views(plan: Settings, info: TensorInfo, arrays: Arrays, grid: GridInfo) -> Views:
     """The matrix, and those of fewer leading bits where a digit ends there."""
     deepest = max(run.bits for run in plan.runs)
     packed, bits = [packed_matrix(plan, info, arrays, grid)], [deepest]
@@ -32,7 +29,7 @@ def views(plan: Quantize, info: TensorInfo, arrays: Arrays, grid: GridInfo) -> V
 
 
 def packed_matrix(
-    plan: Quantize, info: TensorInfo, arrays: Arrays, grid: GridInfo, bits: int | None = None
+    plan: Settings, info: TensorInfo, arrays: Arrays, grid: GridInfo, bits: int | None = None
 ) -> PackedMatrix:
     """The matrix for products with vectors.
 

@@ -1,0 +1,1 @@
+"""Strategies, one file each; `mediant.allocation` says what they offer."""
