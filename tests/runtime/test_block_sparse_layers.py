@@ -29,7 +29,7 @@ PATTERN = {"name": "blocks", "sparsity": 0.5, "height": 8, "width": 8}
 def folder(tiny_folder, tmp_path_factory):
     """Llama's linear layers with every second block of 8 x 8 kept, by chance; biases and all else as it was."""
     model, target = open_model(str(tiny_folder("llama"))), tmp_path_factory.mktemp("blocks") / "llama"
-    sparse = Sparse("float32", pattern=PATTERN, score={"name": "random"})
+    sparse = Sparse(Cast("float32"), pattern=PATTERN, score={"name": "random"})
     plans = {t.name: sparse if t.role == "linear" else Cast("float32") for t in model.tensors}
     generator, encodings = np.random.default_rng(1), []
     with WeightReader(model) as weights:

@@ -403,6 +403,16 @@ def kept(dtype: str, bias_correction: bool = False) -> Form:
     return from_dict(found)
 
 
+def keep(info: TensorInfo, values: Floats, dtype: str) -> Encoding:
+    """A tensor kept as numbers of a type.
+
+    Raises:
+        PlanError: they do not fit the type.
+    """
+    plan: Any = kept(dtype)
+    return Encoding(info, plan, plan.stored(values, info.name))
+
+
 def needs(plans: Iterable[Form]) -> frozenset[str]:
     """Names what encoding by any of the plans asks of calibration."""
     return frozenset().union(*(plan.needs() for plan in plans))

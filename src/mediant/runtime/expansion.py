@@ -24,15 +24,15 @@ from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.checkpoint.writer import write
 from mediant.claims import claimed
 from mediant.errors import CheckpointError, StorageError
-from mediant.forms import Encoding, kept
-from mediant.forms.encoding import Original, encode
+from mediant.forms import Encoding, keep, kept
 from mediant.models.folder import read_config
 from mediant.progress import SILENT, Progress
 from mediant.values import Model
 
 # Part of the name: raise it when the same file would give another expansion.
 FORMAT = 1
-EXPANDED = kept("float16")
+DTYPE = "float16"
+EXPANDED = kept(DTYPE)
 
 
 def expanded(folder: Path, progress: Progress = SILENT) -> Checkpoint:
@@ -100,6 +100,6 @@ def _encodings(checkpoint: Checkpoint) -> Iterator[Encoding]:
     for name, entry in checkpoint.tensors.items():
         encoding = checkpoint.encoding(name)
         if entry.plan.slow:
-            expanded = encode(Original(entry.info, encoding.decode()), EXPANDED)
+            expanded = keep(entry.info, encoding.decode(), DTYPE)
             encoding = replace(expanded, certificate=encoding.certificate)
         yield encoding
