@@ -33,7 +33,7 @@ def test_zeros_make_a_checkpoint_that_stores_the_rest(run, tiny_folder, text, tm
     assert "MB (" in capsys.readouterr().out
     checkpoint = open_checkpoint(tmp_path / "sparse")
     assert checkpoint.manifest.seed == 3
-    sparse = [name for name, tensor in checkpoint.plan.tensors.items() if tensor.pattern]
+    sparse = [name for name, tensor in checkpoint.plan.tensors.items() if tensor.ledger == "pruned"]
     assert len(sparse) == 14
     for name in sparse:
         assert ((checkpoint.weight(name).reshape(-1, 4) != 0).sum(axis=1) <= 2).all()

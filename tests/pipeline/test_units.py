@@ -59,7 +59,11 @@ def test_bytes_are_known_before_losses(recipe, model):
             assert sum(u.rows for u in units) == info.matrix_shape[0]
             plan = chosen.tensor_plan((RowSpan(info.matrix_shape[0], bits),), info.role)
             # Factors of columns, which a matrix has once, are counted for each unit.
-            shared = 2 * info.matrix_shape[1] * (len(units) - 1) if plan.basis.get("name") == "columns" else 0
+            shared = (
+                2 * info.matrix_shape[1] * (len(units) - 1)
+                if plan.to_dict().get("basis", {}).get("name") == "columns"
+                else 0
+            )
             # Each unit rounds its planes, its scales and its share of the table up to a byte.
             over = sum(u.sizes[bits] for u in units) - plan.nbytes(info) - shared
             assert 0 <= over <= len(units) * (bits + 3)
