@@ -47,7 +47,9 @@ def sizing(recipe="nearest", scale=lambda unit: 1.0, beside=1000, model=MODEL):
         payload = sum(plan.tensors[t.name].nbytes(t) for t in model.tensors)
         # Like a manifest: longer with every run, depth and drop of a tensor, and with the target's digits.
         plans = plan.tensors.values()
-        said = sum(9 * len(p.runs) + len(str(p.drops)) + 200 * len({r.bits for r in p.runs}) for p in plans)
+        said = sum(
+            9 * len(p.runs) + len(str(getattr(p, "drops", ()))) + 200 * len({r.bits for r in p.runs}) for p in plans
+        )
         return beside + payload + said + len(str(plan.target_bytes))
 
     return Sizing(model, chosen, units, folder_bytes, seed=0)

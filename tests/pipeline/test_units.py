@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from mediant.allocation.layers import SMALLEST_MATRIX
 from mediant.allocation.units import (
     EMBEDDING_RUNS,
     EXPERT_RUNS,
-    SMALLEST_MATRIX,
     measure,
     outline,
     quantizable,
