@@ -1,5 +1,6 @@
 // The float32 arithmetic of a decoder beside its matrix products, one table of functions for each instruction set.
-// ops_body.h has the source, which ops_<set>.cpp compiles; `ops()` is the table for this machine, chosen once.
+// ops_body.h has the source, which ops_<set>.cpp compiles; `ops()` is the table for this machine, chosen once. A file
+// ops_<set>.cpp ends with MEDIANT_OPS and is known from then on, so that adding an instruction set touches no other.
 //
 // Every result is computed in an order that depends on nothing but its own operands: a token gives the same bits
 // alone, in a chunk, in a batch, and for any number of threads.
@@ -59,8 +60,18 @@ inline int64_t attend_scratch(int64_t positions, int64_t dim) {
     return kRows * (positions + 3 * kBlock) + kRows * dim;
 }
 
+// The table that MEDIANT_KERNELS names, or else the one of the highest rank that this machine has.
 const Ops &ops();
-const Ops *avx2_ops();  // null where the compiler or the machine has no AVX2
-const Ops &portable_ops();
+
+struct OpsRegistration {
+    OpsRegistration(const Ops *ops, int rank, bool (*available)());
+    const Ops *ops;
+    int rank;
+    bool (*available)();
+    const OpsRegistration *next;
+};
 
 }  // namespace mediant::decoder
+
+#define MEDIANT_OPS(set, rank, available) \
+    static const ::mediant::decoder::OpsRegistration registered_##set{&::mediant::decoder::set::kOps, rank, available};

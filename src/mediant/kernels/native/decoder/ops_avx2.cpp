@@ -34,15 +34,9 @@ MEDIANT_LANES V8 round_nearest(V8 x) {
 
 #pragma GCC pop_options
 
-namespace mediant::decoder {
-const Ops *avx2_ops() {
-    const bool here = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    return here ? &avx2::kOps : nullptr;
+static bool available() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
-}  // namespace mediant::decoder
 
-#else
-namespace mediant::decoder {
-const Ops *avx2_ops() { return nullptr; }
-}  // namespace mediant::decoder
+MEDIANT_OPS(avx2, 10, available)
 #endif
