@@ -69,6 +69,7 @@ class TensorInfo:
 class Model:
     """A model as it lies on disk: a Hugging Face folder, and what is in it. Weights stay there until they are read.
 
+    `causal` says that it predicts tokens from those before; `position_offset` is how many positions are never used.
     Where structural edits made it, `edits` are these (`Plan.structure`) and `original` is the model before all of them.
     """
 
@@ -79,6 +80,7 @@ class Model:
     tensors: tuple[TensorInfo, ...]
     fingerprint: str
     causal: bool = True
+    position_offset: int = 0
     original: Model | None = None
     edits: tuple[Mapping[str, Any], ...] = ()
 

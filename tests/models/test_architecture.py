@@ -14,25 +14,24 @@ def named(config, name):
 
 
 @pytest.mark.parametrize(
-    ("config", "expected", "causal"),
+    ("config", "expected"),
     [
-        (named(LlamaConfig(), None), "LlamaForCausalLM", True),
-        (named(LlamaConfig(), "LlamaForCausalLM"), "LlamaForCausalLM", True),
-        (named(LlamaConfig(), "LlamaModel"), "LlamaModel", False),
-        (named(LlamaConfig(), "LlamaForSequenceClassification"), "LlamaForSequenceClassification", False),
-        (named(LlamaConfig(), "GPT2LMHeadModel"), "LlamaForCausalLM", True),
-        (named(LlamaConfig(), "AutoModel"), "LlamaForCausalLM", True),
-        (named(LlamaConfig(), "MyOwnModel"), "LlamaForCausalLM", True),
-        (named(GPT2Config(), "GPT2LMHeadModel"), "GPT2LMHeadModel", True),
-        (named(BertConfig(), "BertModel"), "BertModel", False),
-        (named(BertConfig(), "BertForMaskedLM"), "BertForMaskedLM", False),
-        (named(T5Config(), "T5ForConditionalGeneration"), "T5ForConditionalGeneration", False),
-        (named(ViTConfig(), None), "ViTModel", False),
+        (named(LlamaConfig(), None), "LlamaForCausalLM"),
+        (named(LlamaConfig(), "LlamaForCausalLM"), "LlamaForCausalLM"),
+        (named(LlamaConfig(), "LlamaModel"), "LlamaModel"),
+        (named(LlamaConfig(), "LlamaForSequenceClassification"), "LlamaForSequenceClassification"),
+        (named(LlamaConfig(), "GPT2LMHeadModel"), "LlamaForCausalLM"),
+        (named(LlamaConfig(), "AutoModel"), "LlamaForCausalLM"),
+        (named(LlamaConfig(), "MyOwnModel"), "LlamaForCausalLM"),
+        (named(GPT2Config(), "GPT2LMHeadModel"), "GPT2LMHeadModel"),
+        (named(BertConfig(), "BertModel"), "BertModel"),
+        (named(BertConfig(), "BertForMaskedLM"), "BertForMaskedLM"),
+        (named(T5Config(), "T5ForConditionalGeneration"), "T5ForConditionalGeneration"),
+        (named(ViTConfig(), None), "ViTModel"),
     ],
 )
-def test_the_class_of_a_configuration(config, expected, causal):
+def test_the_class_of_a_configuration(config, expected):
     assert arch.network_class(config).__name__ == expected
-    assert arch.is_causal(config) is causal
 
 
 def test_an_empty_network_takes_no_memory(tiny_folder):

@@ -14,7 +14,7 @@ from huggingface_hub import constants, errors
 
 from mediant.errors import ModelError
 from mediant.models import gguf_conversion, source
-from mediant.models.source import model_name, resolve
+from mediant.models.source import locate, model_name, resolve
 
 COMMIT = "c0ffee" + "0" * 34
 FORBIDDEN = httpx2.Response(403, request=httpx2.Request("GET", "http://127.0.0.1"))
@@ -60,7 +60,7 @@ def test_the_demo_is_found_without_importing_its_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site")])
     monkeypatch.setattr(gguf_conversion, "converted", lambda file, _: file)
-    assert resolve("demo") == package / "Smol.gguf"
+    assert locate("demo") == package / "Smol.gguf"
     (tmp_path / "demo").mkdir()
     with pytest.raises(ModelError, match="folder demo has no config"):
         resolve("demo")

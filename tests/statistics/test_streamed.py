@@ -7,7 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import transformers
 
+from mediant.models import head_in_pieces
 from mediant.models.opening import open_model
 from mediant.statistics.calibration import CalibrationText
 from mediant.statistics.hessian import Accumulator, file_name
@@ -76,3 +78,19 @@ def test_threads_change_no_bit(tiny_folder, text, tmp_path, monkeypatch):
         found.append((fields(statistics.layers), {f.name: f.read_bytes() for f in folder.iterdir()}))
     assert found[0][1] == found[1][1]
     assert all(np.array_equal(values, found[1][0][key]) for key, values in found[0][0].items())
+
+
+@pytest.mark.parametrize("kind", ["BertForMaskedLM", "BertForSequenceClassification"])
+def test_an_encoder_is_measured_below_its_head_however_large_that_is(kind, tmp_path, monkeypatch):
+    settings = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    network = getattr(transformers, kind)(transformers.BertConfig(vocab_size=300, pad_token_id=1, **settings))
+    network.save_pretrained(tmp_path / "model")
+    model, text = open_model(str(tmp_path / "model")), CalibrationText(torch.arange(2, 26).reshape(2, 12), "random")
+    plain = fields(collect(model, text).layers)
+    monkeypatch.setattr(head_in_pieces, "WHOLE", 0)
+    pieces, streamed = collect(model, text).layers, collect_streamed(model, text, tmp_path, hessian=False)[0].layers
+    assert any(".attention." in name for name, _ in plain)
+    for found in (fields(pieces), fields(streamed)):
+        assert plain.keys() == found.keys()
+        for key, values in plain.items():
+            assert np.array_equal(values, found[key]), key

@@ -1,7 +1,8 @@
-"""What `evaluate` and `generate` take: a compressed model or a plain one."""
+"""What commands take: a compressed model or a plain one, in a folder or on the hub."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Opened:
 
 
 def opened(spec: str, progress: Progress) -> Opened:
-    """The compressed model in the folder `spec`, else the plain model of that name.
+    """The compressed or plain model that `spec` names: a folder, a file, an id on the hub.
 
     Raises:
         CheckpointError: the compressed model is damaged.
@@ -36,12 +37,47 @@ def opened(spec: str, progress: Progress) -> Opened:
     from mediant.checkpoint.manifest import MANIFEST_FILE
     from mediant.models.opening import open_model
     from mediant.models.reference import load_reference
+    from mediant.models.source import locate
 
-    folder = Path(spec)
+    folder = locate(spec, progress)
     if (folder / MANIFEST_FILE).is_file():
         return _checkpoint(folder)
-    model = open_model(spec, progress)
+    model = open_model(str(folder), progress)
     return Opened(model.path, _bytes(model), model.weights, model.causal, lambda: load_reference(model))
+
+
+def plain(spec: str, progress: Progress) -> Model:
+    """The plain model that `spec` names; a compressed one is written out in full first, once, into the cache folder.
+
+    Raises:
+        CheckpointError, ModelError: as for `opened`.
+        StorageError: it cannot be written there.
+    """
+    from mediant.checkpoint.manifest import MANIFEST_FILE
+    from mediant.exporters.huggingface import export
+    from mediant.models.opening import open_model
+    from mediant.models.source import locate, model_name
+
+    folder = locate(spec, progress)
+    if not (folder / MANIFEST_FILE).is_file():
+        return open_model(str(folder), progress)
+    target = files.cache_folder() / "plain" / files.file_sha256(folder / MANIFEST_FILE)[:32]
+    if not target.exists():
+        progress.say(f"writing {spec} out in full, once; this is kept in {target}")
+        export(str(folder), target, progress=progress)
+        files.trim(target.parent, needed=target)
+    return dataclasses.replace(open_model(str(target), progress), name=model_name(folder))
+
+
+def existing(folder: Path) -> Path:
+    """The folder of a compressed model that is given as such, or by its id on the hub.
+
+    Raises:
+        ModelError: there is neither.
+    """
+    from mediant.models.source import locate
+
+    return folder if folder.exists() or folder.is_absolute() else locate(str(folder))
 
 
 def _checkpoint(folder: Path) -> Opened:

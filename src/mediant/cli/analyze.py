@@ -38,7 +38,7 @@ REACH_WINDOWS, REACH_TIMES = 4, 4
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A Hugging Face folder or name, or a GGUF file.")],
+    model: Annotated[str, typer.Argument(help="A compressed model, or any model that 'compress' takes.")],
     tensors: Annotated[str, typer.Option(metavar="GLOB", help="Only tensors of such a name, like '*.mlp.*'.")] = "*",
     calibration: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Measure sensitivity on this text file.")
@@ -57,11 +57,11 @@ def command(
     """Show what a model's weights look like, and which of them to quantize first."""
     from mediant.cli._analysis_tables import show
     from mediant.cli._attention_table import show_reaches
-    from mediant.models.opening import open_model
+    from mediant.cli._opening import plain
     from mediant.statistics.analysis import analyze
 
     progress = RichProgress()
-    opened = open_model(model, progress)
+    opened = plain(model, progress)
     chosen = choose(opened, tensors)
     statistics = _calibrated(opened, calibration, seed, progress) if calibration or calibrate else None
     reaches = () if attention is None else _reaches(opened, calibration, attention, seed, progress)

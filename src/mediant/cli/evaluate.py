@@ -59,13 +59,12 @@ def command(
     distributions are compared. Nothing large is kept, in memory or on disk. A figure from one text can flatter, above
     all where calibration read text of the same kind, so a second text is always scored beside one that is given.
     """
-    from mediant.cli._opening import opened
+    from mediant.cli._opening import opened, plain
     from mediant.evaluation.memory import peak_bytes
     from mediant.evaluation.scoring import Candidate, evaluate, evaluate_encoder
-    from mediant.models.opening import open_model
 
     progress = RichProgress()
-    judged, original = opened(candidate, progress), open_model(reference, progress)
+    judged, original = opened(candidate, progress), plain(reference, progress)
     if judged.causal != original.causal:
         kinds = [("a language model" if m.causal else "an encoder") for m in (judged, original)]
         raise ModelError(f"{candidate} is {kinds[0]} and {reference} is {kinds[1]}; they cannot be compared.")

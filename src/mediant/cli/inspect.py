@@ -32,7 +32,9 @@ def command(
     from mediant.checkpoint.coding_sizes import bytes_by_coding
     from mediant.checkpoint.reader import open_checkpoint
     from mediant.cli._inspect_tables import show
+    from mediant.cli._opening import existing
 
+    folder = existing(folder)
     checkpoint = open_checkpoint(folder)
     if verify:
         for name in RichProgress().track(checkpoint.tensors, "Checking hashes"):

@@ -30,6 +30,7 @@ def command(
     """
     from mediant.checkpoint.reader import open_checkpoint
     from mediant.claims import claimed
+    from mediant.cli._opening import existing
     from mediant.reports.html import write_report
     from mediant.reports.scores import read_score
     from mediant.reports.summary import summarize
@@ -37,6 +38,7 @@ def command(
     target = out or folder.resolve().with_name(f"{folder.resolve().name}-report.html")
     if target.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"{target} would become part of the compressed model; name a file outside {folder}.")
+    folder = existing(folder)
     manifest = open_checkpoint(folder).manifest
     sizes = {f.relative_to(folder).as_posix(): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()}
     with claimed(target, RichProgress(), wait):

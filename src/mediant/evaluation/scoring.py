@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +15,16 @@ from mediant.evaluation import divergence, embeddings
 from mediant.evaluation.together import compare_all
 from mediant.evaluation.windows import check, cut
 from mediant.models.head_in_pieces import logits_of
-from mediant.models.opening import positions
+from mediant.models.opening import positions, vocabulary
 from mediant.models.reference import load_reference, load_tokenizer
+from mediant.models.running import hidden_states
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import held_out_windows, token_ids
 from mediant.values import Model, Scorecard
 
 WINDOWS = 20  # enough for a trend; published figures take at least 60
 WINDOW = 512
+MOST_TOKENS = 8192  # of a sentence, where neither the encoder nor its tokenizer says
 
 
 @dataclass(frozen=True)
@@ -164,19 +167,14 @@ def _sentences(
     check(sentences, length)
     limit = positions(reference)
     if text is None:
-        vocabulary, length = int(reference.config["vocab_size"]), min(length, limit or length)
-        return embeddings.random_sentences(vocabulary, sentences, length, seed), f"random tokens, seed {seed}"
+        count, length = vocabulary(reference), min(length, limit or length)
+        return embeddings.random_sentences(count, sentences, length, seed), f"random tokens, seed {seed}"
     tokenizer = load_tokenizer(reference)
-    longest = min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
+    # Tokenizers without a limit say a huge number, which is no length.
+    longest = min(tokenizer.model_max_length, limit or MOST_TOKENS)
     encoded = tokenizer(embeddings.lines(text), truncation=True, max_length=longest)["input_ids"]
     return [torch.tensor(ids) for ids in encoded], text.name
 
 
 def _states(network: Any) -> embeddings.Embed:
-    encoder = network.get_encoder() if network.config.is_encoder_decoder else network.base_model
-
-    def states(ids: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = encoder(input_ids=ids).last_hidden_state
-        return found
-
-    return states
+    return partial(hidden_states, network)

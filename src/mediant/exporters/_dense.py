@@ -21,6 +21,7 @@ from mediant.models.file_names import as_in_files
 from mediant.models.lazy import LazyTensor
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
+from mediant.models.source import locate
 from mediant.models.weights import WeightReader
 from mediant.progress import SILENT, Progress
 
@@ -65,10 +66,11 @@ def opened(spec: str, progress: Progress = SILENT) -> Iterator[Dense]:
     Raises:
         CheckpointError, ModelError: it is damaged, or there is none.
     """
-    if (Path(spec) / MANIFEST_FILE).is_file():
-        yield _from_checkpoint(open_checkpoint(Path(spec)))
+    found = locate(spec, progress)
+    if (found / MANIFEST_FILE).is_file():
+        yield _from_checkpoint(open_checkpoint(found))
         return
-    model = open_model(spec, progress)
+    model = open_model(str(found), progress)
     with WeightReader(model) as weights:
         yield Dense(
             model.name,

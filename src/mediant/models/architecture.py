@@ -56,16 +56,12 @@ def network_class(config: PretrainedConfig) -> type[PreTrainedModel]:
         named = getattr(transformers, name, None)
         if isinstance(named, type) and issubclass(named, PreTrainedModel) and _takes(named, config):
             return named
-    for mapping in (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_MAPPING):
+    causal, masked = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_MASKED_LM_MAPPING
+    both_ways = type(config) in masked and getattr(config, "is_decoder", None) is False
+    for mapping in (transformers.MODEL_MAPPING,) if both_ways else (causal, transformers.MODEL_MAPPING):
         if type(config) in mapping:
             return _classes(mapping, config)[0]
     raise ModelError(f"transformers {transformers.__version__} has no model for the model_type {config.model_type!r}.")
-
-
-def is_causal(config: PretrainedConfig) -> bool:
-    """Whether the model predicts the next token."""
-    mapping = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    return type(config) in mapping and network_class(config) in _classes(mapping, config)
 
 
 def empty_network(config: PretrainedConfig) -> PreTrainedModel:

@@ -27,6 +27,7 @@ from torch import nn
 
 from mediant.errors import ModelError
 from mediant.models import architecture
+from mediant.models.running import hidden_states
 from mediant.models.weights import WeightReader
 from mediant.values import Model
 
@@ -122,7 +123,7 @@ class BlockStream:
             return hidden
 
         with self._replaced(note), contextlib.suppress(_EndOfFirstPart):
-            self.network(input_ids=window[None])
+            self._all(window)
         if len(calls) != len(self.blocks):
             raise ModelError(f"{type(self.network).__name__} does not run its blocks one after another.")
         return states[0], calls
@@ -135,7 +136,9 @@ class BlockStream:
         return behind
 
     def last_part(self, window: torch.Tensor, hidden: torch.Tensor, begins: Callable[[], None] = lambda: None) -> Any:
-        """The network's output where its last block gives `hidden`. Needs `surroundings`.
+        """The network's output where its last block gives `hidden`; last hidden states if it is no language model.
+
+        Needs `surroundings`.
 
         Modules before the blocks run too, but what they compute goes nowhere; `begins` is called behind them.
         """
@@ -145,7 +148,12 @@ class BlockStream:
             return hidden
 
         with self._replaced(instead):
-            return self.network(input_ids=window[None])
+            return self._all(window)
+
+    def _all(self, window: torch.Tensor) -> Any:
+        """The output of a language model, or the hidden states of anything else, whatever its head."""
+        ids = window[None]
+        return self.network(input_ids=ids) if self.model.causal else hidden_states(self.network, ids)
 
     @contextlib.contextmanager
     def _replaced(self, instead: Callable[[torch.Tensor, BlockCall], torch.Tensor]) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def check(folder: Path) -> None:
             file in it is not what its name says.
     """
     if (folder / CHECKPOINT).exists():
-        raise ModelError(f"{folder} is a Mediant checkpoint; give the model it was made from.")
+        raise ModelError(f"{folder} is a Mediant checkpoint; give the model it was made from{_origin(folder)}.")
     if not (folder / "config.json").is_file():
         guesses = sorted(folder.glob("*.gguf"))
         hint = f"; for the GGUF file in it give {guesses[0]}" if guesses else ""
@@ -58,6 +59,13 @@ def check(folder: Path) -> None:
             impostors.check(file)
     read_config(folder)
     weight_files(folder)
+
+
+def _origin(folder: Path) -> str:
+    """The name of the model that a checkpoint was made from, as the end of a sentence."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return f", {json.loads((folder / CHECKPOINT).read_text(encoding='utf-8'))['model']['name']}"
+    return ""
 
 
 def read_config(folder: Path) -> dict[str, Any]:

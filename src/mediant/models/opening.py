@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from mediant.errors import ModelError
-from mediant.models import architecture, folder, names, roles, source
+from mediant.models import abilities, architecture, folder, names, roles, source
 from mediant.models.content import file_hash
 from mediant.models.folder import StoredTensor
 from mediant.models.names import Names
@@ -33,6 +33,7 @@ def open_model(spec: str, progress: Progress = SILENT) -> Model:
     path = source.resolve(spec, progress)
     config = architecture.load_config(path)
     network = architecture.empty_network(config)
+    able = abilities.check(network, path)
     stored = folder.stored_tensors(path)
     known = names.match(network, stored, roles.ties(network))
     tensors = _tensors(path, network, stored, known)
@@ -47,7 +48,8 @@ def open_model(spec: str, progress: Progress = SILENT) -> Model:
         config=raw,
         tensors=tensors,
         fingerprint=fingerprint(raw, tensors, folder.weight_files(path), progress),
-        causal=architecture.is_causal(config),
+        causal=able.writes,
+        position_offset=abilities.position_offset(network),
     )
 
 
@@ -122,6 +124,17 @@ def _check_shape(path: Path, info: TensorInfo, entry: StoredTensor) -> None:
 
 def positions(model: Model) -> int | None:
     """The longest sequence the model was made for; None where its configuration does not say."""
-    names = ("max_position_embeddings", "n_positions", "max_sequence_length")
-    config = {**model.config, **model.config.get("text_config", {})}
-    return next((int(config[name]) for name in names if config.get(name)), None)
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "max_target_positions")
+    config = text_config(model)
+    count = next((int(config[name]) for name in names if config.get(name)), None)
+    return None if count is None else count - model.position_offset
+
+
+def vocabulary(model: Model) -> int:
+    """How many tokens the model knows."""
+    return int(text_config(model)["vocab_size"])
+
+
+def text_config(model: Model) -> dict[str, Any]:
+    """What the configuration says, that of the text part of a larger model over the rest."""
+    return {**model.config, **(model.config.get("text_config") or {})}

@@ -47,7 +47,7 @@ def role_and_layout(module: nn.Module, leaf: str, tensor: Tensor, head: nn.Modul
     """The role and layout of the tensor that `module` holds under the attribute `leaf`."""
     if leaf == "bias":
         return "bias", "none"
-    if isinstance(module, nn.Linear) and tensor.ndim == 2:
+    if isinstance(module, nn.Linear) and tensor.ndim == 2 and _multiplies(module):
         return ("head" if module is head else "linear"), "out_in"
     if isinstance(module, Conv1D):
         return "linear", "in_out"
@@ -65,6 +65,11 @@ def layer_index(path: str, modules: dict[str, nn.Module]) -> int:
         if isinstance(modules[".".join(parts[:depth])], nn.ModuleList):
             return int(parts[depth])
     return -1
+
+
+def _multiplies(module: nn.Linear) -> bool:
+    """Whether the module gives the product with its weights: a router may give what it makes of that."""
+    return type(module).forward is nn.Linear.forward or "Router" not in type(module).__name__
 
 
 def _is_norm(module: nn.Module) -> bool:

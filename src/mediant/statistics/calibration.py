@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save
 
 from mediant import files
 from mediant.errors import ModelError, TextError
-from mediant.models.opening import positions
+from mediant.models.opening import positions, vocabulary
 from mediant.models.reference import load_reference, load_tokenizer
+from mediant.models.running import Steps
 from mediant.progress import SILENT, Progress
 from mediant.values import Model
 from mediant.workers import compute_alone, ordered
@@ -177,10 +178,9 @@ def _generator(seed: int, stream: str, offset: int) -> torch.Generator:
 @torch.inference_mode()
 def _write(network: Any, count: int, window: int, generator: torch.Generator, steps: _Steps) -> torch.Tensor:
     tokens = torch.randint(network.config.get_text_config().vocab_size, (count, 1), generator=generator)
-    cache, newest = None, tokens
+    step, newest = Steps(network), tokens
     for position in range(window - 1):
-        out = network(input_ids=newest, past_key_values=cache, use_cache=True)
-        cache, logits = out.past_key_values, out.logits[:, -1].float()
+        logits = step(newest)
         if not torch.isfinite(logits).all():
             raise ModelError("The model's logits are not finite; its weights are damaged or overflow.")
         if position < GREEDY_TOKENS:
@@ -226,5 +226,4 @@ def read_text(file: Path) -> str:
 
 
 def _random_windows(model: Model, windows: int, window: int, seed: int) -> torch.Tensor:
-    vocabulary = int(model.config["vocab_size"])
-    return torch.randint(vocabulary, (windows, window), generator=_generator(seed, "calibration", 0))
+    return torch.randint(vocabulary(model), (windows, window), generator=_generator(seed, "calibration", 0))

@@ -27,6 +27,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from mediant.errors import ModelError
 from mediant.models.head_in_pieces import HeadInPieces, pieces_for
 from mediant.models.reference import load_reference
+from mediant.models.running import hidden_states
 from mediant.progress import SILENT, Progress
 from mediant.statistics import experts
 from mediant.statistics.calibration import CalibrationText
@@ -63,7 +64,8 @@ def collect(
     """
     network = load_reference(model)
     network.requires_grad_(False)
-    recorder = Recorder(network, model, hessians, pieces_for(network, text.windows.shape[1]))
+    pieces = pieces_for(network, text.windows.shape[1]) if model.causal else None
+    recorder = Recorder(network, model, hessians, pieces)
     windows = list(enumerate(text.windows))
     totals: Sums = {}
     for sums in progress.track(ordered(recorder.run, windows, compute_alone), "Measuring sensitivity", len(windows)):
@@ -144,7 +146,7 @@ class Recorder:
         if backward and self.pieces is not None:
             self._differentiate_in_pieces(self.pieces, window, generator)
             return
-        out = self.network(input_ids=window[None])
+        out = self._run(window[None])
         if backward:
             self.differentiate(out, generator)
 
@@ -164,7 +166,7 @@ class Recorder:
     def differentiate(self, out: Any, generator: torch.Generator) -> None:
         """Runs the network backwards from its output for labels that it draws itself."""
         if not self.causal:
-            hidden = out.last_hidden_state
+            hidden = out if isinstance(out, torch.Tensor) else out.last_hidden_state
             (hidden * torch.randn(hidden.shape, generator=generator)).sum().backward()
             return
         _differentiate_logits(out.logits[0], generator)
@@ -181,6 +183,10 @@ class Recorder:
             _differentiate_logits(pieces.logits(piece), generator)
             gradient[:, at] = piece.grad
         states.backward(gradient)
+
+    def _run(self, ids: torch.Tensor) -> Any:
+        """The output of a language model, or the hidden states of anything else, whatever its head."""
+        return self.network(input_ids=ids) if self.causal else hidden_states(self.network, ids)
 
     def _held(self, x: torch.Tensor) -> tuple[bool, torch.Tensor]:
         """What is kept of an activation until it runs backward: 2^-9 of a square's noise, averaged over all tokens."""
@@ -225,7 +231,9 @@ class Recorder:
         return hook
 
     def _linear_hook(self, name: str) -> Callable[..., None]:
-        def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+            if not inputs or not isinstance(output, torch.Tensor):
+                return
             if not self.local.piece:
                 self._add_linear(name, inputs[0])
             if module is self.network.get_output_embeddings():
