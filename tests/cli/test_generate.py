@@ -1,5 +1,8 @@
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,3 +168,22 @@ def test_a_stop_ends_the_text_before_it(run: Run, tiny_folder: Folder) -> None:
     short = written(run, tiny_folder("llama"), PROMPT, "--max-tokens", 20, "--stop", stop)
     assert short["text"] == whole.partition(stop)[0]
     assert short["tokens"] < 20
+
+
+def test_it_starts_without_torch_and_transformers(tiny_folder: Folder, tmp_path: Path) -> None:
+    """They take seconds to import, more than the text itself."""
+
+    def cast(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
+        return Encoding(info, Cast("float32"), {"data": weights})
+
+    write_encoded(tiny_folder("llama"), tmp_path / "small", cast)
+    program = (
+        "import sys; from mediant.cli import main\ntry: main()\nexcept SystemExit as end: code = end.code\n"
+        "heavy = ('torch', 'transformers', 'scipy', 'huggingface_hub', 'mediant.cli.compress')\n"
+        "print([name for name in heavy if name in sys.modules], code, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program, "generate", str(tmp_path / "small"), PROMPT, "--max-tokens", "2"]
+    environment = os.environ | {"MEDIANT_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip()
+    assert done.stderr.strip() == "[] 0"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 import typer
 
@@ -16,21 +18,31 @@ from mediant.cli import _console
 from mediant.cli._adapters import with_merging
 
 
-def application() -> typer.Typer:
-    """Builds the command line from the files that are here."""
-    built = typer.Typer(
+def application(names: Iterable[str] | None = None) -> typer.Typer:
+    """The command line with the commands of these names, or of all files that are here."""
+    app = typer.Typer(
         name="mediant",
         help="Compress a language model to the size you name, know what it cost, run it on a CPU.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            file = importlib.import_module(f"{__name__}.{module.name}")
-            built.command(module.name, cls=getattr(file, "COMMAND_CLASS", None))(with_merging(file.command))
-    built.callback(invoke_without_command=True)(_version)
-    return built
+    app.callback(invoke_without_command=True)(_version)
+    for name in commands() if names is None else names:
+        file = importlib.import_module(f"{__name__}.{name}")
+        app.command(name, cls=getattr(file, "COMMAND_CLASS", None))(with_merging(file.command))
+    return app
+
+
+def commands() -> list[str]:
+    """Names of all commands."""
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return application()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _version(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
@@ -41,9 +53,8 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
         raise typer.Exit
 
 
-app = application()
-
-
 def main() -> None:
     """Runs the command line: one sentence and a non-zero exit code for what a user can mend."""
-    sys.exit(_console.run(app))
+    known, asked = commands(), sys.argv[1:2]
+    # Only the file of the command that runs is imported; its help, or that of all, needs no less.
+    sys.exit(_console.run(application(asked if asked and asked[0] in known else known)))

@@ -34,13 +34,17 @@ def opened(spec: str, progress: Progress) -> Opened:
         CheckpointError: the compressed model is damaged.
         ModelError: there is no such model.
     """
-    from mediant.checkpoint.manifest import MANIFEST_FILE
+    from mediant.models.folder import CHECKPOINT
+
+    if (Path(spec) / CHECKPOINT).is_file():
+        return _checkpoint(Path(spec))
+    # These import torch and transformers, which a checkpoint may not need.
     from mediant.models.opening import open_model
     from mediant.models.reference import load_reference
     from mediant.models.source import locate
 
     folder = locate(spec, progress)
-    if (folder / MANIFEST_FILE).is_file():
+    if (folder / CHECKPOINT).is_file():
         return _checkpoint(folder)
     model = open_model(str(folder), progress)
     return Opened(model.path, _bytes(model), model.weights, model.causal, lambda: load_reference(model))
@@ -82,10 +86,14 @@ def existing(folder: Path) -> Path:
 
 def _checkpoint(folder: Path) -> Opened:
     from mediant.checkpoint.reader import open_checkpoint
-    from mediant.runtime.loading import load
+
+    def load() -> Any:
+        from mediant.runtime.loading import load
+
+        return load(folder)
 
     origin = open_checkpoint(folder).manifest.model
-    return Opened(folder, files.folder_bytes(folder), origin.weights, origin.causal, lambda: load(folder))
+    return Opened(folder, files.folder_bytes(folder), origin.weights, origin.causal, load)
 
 
 def _bytes(model: Model) -> int:

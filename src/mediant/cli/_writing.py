@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,8 @@ from mediant.errors import ModelError, UsageError
 from mediant.runtime.activation_bits import USUAL
 
 if TYPE_CHECKING:
+    from mediant.models.chat_template import Message
+    from mediant.models.tokenizer import Tokenizer
     from mediant.progress import Progress
     from mediant.runtime.generation import Request, Writer
     from mediant.runtime.precision import Policy
@@ -72,6 +74,10 @@ RangesOption = Annotated[
         show_default="each token's own",
     ),
 ]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Chat template, where the model has several.", show_default="its usual one"),
+]
 RuntimeOption = Annotated[
     str, typer.Option(help="What runs the model: 'native', 'transformers', or 'auto' for the first that can.")
 ]
@@ -94,12 +100,13 @@ def policy(text: str | None, precision: float | None, draft: float | None) -> Po
 
 @dataclass
 class Loaded:
-    """A model ready to write: what writes, its tokenizer, and what to tell about the runtime."""
+    """A model ready to write: what writes, its tokenizer, what to tell about the runtime, and where it lies."""
 
     writer: Writer
-    tokenizer: Any
+    tokenizer: Tokenizer
     runtime: str
     reason: str
+    folder: Path
 
 
 def load(
@@ -118,7 +125,7 @@ def load(
         UsageError: there is no such runtime, or ranges are no use to it.
     """
     from mediant.cli._opening import opened
-    from mediant.models.reference import load_tokenizer
+    from mediant.models.tokenizer import open_tokenizer
     from mediant.runtime.choosing import choose
     from mediant.runtime.generate import NativeWriter, TransformersWriter
 
@@ -130,7 +137,7 @@ def load(
     choice = choose(source.folder)
     if runtime == "native" and not choice.native:
         raise ModelError(f"The native decoder cannot run {model}: {choice.reason}.")
-    tokenizer = load_tokenizer(source.folder)
+    tokenizer = open_tokenizer(source.folder)
     if choice.native and runtime != "transformers":
         from mediant.runtime.decoder import Decoder
 
@@ -139,24 +146,39 @@ def load(
             from mediant.runtime import static_ranges
 
             decoder.set_ranges(static_ranges.read(ranges))
-        return Loaded(NativeWriter(decoder), tokenizer, "native", choice.reason)
+        return Loaded(NativeWriter(decoder), tokenizer, "native", choice.reason, source.folder)
     if ranges is not None:
         raise UsageError("--activation-ranges is for the native decoder, and transformers runs this model.")
     reason = choice.reason if not choice.native else "it was asked for"
-    return Loaded(TransformersWriter(source.load().eval()), tokenizer, "transformers", reason)
+    network = source.load().eval()
+    return Loaded(TransformersWriter(network), tokenizer, "transformers", reason, source.folder)
 
 
 def stop_tokens(loaded: Loaded) -> frozenset[int]:
-    """The tokens that end a text: the tokenizer's, and those of generation_config.json."""
-    import json
-    from pathlib import Path
+    """The tokens that end a text; errors as for `special_tokens`."""
+    from mediant.models.special_tokens import special_tokens
 
-    ends = {loaded.tokenizer.eos_token_id}
-    file = Path(loaded.tokenizer.name_or_path) / "generation_config.json"
-    if file.is_file():
-        given = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-        ends |= set(given) if isinstance(given, list) else {given}
-    return frozenset(int(end) for end in ends if end is not None)
+    return special_tokens(loaded.folder, loaded.tokenizer).ends
+
+
+def prompt_ids(loaded: Loaded, prompt: str | Sequence[Message], template: str | None = None) -> list[int]:
+    """Token ids of a text, or of messages in the model's chat form.
+
+    Raises:
+        ModelError: the template refuses the messages, or the model lacks one of the tokens.
+        UsageError: nothing is there to go on from, or no such template.
+    """
+    from mediant.models import tokenizer
+    from mediant.models.special_tokens import check_ids
+
+    if isinstance(prompt, str):
+        ids = loaded.tokenizer.encode(prompt)
+    else:
+        ids = tokenizer.prompt(loaded.tokenizer, prompt, template)
+    if not ids:
+        raise UsageError("The prompt is empty; give at least one word.")
+    check_ids(ids, loaded.folder, loaded.tokenizer, "the prompt")
+    return ids
 
 
 @dataclass

@@ -13,6 +13,7 @@ from mediant import files
 from mediant.cli import _writing as options
 from mediant.cli._console import RichProgress, stderr
 from mediant.errors import MediantError, UsageError
+from mediant.models.tokenizer import choose_template
 from mediant.runtime.activation_bits import USUAL
 
 HELP = "/help: this list. /clear: forget the conversation. /save FILE: write it as JSON. /exit: leave; so does Ctrl-D."
@@ -32,6 +33,7 @@ def command(
     repetition_penalty: options.PenaltyOption = 1.1,
     stop: options.StopOption = None,
     seed: options.SeedOption = 0,
+    template: options.TemplateOption = None,
     precision: options.PrecisionOption = None,
     precision_policy: options.PolicyOption = None,
     draft: options.DraftOption = None,
@@ -62,14 +64,18 @@ def command(
     )
     if sys.stdin.isatty():
         stderr.print(f"{model}, run by {loaded.runtime}. {HELP}", style="dim", soft_wrap=True, markup=False)
-    Conversation(loaded, system).run(request, tuple(stop or ()))
+    Conversation(loaded, system, template).run(request, tuple(stop or ()))
 
 
 class Conversation:
     """Messages so far, and the loop that adds to them."""
 
-    def __init__(self, loaded: options.Loaded, system: str | None):
-        self._loaded, self._system = loaded, system
+    def __init__(self, loaded: options.Loaded, system: str | None, template: str | None = None):
+        """Begins with what the model is told first; a template that is not there is refused at once."""
+        self._loaded, self._system, self._template = loaded, system, template
+        self._plain = not loaded.tokenizer.settings.templates and template is None
+        if not self._plain:
+            choose_template(loaded.tokenizer.settings, template)
         self.clear()
 
     def clear(self) -> None:
@@ -91,8 +97,7 @@ class Conversation:
         """An answer that Ctrl-C stopped stays in the conversation as far as it came; a mistake leaves it as it was."""
         before = len(self.messages)
         self.messages.append({"role": "user", "content": line})
-        tokenizer = self._loaded.tokenizer
-        if not tokenizer.chat_template:
+        if self._plain:
             stops += (PLAIN_STOP,)
         written = options.Written()
         try:
@@ -107,13 +112,11 @@ class Conversation:
 
     def _tokens(self) -> list[int]:
         """The conversation in the model's own form, or a plain one where it has none."""
-        tokenizer = self._loaded.tokenizer
-        if tokenizer.chat_template:
-            text = tokenizer.apply_chat_template(self.messages, tokenize=False, add_generation_prompt=True)
-            return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+        if not self._plain:
+            return options.prompt_ids(self._loaded, self.messages, self._template)
         names = {"system": "", "user": "User: ", "assistant": "Assistant: "}
         lines = [names[message["role"]] + message["content"] for message in self.messages]
-        return [int(token) for token in tokenizer("\n".join([*lines, "Assistant:"]))["input_ids"]]
+        return options.prompt_ids(self._loaded, "\n".join([*lines, "Assistant:"]))
 
     def _obey(self, line: str) -> bool:
         """Carries out a command; False ends the conversation."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -32,6 +32,7 @@ def command(
         bool | None,
         typer.Option("--chat/--no-chat", help="Put the prompt as a chat message.", show_default="if the model chats"),
     ] = None,
+    template: options.TemplateOption = None,
     precision: options.PrecisionOption = None,
     precision_policy: options.PolicyOption = None,
     draft: options.DraftOption = None,
@@ -51,7 +52,7 @@ def command(
 
     policy = options.policy(precision_policy, precision, draft)
     loaded = options.load(model, runtime, RichProgress(), threads, kv_bits, activations, activation_ranges)
-    ids = _prompt_ids(loaded.tokenizer, prompt, chat)
+    ids = _prompt_ids(loaded, prompt, chat, template)
     request = Request(
         max_tokens=max_tokens,
         sampling=Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed),
@@ -82,16 +83,10 @@ def command(
     write_json(json, figures)
 
 
-def _prompt_ids(tokenizer: Any, prompt: str, chat: bool | None) -> list[int]:
+def _prompt_ids(loaded: options.Loaded, prompt: str, chat: bool | None, template: str | None) -> list[int]:
     """Token ids of the prompt, in the model's chat form if wanted."""
-    if chat and not tokenizer.chat_template:
-        raise UsageError("The model has no chat template; leave out --chat.")
-    if tokenizer.chat_template and chat is not False:
-        message = [{"role": "user", "content": prompt}]
-        prompt = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    else:
-        ids = tokenizer(prompt)["input_ids"]
-    if not ids:
-        raise UsageError("The prompt is empty; give at least one word.")
-    return [int(token) for token in ids]
+    if chat is False and template is not None:
+        raise UsageError("--template is for chat messages; leave out --no-chat.")
+    if chat or template is not None or (chat is None and loaded.tokenizer.settings.templates):
+        return options.prompt_ids(loaded, [{"role": "user", "content": prompt}], template)
+    return options.prompt_ids(loaded, prompt)

@@ -18,6 +18,7 @@ from mediant.models.head_in_pieces import logits_of
 from mediant.models.opening import positions, vocabulary
 from mediant.models.reference import load_reference, load_tokenizer
 from mediant.models.running import hidden_states
+from mediant.models.special_tokens import check_ids
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import held_out_windows, token_ids
 from mediant.values import Model, Scorecard
@@ -173,6 +174,7 @@ def _sentences(
     # Tokenizers without a limit say a huge number, which is no length.
     longest = min(tokenizer.model_max_length, limit or MOST_TOKENS)
     encoded = tokenizer(embeddings.lines(text), truncation=True, max_length=longest)["input_ids"]
+    check_ids([token for ids in encoded for token in ids], reference.path, text=str(text))
     return [torch.tensor(ids) for ids in encoded], text.name
 
 

@@ -23,8 +23,10 @@ from safetensors.torch import load_file, save
 from mediant import files
 from mediant.errors import ModelError, TextError
 from mediant.models.opening import positions, vocabulary
-from mediant.models.reference import load_reference, load_tokenizer
+from mediant.models.reference import load_reference
 from mediant.models.running import Steps
+from mediant.models.special_tokens import check_ids
+from mediant.models.tokenizer import open_tokenizer
 from mediant.progress import SILENT, Progress
 from mediant.values import Model
 from mediant.workers import compute_alone, ordered
@@ -206,8 +208,12 @@ def token_ids(model: Model | Path, file: Path) -> list[int]:
 
     Raises:
         TextError: the file is missing or is not UTF-8 text.
+        ModelError: there is no tokenizer, or the model has no place for one of the tokens.
     """
-    ids: list[int] = load_tokenizer(model)(read_text(file), add_special_tokens=False, verbose=False)["input_ids"]
+    folder, text = model.path if isinstance(model, Model) else model, read_text(file)
+    tokenizer = open_tokenizer(folder)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    check_ids(ids, folder, tokenizer, str(file))
     return ids
 
 
