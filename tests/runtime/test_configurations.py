@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from numpy.typing import NDArray
-from tests.conftest import TINY, random_network
+from tests.tiny_models import TINY, random_network
 from tests.runtime.test_decoder import tolerance
 
 from mediant.errors import CheckpointError, ModelError
