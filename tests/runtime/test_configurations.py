@@ -14,8 +14,8 @@ import pytest
 import torch
 import transformers
 from numpy.typing import NDArray
-from tests.tiny_models import TINY, random_network
 from tests.runtime.test_decoder import tolerance
+from tests.tiny_models import TINY, random_network
 
 from mediant.errors import CheckpointError, ModelError
 from mediant.forms import Views
