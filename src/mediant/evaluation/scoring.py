@@ -15,10 +15,10 @@ from mediant.evaluation import divergence, embeddings
 from mediant.evaluation.together import compare_all
 from mediant.evaluation.windows import check, cut
 from mediant.models.head_in_pieces import logits_of
-from mediant.models.opening import positions, vocabulary
+from mediant.models.opening import positions
 from mediant.models.reference import load_reference, load_tokenizer
 from mediant.models.running import hidden_states
-from mediant.models.special_tokens import check_ids
+from mediant.models.special_tokens import check_ids, vocabulary
 from mediant.progress import SILENT, Progress
 from mediant.statistics.calibration import held_out_windows, token_ids
 from mediant.values import Model, Scorecard
@@ -168,7 +168,7 @@ def _sentences(
     check(sentences, length)
     limit = positions(reference)
     if text is None:
-        count, length = vocabulary(reference), min(length, limit or length)
+        count, length = vocabulary(reference.path), min(length, limit or length)
         return embeddings.random_sentences(count, sentences, length, seed), f"random tokens, seed {seed}"
     tokenizer = load_tokenizer(reference)
     # Tokenizers without a limit say a huge number, which is no length.

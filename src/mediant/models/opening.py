@@ -130,11 +130,6 @@ def positions(model: Model) -> int | None:
     return None if count is None else count - model.position_offset
 
 
-def vocabulary(model: Model) -> int:
-    """How many tokens the model knows."""
-    return int(text_config(model)["vocab_size"])
-
-
 def text_config(model: Model) -> dict[str, Any]:
     """What the configuration says, that of the text part of a larger model over the rest."""
     return {**model.config, **(model.config.get("text_config") or {})}

@@ -22,10 +22,10 @@ from safetensors.torch import load_file, save
 
 from mediant import files
 from mediant.errors import ModelError, TextError
-from mediant.models.opening import positions, vocabulary
+from mediant.models.opening import positions
 from mediant.models.reference import load_reference
 from mediant.models.running import Steps
-from mediant.models.special_tokens import check_ids
+from mediant.models.special_tokens import check_ids, vocabulary
 from mediant.models.tokenizer import open_tokenizer
 from mediant.progress import SILENT, Progress
 from mediant.values import Model
@@ -232,4 +232,4 @@ def read_text(file: Path) -> str:
 
 
 def _random_windows(model: Model, windows: int, window: int, seed: int) -> torch.Tensor:
-    return torch.randint(vocabulary(model), (windows, window), generator=_generator(seed, "calibration", 0))
+    return torch.randint(vocabulary(model.path), (windows, window), generator=_generator(seed, "calibration", 0))
