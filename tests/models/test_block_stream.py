@@ -30,6 +30,9 @@ def streamed(stream, ids):
 
 
 def numbers(out):
+    """Logits of a language model; hidden states of an encoder, which the last part of a stream gives as they are."""
+    if isinstance(out, torch.Tensor):
+        return out
     return out.logits if hasattr(out, "logits") else out.last_hidden_state
 
 

@@ -22,7 +22,7 @@ from mediant.pipeline.compress import begun, compress
 from mediant.pipeline.request import Request
 from mediant.planning.plan import Plan
 from mediant.planning.recipe import recipe_names
-from mediant.planning.size import FULLEST
+from mediant.planning.size import FULLEST, parse_size
 from mediant.progress import Silent
 from mediant.values import RowSpan
 
@@ -65,11 +65,14 @@ def test_sizes_are_met(shares, architecture, tiny_folder, text, feasible, tmp_pa
 @pytest.mark.parametrize("end", ["largest", pytest.param("smallest", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_every_recipe_meets_its_named_sizes(recipe, end, tiny_folder, text, feasible, tmp_path):
-    size = feasible("llama", recipe)[end == "largest"]
-    request = Request(str(tiny_folder("llama")), tmp_path / "out", size=str(size), recipe=recipe, calibration=text)
+    folder = str(tiny_folder("llama"))
+    # What entropy coding takes at most is known only after measuring, so a size in the middle stands for it.
+    size = feasible("llama", recipe)[end == "largest"] or parse_size("42%", open_model(folder))
+    request = Request(folder, tmp_path / "out", size=str(size), recipe=recipe, calibration=text)
     assert compress(request).plan.recipe == recipe
     # A companded plan's smallest is known only to within the digits of its multipliers.
-    assert (FULLEST * size if recipe == "cvxq" else size) <= files.folder_bytes(request.out) <= size
+    exact = recipe not in ("cvxq", "denominator")
+    assert (size if exact else FULLEST * size) <= files.folder_bytes(request.out) <= size
 
 
 def test_one_byte_less_or_half_a_percent_more_is_refused(tiny_folder, text, feasible, tmp_path):
@@ -189,7 +192,7 @@ EDITS = {
     "no such scale": (lambda d: d["tensors"][NAME].update(scale={"name": "big"}), "no method 'big' among the scales"),
     "no such rounding": (lambda d: d["tensors"][NAME].update(rounding={}), "no method None among the rounding"),
     "rows that are not there": (lambda d: d["tensors"][NAME].update(runs=[[49, 3]]), "do not add up to its 48 rows"),
-    "too deep": (lambda d: d["tensors"][NAME].update(runs=[[48, 9]]), "depth outside 1 to 8"),
+    "too deep": (lambda d: d["tensors"][NAME].update(runs=[[48, 9]]), "1 to 8 bits, not 9"),
     "a depth in words": (lambda d: d["tensors"][NAME].update(runs=[[48, "3"]]), "not pairs of whole numbers"),
     "no type": (lambda d: d["tensors"]["model.norm.weight"].update(dtype="int8"), "cannot be cast to 'int8'"),
     "a vector quantized": (
