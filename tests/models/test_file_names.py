@@ -7,9 +7,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from mediant.models import architecture, folder
+from mediant.models import architecture
 from mediant.models.file_names import as_in_files
 from mediant.models.opening import open_model
+from mediant.models.stored import stored_tensors
 from mediant.models.weights import WeightReader
 
 # Names of the same numbers in different families.
@@ -47,7 +48,7 @@ def outline(path):
 def test_the_files_come_back(model_type, tmp_path):
     path = random_folder(model_type, tmp_path)
     before = load_file(path / "model.safetensors")
-    for keys in (folder.stored_tensors(path), None):
+    for keys in (stored_tensors(path), None):
         with WeightReader(open_model(str(path))) as weights:
             found = as_in_files(weights.lazy(), outline(path), keys)
             assert found.keys() == before.keys()

@@ -5,6 +5,7 @@ import pytest
 
 from mediant.errors import ModelError
 from mediant.models import folder, source
+from mediant.models.stored import stored_tensors
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def test_a_plain_folder(tiny_folder):
 
 
 def test_what_the_headers_say(tiny_folder, tiny_network):
-    stored = folder.stored_tensors(tiny_folder("llama"))
+    stored = stored_tensors(tiny_folder("llama"))
     state = tiny_network("llama").state_dict()
     assert {n: (t.shape, t.dtype) for n, t in stored.items()} == {
         n: (tuple(t.shape), "float32") for n, t in state.items()
@@ -95,4 +96,4 @@ def test_a_header_of_wrong_bytes(copy, at):
     data[at] = 0xFF
     (copy / "model.safetensors").write_bytes(data)
     with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
-        folder.stored_tensors(copy)
+        stored_tensors(copy)

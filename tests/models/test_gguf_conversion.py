@@ -4,16 +4,18 @@ import struct
 import gguf
 import numpy as np
 import pytest
-from safetensors.torch import load_file
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mediant import files
 from mediant.errors import ModelError, StorageError
-from mediant.models import dense_folder, gguf_conversion
+from mediant.models import dense_folder, gguf_conversion, stored
+from mediant.models.folder import weight_files
 from mediant.models.gguf import tokenizer as gguf_tokenizer
 from mediant.models.gguf_conversion import converted
 from mediant.models.opening import open_model
-from mediant.models.reference import load_tokenizer
+from mediant.models.reference import load_reference, load_tokenizer
+from mediant.models.weights import WeightReader
 
 HIDDEN, INNER, HEADS, KV_HEADS, LAYERS = 64, 96, 4, 2, 2
 Q4, Q8, F32 = gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32
@@ -96,14 +98,20 @@ def _empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDIANT_CACHE", str(tmp_path / "cache"))
 
 
+def values_of(folder):
+    (file,) = weight_files(folder)
+    with stored.opened(file) as tensors:
+        return {name: tensors.get_tensor(name) for name in stored.stored_tensors(folder)}
+
+
 def test_every_value_is_the_dequantized_one(write, tokenizer):
     folder = converted(write())
-    stored = load_file(folder / "model.safetensors")
+    found = values_of(folder)
     expected = {there: values for *_, there, values in tensors(len(tokenizer))}
-    assert sorted(stored) == sorted(expected)
+    assert sorted(found) == sorted(expected)
     for name, values in expected.items():
-        assert stored[name].numpy().dtype == np.float32
-        np.testing.assert_array_equal(stored[name].numpy(), values)
+        assert found[name].dtype == torch.float32
+        np.testing.assert_array_equal(found[name].numpy(), values)
 
 
 def test_it_is_a_plain_model(write):
@@ -123,7 +131,7 @@ def test_a_head_of_its_own(write, tokenizer):
     head = np.random.default_rng(1).standard_normal((len(tokenizer), HIDDEN)).astype(np.float32)
     folder = converted(write(change=lambda w: w.add_tensor("output.weight", head)))
     assert open_model(str(folder)).tensor("lm_head.weight").role == "head"
-    np.testing.assert_array_equal(load_file(folder / "model.safetensors")["lm_head.weight"].numpy(), head)
+    np.testing.assert_array_equal(values_of(folder)["lm_head.weight"].numpy(), head)
 
 
 def test_the_tokenizer_is_complete_and_compact(write, tokenizer):
@@ -150,6 +158,38 @@ def test_it_is_converted_once(write, monkeypatch):
     monkeypatch.setattr(gguf_conversion, "network", lambda *_: pytest.fail("converted again"))
     assert converted(file) == folder
     assert converted(file.rename(file.parent / "cache" / file.name)) == folder
+
+
+def test_the_cache_has_no_weights_and_follows_the_file(write):
+    file = write()
+    folder = converted(file)
+    assert sum(f.stat().st_size for f in folder.rglob("*")) < file.stat().st_size
+    moved = file.rename(file.parent / "elsewhere.gguf")
+    with pytest.raises(ModelError, match=r"gguf, which has the weights .* is not there any more"):
+        open_model(str(folder))
+    assert moved.rename(file) == file
+    assert converted(file) == folder
+    assert weight_files(folder) == (file.resolve(),)
+
+
+def test_rows_are_those_of_the_whole_matrix(write):
+    model = open_model(str(write()))
+    with WeightReader(model) as weights:
+        for info in model.tensors:
+            if info.layout == "out_in":
+                whole = weights.read(info.name)
+                np.testing.assert_array_equal(weights.rows(info.name, 3, 21), whole[3:21])
+                assert not np.shares_memory(weights.read(info.name), whole)
+
+
+def test_the_network_has_these_values(write):
+    model = open_model(str(write()))
+    network = load_reference(model)
+    with WeightReader(model) as weights:
+        for info in model.tensors:
+            np.testing.assert_array_equal(network.get_parameter(info.name).detach().numpy(), weights.read(info.name))
+    assert network.lm_head.weight is network.model.embed_tokens.weight
+    assert network.generation_config.eos_token_id == 1
 
 
 def test_another_file_of_the_same_name_is_another_model(write):
@@ -265,7 +305,7 @@ def test_nothing_is_left_when_writing_fails(write, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     file = write()
-    monkeypatch.setattr(dense_folder, "save_file", full)
+    monkeypatch.setattr(dense_folder, "_write", full)
     with pytest.raises(StorageError, match="no space left"):
         converted(file)
     assert not list((tmp_path / "cache").glob("models/*"))

@@ -73,7 +73,7 @@ def _check_tensors(tensors: Tensors, folder: Path, progress: Progress) -> None:
     import torch
 
     from mediant.errors import ExportError
-    from mediant.models.folder import opened, stored_tensors
+    from mediant.models.stored import opened, stored_tensors
 
     stored = stored_tensors(folder)
     for name, tensor in progress.track(tensors.items(), "Reading back", len(tensors)):

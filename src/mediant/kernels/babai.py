@@ -175,24 +175,24 @@ def groups(columns: int, group: int) -> Iterator[slice]:
     yield from (slice(a, min(a + group, columns)) for a in range(0, columns, group))
 
 
-def row_scales(w: Floats, d: Floats, grid: Grid, group: int) -> Floats:
+def row_scales(w: Floats, d: Floats, grid: Grid, group: int, headroom: np.float32 = HEADROOM) -> Floats:
     """Step 1, for rows w [rows, columns]."""
     top = np.abs(grid.levels[[0, -1]]).max()
     best = np.zeros(len(w), np.float32)
     for here in groups(w.shape[1], group):
         unit = np.abs(w[:, here]).max(axis=1) / top
-        errors = [_group_error(w[:, here], d[here], unit * t, grid) for t in TRIALS]
+        errors = [group_error(w[:, here], d[here], unit * t, grid) for t in TRIALS]
         best = np.maximum(best, unit * TRIALS[np.argmin(errors, axis=0)])
-    return to_float32(from_float32(best * HEADROOM * np.float32(1 + 2**-8)))
+    return to_float32(from_float32(best * headroom * np.float32(1 + 2**-8)))
 
 
 def best_scales(w: Floats, d: Floats, rows: Floats, grid: Grid, factors: Floats) -> tuple[NDArray[np.int64], Floats]:
     """Step 2, for the columns w [rows, size] of one group: scale codes and scales."""
-    code = np.argmin([_group_error(w, d, rows * f, grid) for f in factors], axis=0)
+    code = np.argmin([group_error(w, d, rows * f, grid) for f in factors], axis=0)
     return code, rows * factors[code]
 
 
-def _group_error(w: Floats, d: Floats, scale: Floats, grid: Grid) -> Floats:
+def group_error(w: Floats, d: Floats, scale: Floats, grid: Grid) -> Floats:
     """sum_i d_i (w_i - s l_i)^2 of one group [rows, size] for each row's scale, in lanes."""
     error = w - scale[:, None] * grid.levels[grid.nearest(w, scale[:, None])]
     return in_lanes(d * (error * error))

@@ -135,16 +135,12 @@ def _without_adapter(path: Path) -> Iterator[Path]:
 
 
 def _merge(base: Path, adapter: Path, target: Path, beside: dict[str, bytes | Path], progress: Progress) -> None:
-    import torch
     from peft import PeftModel
 
-    from mediant.models import architecture, roles
+    from mediant.models import reference, roles
 
-    config = architecture.load_config(base)
+    network = reference.load_network(base)
     try:
-        network = architecture.network_class(config).from_pretrained(
-            base, dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
         tuned = PeftModel.from_pretrained(network, str(adapter)).merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as problem:
         raise ModelError(f"peft cannot merge the adapter in {adapter} into {base}: {problem}") from problem

@@ -38,7 +38,7 @@ def write_folder(
     Args:
         folder: where; what is there is replaced.
         config: what `config.json` says.
-        tensors: by their names in the file, tied ones once.
+        tensors: by their names in the file, tied ones once; without any there is no file of weights.
         beside: content, or file to copy, by the path in the folder of every other file.
         progress: is told of every file of weights.
         shard_bytes: of one file of weights.
@@ -84,7 +84,8 @@ def _shards(tensors: Mapping[str, LazyTensor], most: int) -> Iterator[dict[str, 
             shard, size = {}, 0
         shard[name] = tensor
         size += tensor.nbytes
-    yield shard
+    if shard:
+        yield shard
 
 
 def _shard_name(at: int, count: int) -> str:

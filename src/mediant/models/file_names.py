@@ -26,7 +26,7 @@ from transformers.core_model_loading import (
 )
 
 from mediant.errors import ModelError
-from mediant.models import architecture, folder
+from mediant.models import architecture, stored
 from mediant.models.lazy import LazyTensor
 from mediant.values import Model
 
@@ -66,7 +66,7 @@ def of_model(tensors: Tensors, model: Model) -> dict[str, LazyTensor]:
     """
     network = architecture.empty_network(architecture.load_config(model.path))
     same = type(network).__name__ == model.unedited.architecture
-    return as_in_files(tensors, network, folder.stored_tensors(model.unedited.path) if same else None)
+    return as_in_files(tensors, network, stored.stored_tensors(model.unedited.path) if same else None)
 
 
 def _usual(network: PreTrainedModel) -> list[Any]:

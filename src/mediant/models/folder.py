@@ -1,15 +1,14 @@
-"""A Hugging Face folder: what must be in it, and the tensors its safetensors files hold."""
+"""A Hugging Face folder: what must be in it, and the tensors its safetensors files hold.
+
+A folder in the cache may stand for a GGUF file, with all but the weights (`gguf_conversion`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from mediant.errors import ModelError
 from mediant.files import read_json
@@ -23,22 +22,6 @@ CHECKED = (".json", ".safetensors", ".model", ".txt", ".jinja")
 """Endings of the files of a model that are looked at before anything is read from them."""
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5")
-
-DTYPES = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
-    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor as it lies in a file; `dtype` by its NumPy name (`bfloat16` included)."""
-
-    name: str
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
 
 
 def check(folder: Path) -> None:
@@ -84,11 +67,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of a model, in alphabetical order.
+    """The safetensors files of a model, in alphabetical order, or the GGUF file that its folder stands for.
 
     Raises:
         ModelError: there are none, or the index names one that is not there.
     """
+    if (file := behind(folder)) is not None:
+        return (file,)
     if (folder / SINGLE).is_file():
         return (folder / SINGLE,)
     if (folder / INDEX).is_file():
@@ -100,6 +85,23 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             " convert them to safetensors first."
         )
     raise ModelError(f"The folder {folder} has no weights: neither {SINGLE} nor {INDEX}.")
+
+
+def behind(folder: Path) -> Path | None:
+    """The GGUF file that a folder stands for; None where the folder has weights of its own.
+
+    Raises:
+        ModelError: the file has gone.
+    """
+    if not (folder / ORIGIN).is_file():
+        return None
+    named = read_json(folder / ORIGIN).get("weights")
+    if named is None:
+        return None
+    file = Path(named)
+    if not file.is_file():
+        raise ModelError(f"The GGUF file {file}, which has the weights of {folder}, is not there any more.")
+    return file
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:
@@ -116,35 +118,3 @@ def _shards(folder: Path) -> tuple[Path, ...]:
             f" {(missing or names or ['a single one'])[0]}."
         )
     return files
-
-
-def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """What the headers of the weight files say, by name.
-
-    Raises:
-        ModelError: a file is damaged.
-    """
-    found = {}
-    for file in weight_files(folder):
-        with opened(file) as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a mapping)
-                piece = tensors.get_slice(name)
-                code = piece.get_dtype()
-                found[name] = StoredTensor(name, file, tuple(piece.get_shape()), DTYPES.get(code, code.lower()))
-    return found
-
-
-@contextlib.contextmanager
-def opened(file: Path) -> Iterator[Any]:
-    """A safetensors file as torch tensors, memory-mapped.
-
-    Raises:
-        ModelError: it is damaged.
-    """
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors
-    except (SafetensorError, OSError) as problem:
-        impostors.check(file)
-        impostors.check_length(file)
-        raise ModelError(f"The weight file {file} is damaged: {problem}") from problem

@@ -1,6 +1,7 @@
-"""Turns a GGUF file into a float32 Hugging Face folder, once; later runs take it from the cache.
+"""Makes a Hugging Face folder of a GGUF file, with all but its weights, once; later runs take it from the cache.
 
-Everything comes out of the file, the tokenizer too, whatever lies beside it (`mediant.models.gguf`).
+Everything comes out of the file, the tokenizer too, whatever lies beside it (`mediant.models.gguf`). Weights stay in
+the file, and are dequantized when they are read (`mediant.models.stored`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import transformers
 
 from mediant import files
 from mediant.claims import claimed
+from mediant.files import read_json
 from mediant.models.content import file_hash
 from mediant.models.dense_folder import write_folder
 from mediant.models.folder import ORIGIN
@@ -21,12 +23,12 @@ from mediant.models.gguf.network import Network, network
 from mediant.models.gguf.tokenizer import end_tokens, files_of, tokenizer
 from mediant.progress import SILENT, Progress
 
-FORMAT = 2
+FORMAT = 3
 """Part of the cache key: raise it when the same file would give another folder."""
 
 
 def converted(file: Path, progress: Progress = SILENT) -> Path:
-    """The folder of the model in `file`, converted if it is not yet in the cache.
+    """The folder that stands for the model in `file`, made if it is not yet in the cache.
 
     Raises:
         ModelError: the file is damaged, is not a whole model, or something in it has no place in the network.
@@ -35,6 +37,7 @@ def converted(file: Path, progress: Progress = SILENT) -> Path:
     digest = file_hash(file)
     target = files.cache_folder() / "models" / f"{file.stem}-{digest[:16]}-{FORMAT}"
     if target.is_dir():
+        _point(target, file)
         return target
     source = GGUFFile.open(file)
     found = network(source)
@@ -44,9 +47,16 @@ def converted(file: Path, progress: Progress = SILENT) -> Path:
     return target
 
 
+def _point(target: Path, file: Path) -> None:
+    """Has the folder take its weights from this file, where the one of the same bytes that it knew has gone."""
+    origin = read_json(target / ORIGIN)
+    if not Path(origin["weights"]).is_file():
+        files.write(target / ORIGIN, _json(origin | {"weights": str(file.resolve())}))
+
+
 def _write(target: Path, source: GGUFFile, found: Network, digest: str, progress: Progress) -> None:
     file = source.path
-    progress.say(f"converting {file.name} to float32; this is kept in {target}")
+    progress.say(f"reading the configuration and the tokenizer of {file.name}; they are kept in {target}")
     words = tokenizer(source, progress)
     beside = {} if words is None else files_of(words)
     beside["generation_config.json"] = _json(_generation(source, found.config))
@@ -54,12 +64,13 @@ def _write(target: Path, source: GGUFFile, found: Network, digest: str, progress
         {
             "name": source.fields.get("general.name") or file.stem,
             "file": str(file.resolve()),
+            "weights": str(file.resolve()),
             "sha256": digest,
             "architecture": source.architecture,
         }
     )
     config = json.loads(found.config.to_json_string())
-    write_folder(target, config, found.tensors, beside, progress)
+    write_folder(target, config, {}, beside, progress)
 
 
 def _generation(source: GGUFFile, config: Any) -> dict[str, Any]:

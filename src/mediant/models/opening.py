@@ -12,10 +12,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from mediant.errors import ModelError
-from mediant.models import abilities, architecture, folder, names, roles, source
+from mediant.models import abilities, architecture, folder, names, roles, source, stored
 from mediant.models.content import file_hash
-from mediant.models.folder import StoredTensor
 from mediant.models.names import Names
+from mediant.models.stored import StoredTensor
 from mediant.models.unread import unread
 from mediant.progress import SILENT, Progress
 from mediant.values import Model, TensorInfo
@@ -34,9 +34,9 @@ def open_model(spec: str, progress: Progress = SILENT) -> Model:
     config = architecture.load_config(path)
     network = architecture.empty_network(config)
     able = abilities.check(network, path)
-    stored = folder.stored_tensors(path)
-    known = names.match(network, stored, roles.ties(network))
-    tensors = _tensors(path, network, stored, known)
+    entries = stored.stored_tensors(path)
+    known = names.match(network, entries, roles.ties(network))
+    tensors = _tensors(path, network, entries, known)
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     for kind in unread(known.unused, layers, f"{type(network).__name__}, the network of {path},"):
         progress.say(str(kind))
@@ -69,7 +69,7 @@ def fingerprint(
 
 
 def _tensors(
-    path: Path, network: PreTrainedModel, stored: Mapping[str, StoredTensor], known: Names
+    path: Path, network: PreTrainedModel, entries: Mapping[str, StoredTensor], known: Names
 ) -> tuple[TensorInfo, ...]:
     """One entry for each tensor of the network that its files give, tied ones once."""
     if known.missing:
@@ -78,12 +78,12 @@ def _tensors(
             f" such as {known.missing[0]}."
         )
     infos = roles.describe(network)
-    built_from = {stored[key].dtype for key in known.sources}
+    built_from = {entries[key].dtype for key in known.sources}
     found = []
-    for group in _groups(roles.ties(network), stored, known):
+    for group in _groups(roles.ties(network), entries, known):
         given = next((name for name in group if name in known.direct), None)
         if given is not None:
-            entry = stored[known.direct[given]]
+            entry = entries[known.direct[given]]
             _check_shape(path, infos[group[0]], entry)
             dtype = entry.dtype
         elif group[0] in known.built:
@@ -94,12 +94,14 @@ def _tensors(
     return tuple(found)
 
 
-def _groups(tied: Sequence[tuple[str, ...]], stored: Mapping[str, StoredTensor], known: Names) -> list[tuple[str, ...]]:
+def _groups(
+    tied: Sequence[tuple[str, ...]], entries: Mapping[str, StoredTensor], known: Names
+) -> list[tuple[str, ...]]:
     """The tied names, but apart where the files hold different content: there transformers does not tie."""
     groups: list[tuple[str, ...]] = []
     for group in tied:
-        entries = [stored[known.direct[name]] for name in group if name in known.direct]
-        groups += [group] if _equal(entries) else [(name,) for name in group]
+        given = [entries[known.direct[name]] for name in group if name in known.direct]
+        groups += [group] if _equal(given) else [(name,) for name in group]
     return groups
 
 
@@ -109,7 +111,7 @@ def _equal(entries: Sequence[StoredTensor]) -> bool:
         return True
     values = []
     for entry in entries:
-        with folder.opened(entry.file) as tensors:
+        with stored.opened(entry.file) as tensors:
             values.append(tensors.get_tensor(entry.name))
     return all(values[0].equal(value) for value in values[1:])
 

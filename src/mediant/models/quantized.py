@@ -26,8 +26,8 @@ from mediant.claims import claimed
 from mediant.errors import ModelError
 from mediant.models import cached, folder
 from mediant.models.dense_folder import write_folder
-from mediant.models.folder import StoredTensor
 from mediant.models.lazy import LazyTensor
+from mediant.models.stored import StoredTensor, opened, stored_tensors
 from mediant.progress import SILENT, Progress
 
 FORMAT = 1
@@ -71,7 +71,7 @@ def plain(path: Path, name: str, progress: Progress = SILENT) -> Path:
         ModelError: the weights are quantized in a way that is not decoded here, or damaged.
         StorageError: the cache folder cannot be written.
     """
-    config, stored = folder.read_config(path), folder.stored_tensors(path)
+    config, stored = folder.read_config(path), stored_tensors(path)
     declared = config.get("quantization_config")
     if declared:
         _check_declared(path, declared)
@@ -229,7 +229,7 @@ def _lazy(stored: Mapping[str, StoredTensor], found: Decoding, block: tuple[int,
 
 
 def _values(entry: StoredTensor) -> torch.Tensor:
-    with folder.opened(entry.file) as tensors:
+    with opened(entry.file) as tensors:
         values: torch.Tensor = tensors.get_tensor(entry.name)
         return values
 

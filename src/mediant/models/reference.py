@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from mediant.errors import ModelError
-from mediant.models import architecture
+from mediant.models import architecture, folder, stored
 from mediant.values import Model
 
 TOKENIZER_FILES = (
@@ -29,14 +31,39 @@ def load_reference(model: Model, dtype: torch.dtype = torch.float32) -> PreTrain
     Raises:
         ModelError: transformers cannot load it, or finds a tensor missing.
     """
-    network_class = architecture.network_class(architecture.load_config(model.path))
+    return load_network(model.path, dtype)
+
+
+def load_network(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The network in a folder with its weights, in evaluation mode; errors as for `load_reference`."""
+    if folder.behind(path) is not None:
+        return _filled(path, dtype)
+    network_class = architecture.network_class(architecture.load_config(path))
     try:
         network, report = network_class.from_pretrained(
-            model.path, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            path, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as problem:
-        raise ModelError(f"transformers cannot load the model in {model.path}: {problem}") from problem
-    check_complete(report, f"The weights in {model.path}")
+        raise ModelError(f"transformers cannot load the model in {path}: {problem}") from problem
+    check_complete(report, f"The weights in {path}")
+    loaded: PreTrainedModel = network.eval()
+    return loaded
+
+
+def _filled(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The network of a folder that stands for a GGUF file, each tensor dequantized into its place."""
+    config = architecture.load_config(path)
+    with init_empty_weights(include_buffers=False):
+        network = architecture.network_class(config)(config)
+    for file in folder.weight_files(path):
+        with stored.opened(file) as tensors:
+            state = {name: tensors.get_tensor(name).to(dtype) for name in stored.stored_tensors(path)}
+    network.load_state_dict(state, strict=False, assign=True)
+    network.tie_weights()
+    if left := [name for name, values in network.state_dict().items() if values.is_meta]:
+        raise ModelError(f"The weights in {path} lack tensors of the network, {len(left)} in all, such as {left[0]}.")
+    if (path / GENERATION_CONFIG_NAME).is_file():
+        network.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
     loaded: PreTrainedModel = network.eval()
     return loaded
 
@@ -54,15 +81,15 @@ def load_tokenizer(model: Model | Path) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: there is none, or transformers cannot read it.
     """
-    folder = model.path if isinstance(model, Model) else model
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    place = model.path if isinstance(model, Model) else model
+    if not any((place / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(
-            f"The folder {folder} has no tokenizer; put the tokenizer files of the model there, such as tokenizer.json."
+            f"The folder {place} has no tokenizer; put the tokenizer files of the model there, such as tokenizer.json."
         )
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place, local_files_only=True)
     except Exception as problem:  # the tokenizers library raises bare Exception
-        raise ModelError(f"The tokenizer in {folder} cannot be read: {problem}") from problem
+        raise ModelError(f"The tokenizer in {place} cannot be read: {problem}") from problem
     return tokenizer
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from mediant.errors import ModelError
-from mediant.models import architecture, folder, names, reference, roles
+from mediant.models import architecture, names, reference, roles, stored
 from mediant.models.lazy import LazyTensor
-from mediant.values import Array, Model
+from mediant.models.matrix_form import to_matrix
+from mediant.values import Array, Model, TensorInfo
 
 
 class WeightReader:
@@ -29,7 +30,7 @@ class WeightReader:
     def __init__(self, model: Model):
         self.model = model
         network = architecture.empty_network(architecture.load_config(model.path))
-        self._stored = folder.stored_tensors(model.path)
+        self._stored = stored.stored_tensors(model.path)
         self._direct = names.match(network, self._stored, roles.ties(network)).direct
         self._open = ExitStack()
         self._files: dict[str, Any] = {}
@@ -52,14 +53,33 @@ class WeightReader:
             ModelError: it holds NaN or infinity, or its file is damaged.
         """
         info = self.model.tensor(name)
-        values: Array = self.stored(name).to(torch.float32, copy=True).numpy()
+        given = self.stored(name)
+        values: Array = given.to(torch.float32, copy=not self._fresh(name)).numpy()
+        self._check_finite(info, values)
+        return values
+
+    def rows(self, name: str, begin: int, end: int) -> Array:
+        """Rows of a tensor's matrix form, float32 [end - begin, columns], as `read` gives them and with less memory.
+
+        Raises:
+            KeyError, ModelError: as for `read`.
+        """
+        info, key = self.model.tensor(name), self.key(name)
+        found = None
+        if key is not None and info.layout == "out_in":
+            found = stored.rows(self._opened(key), key, slice(begin, end))
+        if found is None:
+            return np.ascontiguousarray(to_matrix(self.read(name), info)[begin:end])
+        self._check_finite(info, found)
+        return found
+
+    def _check_finite(self, info: TensorInfo, values: Array) -> None:
         wrong = values.size - int(np.count_nonzero(np.isfinite(values)))
         if wrong:
             raise ModelError(
                 f"The tensor {info.name!r} of {self.model.path} holds {wrong} values that are not finite;"
                 " a model with NaN or infinity in its weights cannot be compressed."
             )
-        return values
 
     def stored(self, name: str) -> torch.Tensor:
         """The tensor of that name or alias, as it is stored and unchecked.
@@ -69,8 +89,12 @@ class WeightReader:
         """
         info = self.model.tensor(name)
         given = next((n for n in (info.name, *info.aliases) if n in self._direct), None)
-        with self._turn:
-            return self._loaded[info.name] if given is None else self._read_stored(self._direct[given])
+        if given is None:
+            with self._turn:
+                return self._loaded[info.name]
+        key = self._direct[given]
+        tensor: torch.Tensor = self._opened(key).get_tensor(key)
+        return tensor
 
     def lazy(self) -> dict[str, LazyTensor]:
         """All tensors by name, in model order, each to be read when it is asked for."""
@@ -89,12 +113,18 @@ class WeightReader:
         info = self.model.tensor(name)
         return next((self._direct[n] for n in (info.name, *info.aliases) if n in self._direct), None)
 
-    def _read_stored(self, key: str) -> torch.Tensor:
+    def _fresh(self, name: str) -> bool:
+        """Whether a tensor that was read belongs to nobody else."""
+        key = self.key(name)
+        return key is not None and stored.is_gguf(self._stored[key].file)
+
+    def _opened(self, key: str) -> Any:
+        """The file that a stored tensor lies in."""
         file = self._stored[key].file
-        if file.name not in self._files:
-            self._files[file.name] = self._open.enter_context(folder.opened(file))
-        tensor: torch.Tensor = self._files[file.name].get_tensor(key)
-        return tensor
+        with self._turn:
+            if file.name not in self._files:
+                self._files[file.name] = self._open.enter_context(stored.opened(file))
+            return self._files[file.name]
 
     @cached_property
     def _loaded(self) -> Mapping[str, torch.Tensor]:

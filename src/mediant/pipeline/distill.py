@@ -23,10 +23,11 @@ from mediant.methods.training.distillation import Distillation, Distiller
 from mediant.models.companions import travelling
 from mediant.models.dense_folder import write_folder
 from mediant.models.file_names import as_in_files
-from mediant.models.folder import read_config, stored_tensors
+from mediant.models.folder import read_config
 from mediant.models.lazy import LazyTensor
 from mediant.models.opening import open_model, positions
 from mediant.models.reference import load_reference
+from mediant.models.stored import stored_tensors
 from mediant.pipeline.workspace import Workspace
 from mediant.progress import SILENT, Progress
 from mediant.runtime.loading import load as load_checkpoint

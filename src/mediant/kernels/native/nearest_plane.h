@@ -89,7 +89,8 @@ MEDIANT_INLINE float to_bfloat16(float value) {
     return value;
 }
 
-MEDIANT_INLINE float row_scale(const Grid &grid, const float *w, const float *d, int64_t columns, int64_t group) {
+MEDIANT_INLINE float row_scale(const Grid &grid, const float *w, const float *d, int64_t columns, int64_t group,
+                               float headroom = 1.15f) {
     const float top = std::max(std::fabs(grid.levels[0]), std::fabs(grid.levels[grid.count - 1]));
     float best = 0;
     for (int64_t a = 0; a < columns; a += group) {
@@ -105,7 +106,7 @@ MEDIANT_INLINE float row_scale(const Grid &grid, const float *w, const float *d,
         }
         best = std::max(best, chosen);
     }
-    return to_bfloat16(best * 1.15f * 1.00390625f);
+    return to_bfloat16(best * headroom * 1.00390625f);
 }
 
 MEDIANT_INLINE int best_factor(const Grid &grid, const float *w, const float *d, int64_t size, float row,

@@ -8,13 +8,14 @@ not.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from transformers import PretrainedConfig
 
 from mediant.errors import ModelError
@@ -23,7 +24,7 @@ from mediant.models.gguf import ledger
 from mediant.models.gguf.families import families
 from mediant.models.gguf.file import GGUFFile
 from mediant.models.gguf.header import Header
-from mediant.models.gguf.parts import Family, Part
+from mediant.models.gguf.parts import Family, Part, alone
 from mediant.models.lazy import LazyTensor
 
 LAYER = re.compile(r"\.(\d+)\.")
@@ -32,10 +33,14 @@ ENDINGS = (".weight", ".bias")
 
 @dataclass(frozen=True)
 class Network:
-    """A configuration of transformers and every tensor of its network, tied ones once, under the first name."""
+    """A configuration of transformers and every tensor of its network, tied ones once, under the first name.
+
+    `rows` read some entries of the first axis, for the tensors that lie in the file as the network has them.
+    """
 
     config: PretrainedConfig
     tensors: Mapping[str, LazyTensor]
+    rows: Mapping[str, Callable[[slice], NDArray[np.float32]]]
 
 
 def network(file: GGUFFile) -> Network:
@@ -55,7 +60,12 @@ def network(file: GGUFFile) -> Network:
         name: LazyTensor(shape, torch.float32, partial(_read, file, config, name, shape, sources[name]))
         for name, shape in wanted.items()
     }
-    return Network(config, tensors)
+    rows = {
+        name: partial(file.read, part.names[0])
+        for name, part in sources.items()
+        if part is not None and part.change is alone and part.names and file.shape(part.names[0]) == wanted[name]
+    }
+    return Network(config, tensors, rows)
 
 
 def configuration(file: GGUFFile, family: Family) -> PretrainedConfig:
