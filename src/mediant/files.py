@@ -16,6 +16,19 @@ from typing import Any
 from mediant.errors import StorageError, UsageError
 
 USUAL_CACHE = 8 * 10**9
+# What the operating system's refusals to write mean.
+REFUSALS = {
+    errno.ENOSPC: "there is no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "part of the path is a file",
+    errno.EISDIR: "it is a folder",
+    errno.ELOOP: "links lead in a circle",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EFBIG: "a file may not be so large here",
+}
 
 
 @contextlib.contextmanager
@@ -24,18 +37,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        reasons = {
-            errno.ENOSPC: "there is no space left on the disk",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.EACCES: "permission is denied",
-            errno.EROFS: "the file system is read-only",
-            errno.ENOTDIR: "part of the path is a file",
-            errno.EISDIR: "it is a folder",
-            errno.ELOOP: "links lead in a circle",
-            errno.ENAMETOOLONG: "the name is too long",
-            errno.EFBIG: "a file may not be so large here",
-        }
-        reason = reasons.get(problem.errno or 0, problem.strerror or str(problem))
+        reason = REFUSALS.get(problem.errno or 0, problem.strerror or str(problem))
         cached = path.is_relative_to(cache_folder())
         advice = "set MEDIANT_CACHE to a folder with room" if cached else "nothing that was there before has changed"
         raise StorageError(f"Cannot write {path}: {reason}; {advice}.") from problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -12,7 +13,7 @@ import transformers
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM
 
-from mediant.errors import ExportError, ModelError, UsageError
+from mediant.errors import ExportError, ModelError, StorageError, UsageError
 from mediant.exporters.gguf import export
 from mediant.exporters.gguf.architectures import ARCHITECTURES
 from mediant.exporters.gguf.parameters import CHECKED, ONLY, SAYS_NOTHING, SHOWN_BY_TENSORS, WRITTEN, check_parameters
@@ -47,6 +48,22 @@ def test_qwen3_is_stored_as_it_is(tiny_folder, tmp_path):
     ):
         assert np.array_equal(found[f"{theirs}.weight"], original[f"model.{ours}.weight"].numpy())
     assert reader.fields["qwen3.attention.key_length"].contents() == 8
+
+
+def test_a_disk_that_is_too_full_is_refused_before_anything_is_written(tiny_folder, tmp_path, monkeypatch):
+    source, out = str(tiny_folder("llama")), tmp_path / "model.gguf"
+    export(source, out, "q8_0", check=False)
+    data = sum(tensor.n_bytes for tensor in GGUFReader(out).tensors)
+    out.unlink()
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=data - 1))
+    with monkeypatch.context() as patch:
+        patch.setattr("gguf.GGUFWriter", None)
+        with pytest.raises(StorageError, match="too little space"):
+            export(source, out, "q8_0", check=False)
+    assert not any(tmp_path.iterdir())
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=data))
+    export(source, out, "q8_0", check=False)
+    assert out.is_file()
 
 
 def test_rows_that_do_not_divide_into_blocks_stay_float16(tiny_folder, tmp_path):

@@ -57,3 +57,17 @@ def test_a_config_that_describes_no_network():
     config.hidden_act = "sigmoidal"
     with pytest.raises(ModelError, match="cannot build a 'llama' model"):
         arch.empty_network(config)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3_moe"])
+def test_a_count_that_would_be_built_forever(name, tiny_folder):
+    entries = json.loads((tiny_folder(name) / "config.json").read_text())
+    counts = [key for key in entries if arch.COUNTS.match(key)]
+    assert "num_hidden_layers" in counts
+    assert name != "qwen3_moe" or "num_local_experts" in counts
+    for key in counts:
+        for value in (10**30, 5000, 1e308):
+            for spoilt in ({**entries, key: value}, {**entries, "text_config": {key: value}}):
+                with pytest.raises(ModelError, match=f"{key} = .* no network has more than 4096"):
+                    arch.build_config(spoilt, "a test")
+    assert not arch.COUNTS.match("num_attention_heads_per_layer")

@@ -25,8 +25,8 @@ def streamed(stream, ids):
             with stream.loaded(index):
                 resident.append({name for name, p in stream.network.named_parameters() if p.device.type != "meta"})
                 hidden = stream.run(index, hidden, calls[index])
-        with stream.surroundings():
-            return stream.last_part(ids, hidden), resident
+        with stream.surroundings(), stream.ending(hidden):
+            return stream.network(input_ids=ids[None]), resident
 
 
 def numbers(out):
@@ -57,7 +57,8 @@ def test_a_skipped_block_would_be_seen(tiny_folder):
     with torch.inference_mode():
         with stream.surroundings():
             hidden, _ = stream.first_part(ids)
-            out = stream.last_part(ids, hidden)
+            with stream.ending(hidden):
+                out = stream.network(input_ids=ids[None])
         whole = load_reference(model)(input_ids=ids[None])
     assert not torch.equal(out.logits, whole.logits)
 

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import httpx2
 import pytest
 from huggingface_hub import constants, errors
 
-from mediant.errors import ModelError
+from mediant.errors import ModelError, StorageError
 from mediant.models import gguf_conversion, source
 from mediant.models.source import locate, model_name, resolve
 
@@ -147,6 +148,7 @@ def hub(tiny_folder, tmp_path):
             "for spec in sys.argv[1:]:\n"
             " try: path = source.resolve(spec); print(path, source.model_name(path))\n"
             " except source.ModelError as problem: print(problem)\n"
+            " except source.StorageError as problem: print(problem)\n"
             "assert 'transformers' not in sys.modules"
         )
         return subprocess.run(
@@ -178,6 +180,24 @@ def test_the_hub_online_then_offline(hub, tmp_path):
     assert handed_out.count("model.safetensors") == 1
     assert hub("some/model", HF_HUB_OFFLINE="1") == [found]
     assert hub.served == handed_out
+
+
+def test_a_cache_of_the_hub_that_cannot_be_written(hub):
+    (refused,) = hub("some/model", HF_HOME="/proc/none")
+    assert refused.startswith("Cannot keep some/model in the hub's cache /proc/none/hub: ")
+    assert refused.endswith("set HF_HOME to a folder that can be written and has room.")
+
+
+def test_a_full_disk_under_the_cache_of_the_hub(monkeypatch, tmp_path):
+    def fail(*_args, **_kwargs):
+        # As `write` raises it: without the name of the file.
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(source, "snapshot_download", fail)
+    with pytest.raises(StorageError, match="no space left on the disk; set HF_HOME"):
+        resolve("some/model")
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,29 @@ def test_with_hessians_too_where_a_whole_pass_does_not_round_what_it_keeps(
         assert np.array_equal(values, found[key]), key
 
 
+@pytest.mark.parametrize(
+    ("name", "with_hessians"),
+    [("llama_tied", False), ("gemma2", False), ("gpt2", False), ("bert", False), ("opt", True), ("qwen3_moe", True)],
+)
+def test_a_large_vocabulary_takes_its_logits_in_pieces(tiny_folder, name, with_hessians, text, tmp_path, monkeypatch):
+    monkeypatch.setattr(head_in_pieces, "WHOLE", 0)
+    monkeypatch.setattr(head_in_pieces, "PIECE", 5 * 320)
+    monkeypatch.setattr(Recorder, "_held", lambda self, x: (False, x))
+    model = open_model(str(tiny_folder(name)))
+    whole = collect(model, text, hessians=Accumulator() if with_hessians else None)
+    asked: list[int] = []
+    plain = head_in_pieces.HeadInPieces.logits
+    note = lambda self, states: asked.append(states.shape[1]) or plain(self, states)  # noqa: E731
+    monkeypatch.setattr(head_in_pieces.HeadInPieces, "logits", note)
+    streamed, _ = collect_streamed(model, text, tmp_path, hessian=with_hessians)
+    # Two positions of the trial; then, of every window that runs backwards, 24 in fives.
+    assert not model.causal or set(asked) == {1, 5, 4}
+    expected, found = fields(whole.layers), fields(streamed.layers)
+    assert expected.keys() == found.keys()
+    for key, values in expected.items():
+        assert np.array_equal(values, found[key]), key
+
+
 def test_threads_change_no_bit(tiny_folder, text, tmp_path, monkeypatch):
     model, found = open_model(str(tiny_folder("llama"))), []
     for threads in ("1", "3"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,9 +100,8 @@ def _bytes(model: Model) -> int:
     """Bytes of the file or folder that the model was made from, or else of its own folder."""
     from mediant.models.folder import ORIGIN
 
-    origin = model.path / ORIGIN
-    if origin.is_file():
-        source = Path(json.loads(origin.read_text(encoding="utf-8"))["file"])
-        if source.exists():
-            return source.stat().st_size if source.is_file() else files.folder_bytes(source)
+    # Not there, or a file of the user's with that name, or the source has gone.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        source = Path(files.read_json(model.path / ORIGIN)["file"])
+        return files.folder_bytes(source) if source.is_dir() else source.stat().st_size
     return files.folder_bytes(model.path)

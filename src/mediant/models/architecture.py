@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from mediant.errors import ModelError
 from mediant.models.folder import read_config
 
+# Entries that count modules, as num_hidden_layers does, and the most that is believed.
+COUNTS = re.compile(r"(n|num|encoder|decoder)_((?!per_)[a-z]+_)*(layers?|experts|blocks)$")
+MOST = 4096
 # What a network's constructor raises over numbers that do not go together.
 BUILDING = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, ArithmeticError)
 
@@ -24,7 +28,9 @@ def load_config(folder: Path) -> PretrainedConfig:
     Raises:
         ModelError: the installed transformers does not know its `model_type`, or refuses one of its values.
     """
-    _check_known(read_config(folder).get("model_type"), folder)
+    entries = read_config(folder)
+    _check_known(entries.get("model_type"), folder)
+    check_counts(entries, f"The config.json of {folder}")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as problem:  # a configuration class may raise anything at all over a bad value
@@ -38,12 +44,26 @@ def build_config(entries: Mapping[str, Any], where: str) -> PretrainedConfig:
         ModelError: the installed transformers does not know its `model_type`, or refuses one of its values.
     """
     _check_known(entries.get("model_type"), where)
+    check_counts(entries, f"The config.json of {where}")
     try:
         config_class = transformers.CONFIG_MAPPING[entries["model_type"]]
         found: PretrainedConfig = config_class.from_dict(copy.deepcopy(dict(entries)))
         return found
     except Exception as problem:  # a configuration class may raise anything at all over a bad value
         raise ModelError(f"The config.json of {where} is refused by transformers: {problem}") from problem
+
+
+def check_counts(entries: Mapping[str, Any], where: str) -> None:
+    """Refuses entries of a configuration, nested ones too, whose network would take forever to build.
+
+    Raises:
+        ModelError: naming the entry; `where` begins its sentence.
+    """
+    for name, value in entries.items():
+        if isinstance(value, dict):
+            check_counts(value, where)
+        elif COUNTS.match(str(name)) and isinstance(value, int | float) and value > MOST:
+            raise ModelError(f"{where} says {name} = {str(value)[:20]}, and no network has more than {MOST}.")
 
 
 def network_class(config: PretrainedConfig) -> type[PreTrainedModel]:

@@ -27,6 +27,7 @@ from torch import nn
 
 from mediant.errors import ModelError
 from mediant.models import architecture
+from mediant.models.head_in_pieces import HeadInPieces, needs_pieces, pieces_for
 from mediant.models.running import hidden_states
 from mediant.models.weights import WeightReader
 from mediant.values import Model
@@ -135,10 +136,9 @@ class BlockStream:
         behind: torch.Tensor = out[0] if self._returns_tuple else out
         return behind
 
-    def last_part(self, window: torch.Tensor, hidden: torch.Tensor, begins: Callable[[], None] = lambda: None) -> Any:
-        """The network's output where its last block gives `hidden`; last hidden states if it is no language model.
-
-        Needs `surroundings`.
+    @contextlib.contextmanager
+    def ending(self, hidden: torch.Tensor, begins: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Has the network go on as if its last block gave `hidden`, in this thread alone. Needs `surroundings`.
 
         Modules before the blocks run too, but what they compute goes nowhere; `begins` is called behind them.
         """
@@ -148,7 +148,22 @@ class BlockStream:
             return hidden
 
         with self._replaced(instead):
-            return self._all(window)
+            yield
+
+    @torch.no_grad()
+    def head_in_pieces(self, positions: int) -> HeadInPieces | None:
+        """The head in pieces, if windows of so many positions need it and it can be had.
+
+        To be asked before others put hooks into the network: it is found by a trial with the first block alone.
+        """
+        if not needs_pieces(self.network, positions):
+            return None
+        with self.surroundings():
+            hidden, calls = self.first_part(torch.zeros(2, dtype=torch.int64))
+        with self.loaded(0):
+            self.run(0, hidden, calls[0])
+        with self.surroundings(), self._replaced(lambda given, _: given):
+            return pieces_for(self.network, positions)
 
     def _all(self, window: torch.Tensor) -> Any:
         """The output of a language model, or the hidden states of anything else, whatever its head."""

@@ -93,12 +93,11 @@ def behind(folder: Path) -> Path | None:
     Raises:
         ModelError: the file has gone.
     """
-    if not (folder / ORIGIN).is_file():
+    try:
+        file = Path(read_json(folder / ORIGIN)["weights"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # Not there, or without this, or a file of the user's with that name.
         return None
-    named = read_json(folder / ORIGIN).get("weights")
-    if named is None:
-        return None
-    file = Path(named)
     if not file.is_file():
         raise ModelError(f"The GGUF file {file}, which has the weights of {folder}, is not there any more.")
     return file

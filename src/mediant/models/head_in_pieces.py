@@ -155,13 +155,18 @@ def logits_of(network: Any) -> Callable[[torch.Tensor], torch.Tensor | list[Some
     return logits
 
 
+def needs_pieces(network: Any, positions: int) -> bool:
+    """Whether logits of so many positions are too many to be computed at once."""
+    weight = getattr(network.get_output_embeddings(), "weight", None)
+    return weight is not None and positions * int(weight.shape[0]) > WHOLE
+
+
 def pieces_for(network: Any, positions: int) -> HeadInPieces | None:
     """The head in pieces of a network, if windows of so many positions need it and it can be had; made once.
 
     Threads may ask at once, before they run the network.
     """
-    weight = getattr(network.get_output_embeddings(), "weight", None)
-    if weight is None or positions * int(weight.shape[0]) <= WHOLE:
+    if not needs_pieces(network, positions):
         return None
     with _MAKING:
         if not hasattr(network, _KEPT):

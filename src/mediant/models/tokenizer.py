@@ -138,10 +138,8 @@ def open_tokenizer(folder: Path) -> Tokenizer:
         ModelError: there is none, or it cannot be read.
     """
     contents, kind = _contents(folder), _kind(read_config(folder))
-    seal = configuration.tokenizer_seal(folder)
-    if seal and seal.get("sha256") == _digest(contents, kind):
-        settings = Settings(seal["special"], seal["clean_up"], _templates(contents))
-        return _fast(folder, contents[PIPELINE].decode(), settings)
+    if (sealed := _sealed(folder, contents, kind)) is not None:
+        return sealed
     entry = configuration.cached("tokenizers", _key(contents, kind))
     if entry is None:
         original = _by_transformers(folder)
@@ -210,6 +208,19 @@ def choose_template(settings: Settings, name: str | None = None) -> str:
     return settings.templates[name or DEFAULT]
 
 
+def _sealed(folder: Path, contents: Mapping[str, bytes], kind: str) -> Tokenizer | None:
+    """The tokenizer that a compressed model's seal describes; None where there is no seal that fits the files."""
+    seal = configuration.tokenizer_seal(folder)
+    if PIPELINE not in contents or seal.get("sha256") != _digest(contents, kind):
+        return None
+    special, clean_up = seal.get("special"), seal.get("clean_up")
+    if not isinstance(special, dict) or not isinstance(clean_up, bool):
+        return None
+    if not all(isinstance(token, str) for token in special.values()):
+        return None
+    return _fast(folder, contents[PIPELINE].decode(), Settings(special, clean_up, _templates(contents)))
+
+
 def _fast(folder: Path, pipeline: str, settings: Settings) -> FastTokenizer:
     try:
         return FastTokenizer(Pipeline.from_str(pipeline), settings)
@@ -268,7 +279,7 @@ def _templates(contents: Mapping[str, bytes]) -> dict[str, str]:
         found[DEFAULT] = contents[TEMPLATE].decode()
     if found:
         return found
-    given = json.loads(contents.get("tokenizer_config.json", b"{}")).get("chat_template") or {}
+    given = files.parse_json(contents.get("tokenizer_config.json", b"{}").decode()).get("chat_template") or {}
     if isinstance(given, list):
         return {entry["name"]: entry["template"] for entry in given}
     return {DEFAULT: given} if isinstance(given, str) else dict(given)

@@ -136,19 +136,20 @@ class Recorder:
             turn = self.backward.take(index // self.stride) if alone else contextlib.nullcontext()
             held = saved_tensors_hooks(self._held, _unheld) if alone else contextlib.nullcontext()
             with turn, held, torch.set_grad_enabled(backward):
-                self._through(window, backward, torch.Generator().manual_seed(index))
+                self.through(window, backward, torch.Generator().manual_seed(index))
             if backward:
                 # Two thirds of a gigabyte of SmolLM2 would stay with the allocator, beside what other threads free.
                 return_memory()
         return dict(sums)
 
-    def _through(self, window: torch.Tensor, backward: bool, generator: torch.Generator) -> None:
+    def through(self, window: torch.Tensor, backward: bool, generator: torch.Generator) -> None:
+        """Runs a window [tokens] forward, and backward too if it is to run there, while it is `recording`."""
         if backward and self.pieces is not None:
             self._differentiate_in_pieces(self.pieces, window, generator)
             return
         out = self._run(window[None])
         if backward:
-            self.differentiate(out, generator)
+            self._differentiate(out, generator)
 
     @contextlib.contextmanager
     def recording(self, window: int) -> Iterator[Sums]:
@@ -163,7 +164,7 @@ class Recorder:
             if self.hessians is not None:
                 self.hessians.finish(window, failed)
 
-    def differentiate(self, out: Any, generator: torch.Generator) -> None:
+    def _differentiate(self, out: Any, generator: torch.Generator) -> None:
         """Runs the network backwards from its output for labels that it draws itself."""
         if not self.causal:
             hidden = out if isinstance(out, torch.Tensor) else out.last_hidden_state

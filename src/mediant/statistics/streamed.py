@@ -71,7 +71,8 @@ class _Passes:
         self.totals: Sums = {}
         self.inputs: dict[str, str] = {}
         self._stream, self._windows = BlockStream(model), list(text.windows)
-        self._recorder = Recorder(self._stream.network, model, Accumulator() if hessian else None)
+        pieces = self._stream.head_in_pieces(text.windows.shape[1]) if model.causal else None
+        self._recorder = Recorder(self._stream.network, model, Accumulator() if hessian else None, pieces)
         self.backward = range(0, len(self._windows), self._recorder.stride)
         self._hessian, self._folder, self._tokens = hessian, folder, text.tokens
         count = len(self._stream.blocks)
@@ -148,13 +149,12 @@ class _Passes:
     def _last(self, window: int) -> None:
         backward = window in self.backward
         hidden = self._now.read(0, window).requires_grad_(backward)
-        with torch.set_grad_enabled(backward):
-            # What comes before the blocks has told its sums in the first part.
-            begins = self._recorder.local.sums.clear
-            out = self._stream.last_part(self._windows[window], hidden, begins)
-            if backward:
-                self._recorder.differentiate(out, torch.Generator().manual_seed(window))
-                self._hand_on(window, hidden)
+        # What comes before the blocks has told its sums in the first part.
+        begins = self._recorder.local.sums.clear
+        with torch.set_grad_enabled(backward), self._stream.ending(hidden, begins):
+            self._recorder.through(self._windows[window], backward, torch.Generator().manual_seed(window))
+        if backward:
+            self._hand_on(window, hidden)
 
     def _back_through(self, block: int, window: int) -> None:
         at = self.backward.index(window)

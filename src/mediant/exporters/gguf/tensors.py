@@ -5,6 +5,7 @@ Blocks of q8_0 and q4_0 are 32 values along a row with one float16 scale: a 127t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,17 @@ class Stored:
     shape: tuple[int, ...]
     kind: str
     read: Callable[[], Floats]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        block, size = gguf.GGML_QUANT_SIZES[IDS[self.kind]]
+        return self.shape[-1] // int(block) * int(size)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return math.prod(self.shape[:-1]) * self.row_bytes
 
     def data(self) -> NDArray[Any]:
         """Its blocks, or its numbers."""

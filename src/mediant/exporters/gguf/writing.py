@@ -8,6 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from mediant.claims import check_space
 from mediant.exporters._dense import Dense
 from mediant.exporters.gguf.architectures import Architecture, architecture_of
 from mediant.exporters.gguf.checking import check_file
@@ -31,7 +32,7 @@ def write(model: Dense, out: Path, kind: str, progress: Progress, check: bool) -
 
     Raises:
         ModelError: it has something that GGUF cannot say.
-        StorageError: the disk refuses.
+        StorageError: the disk refuses, or has too little space.
         ExportError: the file does not read back as the model.
     """
     architecture = architecture_of(model.config.get("architectures"))
@@ -43,6 +44,7 @@ def write(model: Dense, out: Path, kind: str, progress: Progress, check: bool) -
     try:
         with storage_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
+            check_space(out.resolve().parent, sum(tensor.nbytes for tensor in tensors))
             _write(model, temporary, architecture, vocabulary, tensors, kind, progress)
             check_written(temporary, vocabulary)
             if check:
@@ -82,9 +84,6 @@ def _write(
 
 
 def _announce(writer: gguf.GGUFWriter, tensor: Stored) -> None:
-    block, size = gguf.GGML_QUANT_SIZES[IDS[tensor.kind]]
-    bytes_of_row = tensor.shape[-1] // block * size
-    nbytes = int(np.prod(tensor.shape[:-1], dtype=np.int64)) * bytes_of_row
     plain = {"f32": np.float32, "f16": np.float16}.get(tensor.kind, np.uint8)
-    stored = tensor.shape if plain is not np.uint8 else (*tensor.shape[:-1], bytes_of_row)
-    writer.add_tensor_info(tensor.name, stored, np.dtype(plain), nbytes, raw_dtype=IDS[tensor.kind])
+    stored = tensor.shape if plain is not np.uint8 else (*tensor.shape[:-1], tensor.row_bytes)
+    writer.add_tensor_info(tensor.name, stored, np.dtype(plain), tensor.nbytes, raw_dtype=IDS[tensor.kind])

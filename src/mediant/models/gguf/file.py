@@ -160,7 +160,7 @@ def _check_model(path: Path, fields: dict[str, Any]) -> None:
     kind = fields.get("general.type", "model")
     if kind != "model" or "general.architecture" not in fields:
         raise ModelError(f"The GGUF file {path} is not a model but {kind!r}; give the model itself.")
-    if fields.get("split.count", 1) > 1:
+    if fields.get("split.count", 1) not in (0, 1):
         raise ModelError(
             f"{path} is one of {fields['split.count']} parts of a model; merge them first (llama-gguf-split --merge)."
         )

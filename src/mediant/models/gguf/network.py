@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,8 +77,9 @@ def configuration(file: GGUFFile, family: Family) -> PretrainedConfig:
     """
     header = Header(file)
     network_class = getattr(transformers, family.network)
-    settings = family.settings(header) | _special_tokens(file)
+    settings = _settings(file, family, header) | _special_tokens(file)
     header.check_all_taken()
+    architecture.check_counts(settings, f"The header of the GGUF file {file.path}")
     try:
         config: PretrainedConfig = network_class.config_class(**settings)
     except Exception as problem:  # a configuration class may raise anything at all over a bad value
@@ -86,6 +88,21 @@ def configuration(file: GGUFFile, family: Family) -> PretrainedConfig:
     config.architectures = [family.network]
     config.dtype = "float32"
     return config
+
+
+def _settings(file: GGUFFile, family: Family, header: Header) -> dict[str, Any]:
+    layers = file.fields.get(f"{file.architecture}.block_count", 0)
+    if isinstance(layers, int) and layers > len(file.tensors):
+        raise ModelError(
+            f"The header of the GGUF file {file.path} says {layers} layers, but the file holds {len(file.tensors)}"
+            " tensors in all."
+        )
+    try:
+        return family.settings(header)
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as problem:
+        raise ModelError(
+            f"The numbers in the header of {file.path} cannot be those of a {family.network}: {problem}"
+        ) from problem
 
 
 def _family(file: GGUFFile) -> Family:
