@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 
@@ -6,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mediant.errors import CheckpointError, ModelError
+from mediant.models.reference import load_network
 from mediant.runtime.loading import load
 
 IDS = torch.tensor([[5, 9, 200, 17, 3]])
@@ -101,3 +103,12 @@ def test_a_config_of_an_unknown_type(copy):
 def test_no_checkpoint(tiny_folder):
     with pytest.raises(CheckpointError, match=r"mediant\.json"):
         load(tiny_folder("llama"))
+
+
+@pytest.mark.parametrize("said", ["null", "1", "[]", "", "[" * 100_000, '"x"'])
+def test_settings_for_generation_that_are_none(said, tiny_folder, tiny_checkpoint, tmp_path):
+    for number, (folder, opened) in enumerate([(tiny_folder("llama"), load_network), (tiny_checkpoint("llama"), load)]):
+        own = shutil.copytree(folder, tmp_path / str(number))
+        (own / "generation_config.json").write_text(said)
+        with contextlib.suppress(ModelError):
+            opened(own)

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mediant.errors import ModelError
-from mediant.models import architecture, folder, stored
+from mediant.models import architecture, folder, generation_settings, stored
 from mediant.values import Model
 
 TOKENIZER_FILES = (
@@ -43,7 +42,7 @@ def load_network(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
         network, report = network_class.from_pretrained(
             path, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as problem:
+    except (OSError, ValueError, RuntimeError, TypeError, AttributeError, KeyError) as problem:
         raise ModelError(f"transformers cannot load the model in {path}: {problem}") from problem
     check_complete(report, f"The weights in {path}")
     loaded: PreTrainedModel = network.eval()
@@ -62,8 +61,7 @@ def _filled(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     network.tie_weights()
     if left := [name for name, values in network.state_dict().items() if values.is_meta]:
         raise ModelError(f"The weights in {path} lack tensors of the network, {len(left)} in all, such as {left[0]}.")
-    if (path / GENERATION_CONFIG_NAME).is_file():
-        network.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
+    generation_settings.restore(network, path)
     loaded: PreTrainedModel = network.eval()
     return loaded
 

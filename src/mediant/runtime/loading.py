@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.errors import CheckpointError
-from mediant.models import architecture
+from mediant.models import architecture, generation_settings
 from mediant.models.source import locate
 from mediant.runtime.block_sparse_layers import skip_zero_blocks
-
-GENERATION_FILE = "generation_config.json"
 
 
 def load(folder: str | Path, planes: int | None = None) -> PreTrainedModel:
@@ -89,5 +87,5 @@ def _restore(network: PreTrainedModel, folder: Path, own_generation: bool) -> No
     network.config.name_or_path = network.name_or_path = str(folder)
     # It was given the network's own names; save_pretrained writes those of this architecture's files all the same.
     network._weight_conversions = None
-    if own_generation and network.can_generate() and (folder / GENERATION_FILE).is_file():
-        network.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    if own_generation:
+        generation_settings.restore(network, folder)
