@@ -55,4 +55,5 @@ def whole_plan(
         code_steps=recipe.code_steps,
         after=recipe.after,
         structure=model.edits,
+        calibrated=recipe.calibrated,
     )

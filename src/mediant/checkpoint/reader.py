@@ -64,6 +64,7 @@ class Checkpoint:
             after=m.after,
             predicted_loss=m.predicted_loss,
             structure=m.structure,
+            calibrated=m.calibration is not None,
         )
 
     def encoding(self, name: str, hashed: bool = True) -> Encoding:

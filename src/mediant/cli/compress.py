@@ -109,7 +109,7 @@ def command(
         with begun(request, progress) as run:
             chosen = run.plan()
             figures = _figures(chosen, run.folder_bytes(chosen), run.model.weights, out)
-            figures |= {"calibration": run.calibrator.amounts()}
+            figures |= {"calibration": run.calibrator.amounts() if run.calibrated else []}
             _save(save_plan, chosen)
             if not dry_run:
                 run.pack(chosen)

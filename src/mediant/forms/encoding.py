@@ -7,7 +7,8 @@ arrays. It may have `HINTS` (`Hints`), and `trial_losses(layer, plans)` where th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,6 +75,31 @@ def encode(original: Original, plan: Form, hint: Any = None) -> Encoding:
         return Encoding(original.info, plan, encoder.encode(original.values, plan, original.info))
     found: Encoded = encoder.encode(original.layer(plan.rotation), plan, original.info, hint)
     return Encoding(original.info, plan, found.parts, found.certificate)
+
+
+def encode_in_pieces(
+    info: TensorInfo,
+    plan: Form,
+    read: Callable[[int, int], Floats],
+    statistics: LayerStatistics | None = None,
+    hessian: Hessian | None = None,
+) -> Encoding | None:
+    """A large tensor encoded some rows at a time, with the parts of `encode`; None where it has to be taken whole.
+
+    Args:
+        info: the tensor.
+        plan: its form, which may have `suits` and `encode_in_pieces` in a `pieces.py`.
+        read: gives rows `begin` to `end` of the matrix.
+        statistics, hessian: as of `Original`.
+    """
+    module = f"{type(plan).__module__.rpartition('.')[0]}.pieces"
+    if importlib.util.find_spec(module) is None or (statistics is not None and statistics.input_square.ndim > 1):
+        return None
+    pieces = importlib.import_module(module)
+    if not pieces.suits(plan, info):
+        return None
+    found: Encoding = pieces.encode_in_pieces(info, plan, read, statistics, hessian)
+    return found
 
 
 def trial_losses(layer: Layer, plans: Mapping[int, Form]) -> dict[int, float]:

@@ -128,7 +128,7 @@ def in_matrix_order(lattice: Lattice) -> Doubles:
 
 def _shares(layer: Layer) -> Doubles:
     """f_i for the metric of the lattice, in which each term counts with the sum of its rows."""
-    whole = layer.shared or layer
+    whole = layer.whole
     shares = np.zeros(len(layer.matrix))
     for term, everything in zip(layer.terms, whole.terms, strict=True):
         total = float(everything.rows.sum())

@@ -46,6 +46,11 @@ class Term:
         losses: Doubles = 0.5 * self.rows * (through * error).sum(axis=1)
         return losses
 
+    def rotated(self, seed: int) -> Term:
+        """The term of a matrix whose columns are rotated; one that counts all columns alike stays as it is."""
+        alike = self.columns.ndim == 1 and bool((self.columns == self.columns[:1]).all())
+        return self if alike else Term(self.rows, rotate_metric(self.full(), seed))
+
     def full(self) -> Doubles:
         """C as a matrix."""
         return np.diag(self.columns) if self.columns.ndim == 1 else self.columns
@@ -67,6 +72,11 @@ class Layer:
         return replace(
             self, matrix=np.ascontiguousarray(self.matrix[where]), terms=terms, statistics=local, shared=self
         )
+
+    @property
+    def whole(self) -> Layer:
+        """The layer that these are some rows of; itself where it is all."""
+        return self if self.shared is None else self.shared.whole
 
     def scaled(self, factors: Floats) -> Layer:
         """The layer of the matrix whose columns are divided by `factors` [columns], all positive."""
@@ -179,9 +189,8 @@ def in_basis(layer: Layer, seed: int | None) -> Layer:
     """A layer in the model's own basis with its columns rotated by a seed; as it is without one."""
     if seed is None:
         return layer
-    terms = tuple(Term(t.rows, rotate_metric(t.full(), seed)) for t in layer.terms)
     # A rotation mixes all columns: no diagonal sensitivity is left to go by.
-    return Layer(rotate(layer.matrix, seed), terms)
+    return Layer(rotate(layer.matrix, seed), tuple(t.rotated(seed) for t in layer.terms))
 
 
 def scaled_statistics(statistics: LayerStatistics, factors: Doubles) -> LayerStatistics:

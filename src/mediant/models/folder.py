@@ -93,6 +93,8 @@ def behind(folder: Path) -> Path | None:
     Raises:
         ModelError: the file has gone.
     """
+    if any((folder / name).is_file() for name in (SINGLE, INDEX)):
+        return None
     try:
         file = Path(read_json(folder / ORIGIN)["weights"])
     except (OSError, ValueError, KeyError, TypeError):

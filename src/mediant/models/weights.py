@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from contextlib import ExitStack
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -20,11 +19,11 @@ from mediant.values import Array, Model, TensorInfo
 
 
 class WeightReader:
-    """The weights of `model`, read when they are asked for, by any thread; a context manager that keeps the files open.
+    """The weights of `model`, read when they are asked for, by any thread; a context manager that frees them.
 
-    A tensor that lies in the files as the network has it costs its own size in memory. Where transformers
-    puts tensors together on load (experts stored one by one), the first such tensor loads the whole model,
-    in the precision in which it is stored.
+    Files are opened for each tensor anew, so that what was read does not stay mapped. A tensor that lies in the files
+    as the network has it costs its own size in memory. Where transformers puts tensors together on load (experts
+    stored one by one), the first such tensor loads the whole model, in the precision in which it is stored.
     """
 
     def __init__(self, model: Model):
@@ -32,8 +31,6 @@ class WeightReader:
         network = architecture.empty_network(architecture.load_config(model.path))
         self._stored = stored.stored_tensors(model.path)
         self._direct = names.match(network, self._stored, roles.ties(network)).direct
-        self._open = ExitStack()
-        self._files: dict[str, Any] = {}
         self._turn = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -42,8 +39,7 @@ class WeightReader:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._files.clear()
-        self._open.close()
+        self.__dict__.pop("_loaded", None)
 
     def read(self, name: str) -> Array:
         """The tensor of that name or alias: a float32 copy in its own shape.
@@ -67,7 +63,8 @@ class WeightReader:
         info, key = self.model.tensor(name), self.key(name)
         found = None
         if key is not None and info.layout == "out_in":
-            found = stored.rows(self._opened(key), key, slice(begin, end))
+            with stored.opened(self._stored[key].file) as tensors:
+                found = stored.rows(tensors, key, slice(begin, end))
         if found is None:
             return np.ascontiguousarray(to_matrix(self.read(name), info)[begin:end])
         self._check_finite(info, found)
@@ -93,7 +90,8 @@ class WeightReader:
             with self._turn:
                 return self._loaded[info.name]
         key = self._direct[given]
-        tensor: torch.Tensor = self._opened(key).get_tensor(key)
+        with stored.opened(self._stored[key].file) as tensors:
+            tensor: torch.Tensor = tensors.get_tensor(key)
         return tensor
 
     def lazy(self) -> dict[str, LazyTensor]:
@@ -117,14 +115,6 @@ class WeightReader:
         """Whether a tensor that was read belongs to nobody else."""
         key = self.key(name)
         return key is not None and stored.is_gguf(self._stored[key].file)
-
-    def _opened(self, key: str) -> Any:
-        """The file that a stored tensor lies in."""
-        file = self._stored[key].file
-        with self._turn:
-            if file.name not in self._files:
-                self._files[file.name] = self._open.enter_context(stored.opened(file))
-            return self._files[file.name]
 
     @cached_property
     def _loaded(self) -> Mapping[str, torch.Tensor]:

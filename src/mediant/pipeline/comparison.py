@@ -184,7 +184,7 @@ class _Work:
     def _calibrate(self, run: Any) -> None:
         begin = time.monotonic()
         fresh = not run.workspace.has("statistics")
-        source = run.statistics.source
+        source = run.statistics.source if run.calibrated else run.described.source
         if fresh:
             figures = {"source": source, "seconds": time.monotonic() - begin}
             files.write(self._calibration_record, json.dumps(figures).encode())

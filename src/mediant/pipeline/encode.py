@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Generator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.numpy import load, save
 
 from mediant.errors import PlanError
 from mediant.forms import Encoding, Form
-from mediant.forms.encoding import Original, encode
+from mediant.forms.encoding import Original, encode, encode_in_pieces
 from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
 from mediant.pipeline.run import Run
@@ -80,8 +81,13 @@ def encode_all(
                 return None
             hessian = None if hessians is None else hessians.of(info.name)
             local = None if statistics is None else statistics.layers.get(info.name)
-            original = Original(info, weights.read(info.name), local, hessian)
-            encoding = encode(original, plan.tensors[info.name], (hints or {}).get(info.name))
+            encoding = encode_in_pieces(
+                info, plan.tensors[info.name], partial(weights.rows, info.name), local, hessian
+            ) or encode(
+                Original(info, weights.read(info.name), local, hessian),
+                plan.tensors[info.name],
+                (hints or {}).get(info.name),
+            )
             if workspace is None:
                 return encoding
             workspace.write(_step(info), _stored(encoding))

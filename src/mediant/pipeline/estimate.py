@@ -60,7 +60,7 @@ def of(run: Run) -> str | None:
     """How long a compression to a size will take, in a sentence; None for what hardly takes any time, or for a plan."""
     if run.given is not None or run.request.size is None or run.model.weights < FEWEST_WEIGHTS:
         return None
-    calibrated = run.calibrator.done
+    calibrated = not run.calibrated or run.calibrator.done
     writes = run.request.calibration is None and run.model.causal and not calibrated
     written = tokens_to_write(run.original, run.seed) if writes else 0
     tokens = 0 if calibrated else run.described.tokens

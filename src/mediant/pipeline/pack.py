@@ -25,7 +25,7 @@ def pack(run: Run, plan: Plan, out: Path | None = None) -> Checkpoint:
         MediantError: what cannot be done; what was in the folder before is untouched.
     """
     folder, s = out or run.request.out, run.statistics
-    calibration = Calibration(source=s.source, tokens=s.tokens, text_fingerprint=s.text_fingerprint)
+    calibration = Calibration(s.source, s.tokens, s.text_fingerprint) if run.calibrated else None
     final, told = finished(run, plan), sides(run, plan)
     # Closed also when writing fails, so that no thread goes on with a workspace that is about to go.
     with contextlib.closing(final):

@@ -14,6 +14,7 @@ import torch
 
 from mediant import files
 from mediant.allocation import strategy_of
+from mediant.checkpoint.manifest import Calibration
 from mediant.forms import Form, needs
 from mediant.forms.encoding import Hints, hints_of
 from mediant.models.companions import companion_files
@@ -129,7 +130,9 @@ class Run:
 
     @cached_property
     def described(self) -> CalibrationText:
-        """The text, or, where the model has to write it first, a stand-in of the same source and size."""
+        """The text, or, where the model has to write it first, a stand-in of the same source and size; or no tokens."""
+        if not self.calibrated:
+            return CalibrationText(torch.zeros((0, 0), dtype=torch.int64), "none, weights alone")
         writes = self.request.calibration is None and self.original.causal
         return unwritten(self.original, self.seed) if writes else self.text
 
@@ -147,14 +150,25 @@ class Run:
         )
 
     @property
+    def calibrated(self) -> bool:
+        """Whether any text is read; else weights are all that is looked at."""
+        return self.recipe.calibrated if self.given is None else self.given.calibrated
+
+    @property
     def statistics(self) -> Statistics:
-        """Sensitivities over the calibration text."""
-        return self.calibrator.statistics
+        """Sensitivities over the calibration text; of no tensor where none is read."""
+        return self.calibrator.statistics if self.calibrated else Statistics({}, self.model.fingerprint, "", 0, "")
 
     @property
     def hessians(self) -> Hessians:
         """Hessians of all inputs, where they are needed."""
-        return self.calibrator.hessians
+        return self.calibrator.hessians if self.calibrated else Hessians(self.workspace.folder)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What a checkpoint says of the text; None where none is read."""
+        text = self.described
+        return Calibration(text.source, text.tokens, text.fingerprint) if self.calibrated else None
 
     def hints(self, plan: Plan) -> dict[str, Any]:
         """What forms of the plan ask of the whole model, by tensor; none where none asks."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from mediant.checkpoint.manifest import Calibration
 from mediant.checkpoint.writer import overhead_bytes
 from mediant.forms import Side
 from mediant.forms.encoding import foreseen
@@ -57,7 +56,6 @@ def sides(run: Run, plan: Plan) -> dict[str, Side]:
 
 
 def _counted(run: Run, plan: Plan, told: Mapping[str, Side]) -> int:
-    beside, text = sidecar_files(run, plan), run.described
-    calibration = Calibration(text.source, text.tokens, text.fingerprint)
+    beside = sidecar_files(run, plan)
     payload = sum(plan.tensors[i.name].nbytes(i, told.get(i.name)) for i in run.model.tensors)
-    return payload + sum(map(len, beside.values())) + overhead_bytes(run.model, plan, calibration, beside, told)
+    return payload + sum(map(len, beside.values())) + overhead_bytes(run.model, plan, run.calibration, beside, told)

@@ -27,6 +27,7 @@ class Plan:
     After rounding, codes learn: `block_steps` in each block and `code_steps` end to end
     (methods/training/quantization_aware.py); `tune_steps` of scale tuning follow (methods/training/scale_tuning.py).
     `after` are further stages behind rounding, by name, with their fields (pipeline/stages).
+    Unless `calibrated`, encoding looks at weights alone.
     """
 
     model_fingerprint: str
@@ -40,11 +41,12 @@ class Plan:
     code_steps: int = 0
     after: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     structure: tuple[Mapping[str, Any], ...] = ()
+    calibrated: bool = True
     version: int = PLAN_VERSION
 
     def to_json(self) -> str:
         """A JSON text with one tensor a line, so that two plans can be compared by diff."""
-        unsaid = ("tensors",) if self.after else ("tensors", "after")
+        unsaid = ["tensors", *([] if self.after else ["after"]), *(["calibrated"] if self.calibrated else [])]
         head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in unsaid}
         lines = [f" {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
         rows = [f"  {json.dumps(n)}: {json.dumps(t.to_dict())}" for n, t in self.tensors.items()]

@@ -34,6 +34,7 @@ class Recipe:
     strategies choose among the `depths` for matrices that a grid, a scale and a rounding quantize; others need none.
     `method` is the form of quantized matrices. `balance` says how columns are scaled before rounding, `outliers` how
     many are not rounded at all; without `rotate`.
+    Unless `calibrated`, no text is read and no model is run: only weights are looked at.
     `structure` are stages before it that change the model, [name, fields] each (planning/stages.py). A `pattern` with
     its `score` makes linear layers sparse first; `block_steps`, `code_steps` and `tune_steps` follow rounding,
     and what `after` names, with its fields (pipeline/stages).
@@ -58,6 +59,7 @@ class Recipe:
     outliers: int = 0
     allocation: str | Mapping[str, Any] = "rate_distortion"
     bias_correction: bool = True
+    calibrated: bool = True
     keep: Literal["float16", "bfloat16", "float32"] = "float16"
     structure: tuple[Any, ...] = ()
     pattern: Mapping[str, Any] = field(default_factory=dict)

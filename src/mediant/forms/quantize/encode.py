@@ -8,7 +8,7 @@ full metric (methods/layer.py).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +19,7 @@ from mediant.errors import PlanError
 from mediant.forms.encoding import Encoded
 from mediant.forms.quantize import outliers
 from mediant.forms.quantize.form import Quantize
-from mediant.forms.quantize.grid_info import grid_info
+from mediant.forms.quantize.grid_info import GridInfo, grid_info
 from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.kernels.bit_planes import pack
 from mediant.kernels.dequantize import dequantize
@@ -38,6 +38,7 @@ SAMPLE = 1 << 18
 BALANCED_ROWS = 128
 
 Floats = NDArray[np.float32]
+Tables = Mapping[int, NDArray[np.float64]]
 
 
 def encode(layer: Layer, plan: Quantize, info: TensorInfo | None = None, hint: object = None) -> Encoded:
@@ -45,8 +46,8 @@ def encode(layer: Layer, plan: Quantize, info: TensorInfo | None = None, hint: o
     return quantize(layer, plan)
 
 
-def quantize(layer: Layer, plan: Quantize) -> Encoded:
-    """Quantizes a layer's matrix [rows, columns] by its plan.
+def quantize(layer: Layer, plan: Quantize, tables: Tables | None = None) -> Encoded:
+    """Quantizes a layer's matrix [rows, columns] by its plan; `tables` are the grid's by depth, if they are known.
 
     Raises:
         PlanError: the runs do not add up to the rows, or methods that do not go together.
@@ -55,7 +56,7 @@ def quantize(layer: Layer, plan: Quantize) -> Encoded:
         return _balanced(layer, plan)
     if plan.outliers:
         return _beside_outliers(layer, plan)
-    return _quantized(layer, plan)
+    return _quantized(layer, plan, tables)
 
 
 def _balanced(layer: Layer, plan: Quantize) -> Encoded:
@@ -88,12 +89,12 @@ def _beside_outliers(layer: Layer, plan: Quantize) -> Encoded:
     return Encoded(parts, decoded, layer.certified(found.certificate, decoded))
 
 
-def _quantized(layer: Layer, plan: Quantize) -> Encoded:
+def _quantized(layer: Layer, plan: Quantize, given: Tables | None) -> Encoded:
     rows, columns = layer.matrix.shape
     if sum(run.rows for run in plan.runs) != rows or any(run.rows < 1 for run in plan.runs):
         raise PlanError(f"The runs of a matrix of {rows} rows add up to {sum(r.rows for r in plan.runs)}.")
     form = grid_info(plan.grid, plan.runs)
-    tables = {bits: levels(layer, plan, bits) for bits in sorted({r.bits for r in plan.runs})}
+    tables = given or {bits: levels(layer, plan, bits) for bits in sorted({r.bits for r in plan.runs})}
     parts: dict[str, list[Array]] = {}
     decoded = np.empty_like(layer.matrix)
     error = Errors(layer)
@@ -123,8 +124,13 @@ def _quantized(layer: Layer, plan: Quantize) -> Encoded:
         whole["scale_codes"] = plan.layout.pack_scale_codes(whole["scale_codes"], plan.runs, plan.scale_bits)
     # Also those at which leading bits can be read alone.
     stored_tables = {bits: tables[bits] if bits in tables else levels(layer, plan, bits) for bits in form.counts}
-    whole |= {f"levels.{bits}": _filled(stored_tables[bits].reshape(-1), count) for bits, count in form.counts.items()}
-    return Encoded(whole, decoded, error.certificate(decoded, tables))
+    whole |= tables_as_stored(stored_tables, form)
+    return Encoded(whole, decoded, error.certificate(decoded, {run.bits: tables[run.bits] for run in plan.runs}))
+
+
+def tables_as_stored(tables: Tables, form: GridInfo) -> dict[str, Array]:
+    """The parts that hold the levels of every depth that is read."""
+    return {f"levels.{bits}": _filled(tables[bits].reshape(-1), count) for bits, count in form.counts.items()}
 
 
 def _filled(table: NDArray[np.float64], count: int) -> Floats:

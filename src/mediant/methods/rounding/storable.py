@@ -59,7 +59,7 @@ class Storable:
 
 def _weights(layer: Layer) -> NDArray[np.float32]:
     """The diagonal of the metric [columns], at most 1."""
-    metric = (layer.shared or layer).metric()
+    metric = layer.whole.metric()
     diagonal = metric if metric.ndim == 1 else np.diag(metric)
     peak = float(diagonal.max(initial=0))
     return (diagonal / peak if peak > 0 else np.ones_like(diagonal)).astype(np.float32)
