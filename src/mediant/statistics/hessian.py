@@ -165,7 +165,7 @@ class Accumulator:
         def store(key: str) -> None:
             mean, windows = whole(self._sums[key]).div_(tokens), len(self._added[key])
             share = shrinkage(mean, self._squares[key] * windows / tokens**2, windows)
-            shrunk = torch.diag(mean.diagonal() * share).add_(mean, alpha=1 - share).float()
+            shrunk = shrunk_in_place(mean, share).float()
             files.write(folder / file_name(key), save({"hessian": shrunk, "shrinkage": torch.tensor(share)}))
 
         for _ in ordered(store, [key for key in self._sums if "#" not in key], compute_alone):
@@ -235,6 +235,18 @@ def shrinkage(mean: torch.Tensor, squares: float, windows: int) -> float:
         return 0.0
     variance = (squares - off) / (windows - 1)
     return min(1.0, max(0.0, variance / off))
+
+
+def shrunk_in_place(mean: torch.Tensor, share: float) -> torch.Tensor:
+    """(1 - a) H + a diag(H) for a float64 matrix [n, n], which it overwrites: of many inputs two would not fit.
+
+    >>> shrunk_in_place(torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64), 0.25).tolist()
+    [[2.0, 0.75], [0.75, 2.0]]
+    """
+    diagonal = (mean.diagonal() * share).add_(mean.diagonal(), alpha=1 - share)
+    # Adding zero turns -0 into 0, as in a sum with a diagonal matrix.
+    mean.mul_(1 - share).add_(0.0).diagonal().copy_(diagonal)
+    return mean
 
 
 def file_name(key: str) -> str:
