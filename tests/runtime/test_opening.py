@@ -105,7 +105,7 @@ def test_an_entropy_coded_model_is_expanded_once(
 ) -> None:
     encodings = write_encoded(tiny_folder("llama"), tmp_path / "coded", coded)
     heard = Heard()
-    first = expanded(tmp_path / "coded", heard)
+    first = expanded(open_checkpoint(tmp_path / "coded"), heard)
     assert first.folder.parent == cache
     assert len(heard.said) == 1
     for name, encoding in encodings.items():
@@ -113,19 +113,19 @@ def test_an_entropy_coded_model_is_expanded_once(
         stored = exact.astype(np.float16) if encoding.plan.method == "lattice" else exact
         np.testing.assert_array_equal(first.weight(name), stored)
     monkeypatch.setattr(expansion, "_expand", None)
-    again = expanded(tmp_path / "coded", heard)
+    again = expanded(open_checkpoint(tmp_path / "coded"), heard)
     assert (again.folder, len(heard.said)) == (first.folder, 1)
     np.testing.assert_array_equal(logits(tmp_path / "coded"), logits(first.folder))
-    assert expanded(first.folder).folder == first.folder
+    assert expanded(open_checkpoint(first.folder)).folder == first.folder
 
 
 def test_another_file_has_another_expansion(tiny_folder: Callable[[str], Path], tmp_path: Path, cache: Path) -> None:
     write_encoded(tiny_folder("llama"), tmp_path / "one", coded)
     write_encoded(tiny_folder("llama"), tmp_path / "two", lambda info, weights: coded(info, weights * np.float32(2)))
-    one, two = expanded(tmp_path / "one"), expanded(tmp_path / "two")
+    one, two = expanded(open_checkpoint(tmp_path / "one")), expanded(open_checkpoint(tmp_path / "two"))
     assert one.folder != two.folder
     name = "model.embed_tokens.weight"
-    np.testing.assert_array_equal(two.weight(name), expanded(tmp_path / "two").weight(name))
+    np.testing.assert_array_equal(two.weight(name), expanded(open_checkpoint(tmp_path / "two")).weight(name))
     assert not np.array_equal(one.weight(name), two.weight(name))
 
 
@@ -136,12 +136,12 @@ def test_expansions_used_longest_ago_go(
         factor = np.float32(2.0**number)
         write_encoded(tiny_folder("llama"), tmp_path / name, lambda info, weights, f=factor: coded(info, weights * f))
     monkeypatch.setenv("MEDIANT_CACHE_SIZE", str(10**9))
-    one, two = (expanded(tmp_path / name).folder for name in ("one", "two"))
+    one, two = (expanded(open_checkpoint(tmp_path / name)).folder for name in ("one", "two"))
     for age, folder in enumerate((one, two)):
         os.utime(folder, (1000 - age, 1000 - age))
-    expanded(tmp_path / "two")
+    expanded(open_checkpoint(tmp_path / "two"))
     monkeypatch.setenv("MEDIANT_CACHE_SIZE", str(5 * files.folder_bytes(one) // 2))
-    three = expanded(tmp_path / "three").folder
+    three = expanded(open_checkpoint(tmp_path / "three")).folder
     assert {f.name for f in cache.iterdir()} == {two.name, three.name}
 
 
@@ -157,13 +157,13 @@ def test_half_an_expansion_is_never_used(
 
     monkeypatch.setattr(expansion, "_encodings", stopped)
     with pytest.raises(KeyboardInterrupt):
-        expanded(tmp_path / "coded")
+        expanded(open_checkpoint(tmp_path / "coded"))
     monkeypatch.setattr(expansion, "_encodings", whole)
     assert list(cache.glob("*")) == []
-    made = expanded(tmp_path / "coded").folder
+    made = expanded(open_checkpoint(tmp_path / "coded")).folder
     with (made / PAYLOAD_FILE).open("r+b") as payload:
         payload.truncate(1000)
-    assert expanded(tmp_path / "coded").folder == made
+    assert expanded(open_checkpoint(tmp_path / "coded")).folder == made
     assert (made / PAYLOAD_FILE).stat().st_size > 1000
 
 
@@ -173,7 +173,7 @@ def test_damage_in_a_coded_file_is_found_and_leaves_nothing(
     write_encoded(tiny_folder("llama"), tmp_path / "coded", coded)
     spoil(tmp_path / "coded", "model.embed_tokens.weight.codes", b"\x12\x34\x56\x78")
     with pytest.raises(CheckpointError, match="SHA-256"):
-        expanded(tmp_path / "coded")
+        expanded(open_checkpoint(tmp_path / "coded"))
     assert list(cache.glob("*")) == []
 
 
@@ -187,7 +187,7 @@ def test_without_a_cache_the_model_runs_all_the_same(
 
     monkeypatch.setattr(expansion, "_expand", full)
     heard = Heard()
-    assert expanded(tmp_path / "coded", heard).folder == tmp_path / "coded"
+    assert expanded(open_checkpoint(tmp_path / "coded"), heard).folder == tmp_path / "coded"
     assert "no space" in heard.said[-1]
     assert np.isfinite(logits(tmp_path / "coded")).all()
 

@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version as installed
 from typing import Any
 
 from mediant.checkpoint.header import header_bytes, place
@@ -141,8 +140,11 @@ def forecast(
     Raises:
         PlanError: the plan does not fit the model.
     """
+    # Late, because only a file that is written says it, and every start would pay for the import.
+    from importlib.metadata import version
+
     return Manifest(
-        tool_version=installed("mediant"),
+        tool_version=version("mediant"),
         model=Origin(model.name, model.architecture, model.unedited.fingerprint, model.weights, model.causal),
         structure=model.edits,
         original_weights=model.unedited.weights if model.edits else None,

@@ -14,8 +14,6 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 from mediant import files
 from mediant.errors import MediantError, StorageError, UsageError
@@ -63,6 +61,10 @@ class RichProgress:
 
     def track(self, items: Iterable[T], what: What, total: int | None = None) -> Iterator[T]:
         """Yields the items under a bar that goes when they are done; in a file or a pipe there is none."""
+        # Late, because commands that have no bar to show, like `generate`, start sooner without.
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
         if total is None and isinstance(items, Sized):
             total = len(items)
         counts = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())

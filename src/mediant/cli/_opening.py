@@ -12,19 +12,24 @@ from typing import TYPE_CHECKING, Any
 from mediant import files
 
 if TYPE_CHECKING:
+    from mediant.checkpoint.reader import Checkpoint
     from mediant.progress import Progress
     from mediant.values import Model
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A model that has not been loaded yet: its folder, the bytes of all its files, its weights, tied ones once."""
+    """A model that has not been loaded yet: its folder, the bytes of all its files, its weights, tied ones once.
+
+    `checkpoint` is there if it is a compressed one.
+    """
 
     folder: Path
     bytes: int
     weights: int
     causal: bool
     load: Callable[[], Any]
+    checkpoint: Checkpoint | None = None
 
 
 def opened(spec: str, progress: Progress) -> Opened:
@@ -92,8 +97,9 @@ def _checkpoint(folder: Path) -> Opened:
 
         return load(folder)
 
-    origin = open_checkpoint(folder).manifest.model
-    return Opened(folder, files.folder_bytes(folder), origin.weights, origin.causal, load)
+    checkpoint = open_checkpoint(folder)
+    origin = checkpoint.model
+    return Opened(folder, files.folder_bytes(folder), origin.weights, origin.causal, load, checkpoint)
 
 
 def _bytes(model: Model) -> int:

@@ -141,7 +141,8 @@ def load(
     if choice.native and runtime != "transformers":
         from mediant.runtime.decoder import Decoder
 
-        decoder = Decoder.open(source.folder, threads, kv_bits, activation_bits=activation_bits, progress=progress)
+        given = source.checkpoint or source.folder
+        decoder = Decoder.open(given, threads, kv_bits, activation_bits=activation_bits, progress=progress)
         if ranges is not None:
             from mediant.runtime import static_ranges
 

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +107,9 @@ def tokenizer_seal(folder: Path) -> Mapping[str, Any]:
 
 def cache_key(*parts: str | bytes) -> str:
     """A name in the cache folder for what transformers makes of these contents."""
+    # Late: its import takes as long as reading a configuration, and a resolved one needs no cache.
+    from importlib.metadata import version
+
     lines = [f"{REVISION} {version('transformers')} {version('tokenizers')}", *parts]
     return files.sha256(b"\0".join(p.encode() if isinstance(p, str) else p for p in lines))
 

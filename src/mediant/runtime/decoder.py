@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediant import workers
+from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.errors import CheckpointError, UsageError
 from mediant.forms import Views
 from mediant.kernels import native
@@ -115,24 +116,28 @@ class Decoder:
     @classmethod
     def open(
         cls,
-        folder: str | Path,
+        folder: str | Path | Checkpoint,
         threads: int | None = None,
         kv_bits: int = 16,
         chunk: int = CHUNK,
         activation_bits: int = USUAL,
         progress: Progress = SILENT,
     ) -> Self:
-        """The decoder of a compressed or plain model in a folder; an entropy-coded one is expanded at its first start.
+        """The decoder of a compressed or plain model in a folder, or of a checkpoint that is open already.
+
+        An entropy-coded one is expanded at its first start.
 
         Raises:
             Unsupported: the native decoder does not run such a model.
             CheckpointError: it is damaged.
             ModelError: there is no model.
         """
-        path = Path(folder)
+        checkpoint, path = (folder, folder.folder) if isinstance(folder, Checkpoint) else (None, Path(folder))
         description, settings = describe(configuration(path)), (threads, kv_bits, chunk, activation_bits)
-        if (path / CHECKPOINT).is_file():
-            return cls(description, CheckpointSource(expanded(path, progress)), *settings)
+        if checkpoint is None and (path / CHECKPOINT).is_file():
+            checkpoint = open_checkpoint(path)
+        if checkpoint is not None:
+            return cls(description, CheckpointSource(expanded(checkpoint, progress)), *settings)
         from mediant.models.opening import open_model
         from mediant.models.weights import WeightReader
         from mediant.runtime.weights import ModelSource

@@ -35,15 +35,15 @@ DTYPE = "float16"
 EXPANDED = kept(DTYPE)
 
 
-def expanded(folder: Path, progress: Progress = SILENT) -> Checkpoint:
-    """The checkpoint in a folder, or its expansion where it is entropy-coded; made now if it is not in the cache.
+def expanded(checkpoint: Checkpoint, progress: Progress = SILENT) -> Checkpoint:
+    """The checkpoint itself, or its expansion where it is entropy-coded; made now if it is not in the cache.
 
     Where the cache cannot be written, the checkpoint as it is, after a word to `progress`.
 
     Raises:
         CheckpointError: it is damaged.
     """
-    checkpoint = open_checkpoint(folder)
+    folder = checkpoint.folder
     if not any(entry.plan.slow for entry in checkpoint.tensors.values()):
         return checkpoint
     target = files.cache_folder() / "expanded" / f"{files.file_sha256(folder / MANIFEST_FILE)[:32]}-{FORMAT}"
