@@ -54,7 +54,7 @@ def _plain(hint: Any) -> Any:
 
 
 def _wanted(hint: Any) -> str:
-    """What a type is called in a message."""
+    """Returns a type's name for a message."""
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     if get_origin(hint) is UnionType:

@@ -134,7 +134,7 @@ def _release(lock: BaseFileLock) -> None:
 
 
 def _myself() -> str:
-    """Who holds a claim, as JSON."""
+    """Describes this process as the holder of a claim, as JSON."""
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since": since})

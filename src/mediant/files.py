@@ -97,7 +97,7 @@ def keep(path: Path, data: bytes) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says.
+    """Reads a JSON file.
 
     Raises:
         OSError: it cannot be read.
@@ -135,7 +135,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def cache_folder() -> Path:
-    """Where converted models and sampled texts are kept: `MEDIANT_CACHE`, else the user's cache folder."""
+    """Folder of converted models and sampled texts: `MEDIANT_CACHE`, else the user's cache folder."""
     if own := os.environ.get("MEDIANT_CACHE"):
         return Path(own)
     # Not Path.home, which raises for a user without one, as in some containers.

@@ -30,5 +30,5 @@ def error_curve(layer: Layer, plan: Form, depths: Sequence[int]) -> dict[int, fl
 
 
 def sample_rows(rows: int, columns: int) -> int:
-    """How many rows of a matrix are tried."""
+    """Number of rows of a matrix that are tried."""
     return min(rows, max(FEWEST_ROWS, SAMPLE // columns))

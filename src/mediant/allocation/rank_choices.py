@@ -93,7 +93,7 @@ def measure_ranks(
     hessians: Hessians | None = None,
     progress: Progress = SILENT,
 ) -> list[Choice]:
-    """What is on offer for every matrix, in model order."""
+    """Measures the ranks on offer for every matrix, in model order."""
     targets = quantizable(model)
 
     def choice(matrix: Matrix) -> Choice:
@@ -248,7 +248,7 @@ class _Losses:
         return self._pruned[plan.runs[0].bits]
 
     def _noise_share(self, bits: int) -> float:
-        """What quantizing the factors adds to the loss, as a share of the loss of zeroing what they stand for."""
+        """Returns the loss added by quantizing the factors, relative to the loss of zeroing what they approximate."""
         if bits not in self._noise:
             rows, columns = self.layer.matrix.shape
             middle = max(1, rows * columns // (rows + columns) // 2)

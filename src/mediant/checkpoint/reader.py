@@ -40,7 +40,7 @@ class Checkpoint:
 
     @property
     def tensors(self) -> Mapping[str, Entry]:
-        """What became of every tensor, by name, in model order."""
+        """Entries of all tensors, by name, in model order."""
         return self.manifest.tensors
 
     @property
@@ -175,7 +175,7 @@ def _check_metadata(metadata: dict[str, str], manifest_sha256: str, where: str) 
 
 
 def _check_sides(manifest: Manifest, where: str) -> None:
-    """What the file says of a grid or pattern rules; but where this Mediant knows them, it must find the same."""
+    """Checks the file's account of a grid or pattern, which rules, against this Mediant's where it knows them."""
     for name, entry in manifest.tensors.items():
         with contextlib.suppress(PlanError):
             if (planned := entry.plan.side(entry.info)) is not None and planned != entry.side:

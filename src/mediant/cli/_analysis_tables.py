@@ -94,7 +94,7 @@ def matrices_table(tensors: Iterable[TensorAnalysis], calibrated: bool) -> Table
 
 
 def experts_table(tensors: Iterable[TensorAnalysis]) -> Table:
-    """How the tokens of the text spread over the experts of every stack."""
+    """Shows how the tokens of the text spread over the experts of every stack."""
     columns = ("experts", "least used", "most used", "least tokens", "inputs", "starved")
     table = table_of("Experts", ("tensor",), columns)
     for t in tensors:

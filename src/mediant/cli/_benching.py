@@ -111,7 +111,7 @@ class _Telling:
         self.step, self.begun, self.told = planned[0], time.monotonic(), False
 
     def now(self) -> str:
-        """What is being measured."""
+        """The measurement that is running, in words."""
         who = "llama.cpp, " if self.step.runner else ""
         what = "reading" if self.step.reading else "writing"
         return f"{who}{self.step.threads} threads, round {self.step.round} of {self.session.rounds}: {what}"

@@ -105,7 +105,7 @@ def _json(data: Any, encoding: str) -> str:
 
 
 def table_console(json_target: str | None) -> Console:
-    """Where tables go: standard output, unless the JSON has it."""
+    """Returns the console for tables: standard output, unless the JSON has it."""
     return stderr if json_target == "-" else stdout
 
 

@@ -48,7 +48,7 @@ def _summary(console: Console, figures: Figures) -> None:
 
 
 def _other_coding(figures: Figures) -> str:
-    """What the same codes would take in the coding that they are not in."""
+    """Says how many bytes the same codes would take in the coding that they are not in."""
     sizes = figures["bytes_by_coding"]
     if sizes["fixed"] != figures["bytes"]:
         return f"about {sizes['fixed']:,} bytes with codes of a fixed length"

@@ -86,7 +86,7 @@ def _integer(value: Fraction, text: str) -> int:
 
 
 def report(studies: list[Study], equation: tuple[int, ...] | None, solutions: Solutions | None) -> dict[str, Any]:
-    """What `--json` writes: fractions as texts `p/q`, errors p/q - value as doubles, null beyond their range."""
+    """Returns the JSON: fractions as texts `p/q`, errors p/q - value as doubles, null beyond their range."""
     solved = {} if solutions is None else {k: int(v) for k, v in solutions._asdict().items()}
     return {
         "values": [_study_report(s) for s in studies],

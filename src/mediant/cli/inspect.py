@@ -82,7 +82,7 @@ def report(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _tensor(entry: Entry, tokens: int | None) -> dict[str, Any]:
-    """What became of a tensor; of a matrix also the calibration tokens for each of its inputs."""
+    """Returns the JSON of one tensor; of a matrix also the calibration tokens for each of its inputs."""
     plan, info = entry.plan, entry.info
     stored = plan.nbytes(info, entry.side)
     common = {

@@ -90,7 +90,7 @@ def evaluate_all(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> list[Measurement]:
-    """What `evaluate` says of each candidate, with all of them in memory and one run of the reference."""
+    """Scores each candidate as `evaluate` does, with all of them in memory and one run of the reference."""
     tokens, source = _windows(reference, text, windows, window, seed, progress)
     networks = [logits_of(candidate.load()) for candidate in candidates]
     found = compare_all(logits_of(load_reference(reference)), networks, tokens, progress)

@@ -14,7 +14,7 @@ from mediant.progress import SILENT, Progress
 def compare_all(
     reference: Forward, candidates: Sequence[Forward], windows: torch.Tensor, progress: Progress = SILENT
 ) -> list[Comparison]:
-    """What `compare` gives for each candidate.
+    """Compares each candidate with the reference as `compare` does, in one pass over the windows.
 
     Args:
         reference: the model whose distribution counts as the truth.

@@ -61,7 +61,7 @@ def compare_outputs(expected: torch.Tensor, found: torch.Tensor, network: PreTra
 
 
 def fits_memory(weights: int) -> bool:
-    """Whether a float32 network of that many weights fits the memory that is free now."""
+    """True if a float32 network of that many weights fits the memory that is free now."""
     return COPIES * 4 * weights < _free_memory()
 
 

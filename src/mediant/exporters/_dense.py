@@ -48,7 +48,7 @@ class Dense:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What `config.json` says, with defaults, and without the compression."""
+        """The model's `config.json`, with defaults, and without the compression."""
         config: dict[str, Any] = json.loads(self.configuration.to_json_string(use_diff=False))
         config.pop("quantization_config", None)
         return config

@@ -27,7 +27,7 @@ class Misfit:
 
 
 def misfit(values: torch.Tensor, dtype: torch.dtype) -> Misfit | None:
-    """What goes wrong when `values` are rounded to `dtype`; None where nothing does.
+    """Finds what goes wrong when `values` are rounded to `dtype`; None where nothing does.
 
     >>> misfit(torch.tensor([[1.0, 1e5]]), torch.float16)
     Misfit(largest=100000.0, row=None)
@@ -69,7 +69,7 @@ def check_ranges(
 
 
 def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
-    """Whether every value of `narrow` stays finite in `wide`, and not zero."""
+    """True if every value of `narrow` stays finite in `wide`, and not zero."""
     if not narrow.is_floating_point or wide == narrow:
         return True
     outer, inner = torch.finfo(wide), torch.finfo(narrow)

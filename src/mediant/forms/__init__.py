@@ -162,7 +162,7 @@ class Form:
         return frozenset()
 
     def with_runs(self, runs: tuple[RowSpan, ...]) -> Form:
-        """The same form with these bit widths.
+        """Returns this form with other bit widths.
 
         Raises:
             PlanError: it has none.
@@ -170,7 +170,7 @@ class Form:
         raise PlanError(f"The method {self.method!r} has no bit widths by rows.")
 
     def with_drops(self, drops: tuple[Drop, ...]) -> Form:
-        """The same form with an order in which its leading bits can be read alone, where it has such bits."""
+        """Returns this form with an order in which leading bits can be read alone; itself if it has no such bits."""
         return self
 
     def stored_row(self, info: TensorInfo) -> tuple[int, int]:
@@ -217,7 +217,7 @@ class Form:
         return self.side(info)
 
     def side_to_dict(self, side: Side) -> dict[str, Any]:
-        """What a manifest says of side information, by its fields."""
+        """Converts side information to the manifest's JSON, field by field."""
         return {}
 
     def side_from_dict(self, info: TensorInfo, given: Mapping[str, Any], parts: Parts) -> Side:
@@ -315,7 +315,7 @@ class Form:
         return False
 
     def views(self, info: TensorInfo, arrays: Arrays, side: Side) -> Views | None:
-        """What the native decoder multiplies by; None to decode the matrix."""
+        """Returns the arrays that the native decoder multiplies by; None to decode the matrix."""
         return None
 
     def in_blocks(self, info: TensorInfo, side: Side) -> bool:

@@ -115,7 +115,7 @@ def trial_losses(layer: Layer, plans: Mapping[int, Form]) -> dict[int, float]:
 
 
 def hints_of(kind: type[Form]) -> Hints | None:
-    """What has to be measured on the whole model before tensors of this form are encoded; None if nothing has."""
+    """Finds what a form measures on the whole model before its tensors are encoded; None if it measures nothing."""
     found: Hints | None = getattr(_encoder(kind), "HINTS", None)
     return found
 

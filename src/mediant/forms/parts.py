@@ -127,7 +127,7 @@ def as_parts(data: Mapping[str, Any]) -> Parts:
 
 
 def within(arrays: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What is stored under `name.`, by the rest of its name.
+    """Selects the arrays stored under `name.`, by the rest of their names.
 
     >>> within({"left.data": 1, "right.data": 2}, "left")
     {'data': 1}

@@ -150,7 +150,7 @@ def empty(shape: tuple[int, int], group: int) -> Rounded:
 
 
 def scale_factors(form: ScaleForm) -> Floats:
-    """What a scale code multiplies the row scale by, for every code: magnitudes, then their negatives if signed."""
+    """Returns the multiplier of the row scale for every scale code: magnitudes, then their negatives if signed."""
     powers = form.powers()
     return np.concatenate([powers, -powers]) if form.signed else powers
 

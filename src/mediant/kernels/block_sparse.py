@@ -37,7 +37,7 @@ class BlockSparse:
 
     @classmethod
     def of(cls, matrix: Floats, mask: NDArray[np.bool_], height: int, width: int) -> BlockSparse:
-        """What the mask [rows, columns] of a block pattern keeps of a matrix.
+        """Keeps the blocks of a matrix that the mask [rows, columns] of a block pattern allows.
 
         Raises:
             ValueError: the mask is not of whole blocks, equally many in each row of blocks.

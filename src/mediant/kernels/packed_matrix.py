@@ -82,7 +82,7 @@ class WholeLevels:
         return cls(padded, float(-lowest) / unit, unit)
 
     def suits(self, bits: int) -> bool:
-        """Whether there is a number for each code of so many bits, which from 6 bits on is the code."""
+        """True if every code of `bits` bits has a number; from 6 bits on the number must be the code itself."""
         count = 1 << bits
         fits = len(self.numbers) == count or is_codebook(bits, len(self.numbers))
         return fits and (bits <= 5 or np.array_equal(self.numbers, np.arange(count)))
@@ -265,7 +265,7 @@ class PackedMatrix:
 
 
 def _has_partners(run: PackedRun, columns: int) -> bool:
-    """Whether codes of pairs are there behind the last column, which kernels would see and readers would not."""
+    """True if the padding after the last column holds pair codes: kernels read padding, other readers do not."""
     if not is_codebook(sum(run.widths), len(run.levels.numbers)):
         return False
     if run.data.size < octets(run.rows) * -(-columns // BLOCK) * BLOCK * sum(run.widths):
@@ -307,7 +307,7 @@ def widths_of(storage: str, stored: int, used: int) -> tuple[int, ...]:
 
 
 def bytes_before(runs: tuple[RowSpan, ...], columns: int) -> list[int]:
-    """Where each run of a matrix begins in its tiles, and the end."""
+    """Byte offsets in the tiles at which each row span of a matrix begins, and the end."""
     return [tile_bytes(runs[:count], columns) for count in range(len(runs) + 1)]
 
 

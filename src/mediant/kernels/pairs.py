@@ -24,7 +24,7 @@ BITS = 2
 
 
 def is_codebook(bits: int, entries: int) -> bool:
-    """Whether a table of so many entries at a depth is a codebook of pairs.
+    """True if a table of so many entries at a bit width is a codebook of pairs.
 
     >>> is_codebook(2, 32), is_codebook(2, 4), is_codebook(5, 32)
     (True, False, False)
@@ -33,7 +33,7 @@ def is_codebook(bits: int, entries: int) -> bool:
 
 
 def paired_columns(columns: int) -> int:
-    """How many of so many columns have a partner.
+    """Number of columns, of so many, that have a partner.
 
     >>> paired_columns(16), paired_columns(14), paired_columns(11)
     (16, 12, 8)
@@ -42,7 +42,7 @@ def paired_columns(columns: int) -> int:
 
 
 def pair_order(columns: int) -> NDArray[np.int64]:
-    """Which column comes when, so that pairs are neighbours and singles come last.
+    """Order of columns in which pairs are neighbours and singles come last.
 
     >>> pair_order(13).tolist()
     [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 10, 11]

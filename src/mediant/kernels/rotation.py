@@ -109,7 +109,7 @@ def hadamard_reference(x: Real) -> Real:
 
 
 def _hadamard_block(x: NDArray[Any]) -> NDArray[Any]:
-    """The same for rows that fit into a processor's cache; turned, so that every addition runs over long stretches."""
+    """Transforms rows that fit into a processor's cache; transposed, so that additions run over long stretches."""
     rows, size = x.shape
     here = np.ascontiguousarray(x.T)
     there = np.empty_like(here)

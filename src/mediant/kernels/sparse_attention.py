@@ -30,7 +30,7 @@ class Batch(Protocol):
 
     @property
     def edges(self) -> Sequence[Edge]:
-        """Where not every pair is allowed."""
+        """Tiles of the batch in which some pairs are forbidden."""
 
     @property
     def also(self) -> int:
@@ -78,7 +78,7 @@ class Rows:
         return Rows(self.flat.new_zeros(self._shape(size)), self.heads, self.group, self.tokens)
 
     def unset(self, size: int) -> Rows:
-        """The same with whatever is in memory."""
+        """Allocates rows of this layout with `size` values each, uninitialized."""
         return Rows(self.flat.new_empty(self._shape(size)), self.heads, self.group, self.tokens)
 
     def _shape(self, size: int) -> tuple[int, int]:
@@ -202,7 +202,7 @@ class Gathered:
     again: bool = True
 
     def batches(self, queries: Rows) -> Iterator[Batch]:
-        """As many tiles at once as `BATCH_PAIRS` allows."""
+        """Batches of as many tiles as `BATCH_PAIRS` allows."""
         most = max(1, BATCH_PAIRS // (self.queries_at.shape[1] * self.columns))
         for chosen, start in zip(self.queries_at.split(most), self.keys_at.split(most), strict=True):
             yield _Gathered(chosen, start[:, None] + torch.arange(self.columns, device=start.device))

@@ -57,7 +57,7 @@ class Positions:
         return mask if mask.nbytes <= ordered.nbytes else ordered
 
     def fault(self) -> str:
-        """What is impossible about it; empty if nothing is."""
+        """The first thing that is impossible about the positions, in words; empty if nothing is."""
         size = self.rows * self.columns
         if self.kind not in KINDS or not 0 < self.stored <= size or (self.row and self.row * self.rows != self.stored):
             return "the kind is unknown, or the numbers of weights do not fit"
@@ -166,7 +166,7 @@ class Positions:
         return mask
 
     def to_dict(self) -> dict[str, Any]:
-        """What a manifest says: all but the size of the matrix and what is 0."""
+        """Converts to the manifest's JSON, without the size of the matrix and fields that are 0."""
         found = {name: value for name, value in asdict(self).items() if name not in ("rows", "columns")}
         return {name: value for name, value in found.items() if value}
 
@@ -192,7 +192,7 @@ class Positions:
 
 
 def has_ranks(keep: int, of: int) -> bool:
-    """Whether `keep` of `of` neighbours can be stored as ranks.
+    """True if `keep` of `of` neighbours can be stored as ranks.
 
     >>> has_ranks(2, 4), has_ranks(4, 8), has_ranks(6, 12)
     (True, True, False)

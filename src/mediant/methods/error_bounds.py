@@ -76,7 +76,7 @@ def bounds(
 
 
 def outside(error: Floats, lattice: Lattice, scales: Floats, table: NDArray[Any], group: int) -> int:
-    """How many weights were beyond their grid when their turn came, given the whole error w - w^ [rows, columns].
+    """Counts weights beyond their grid when their turn came, from the whole error w - w^ [rows, columns].
 
     The carried errors e follow from E = e V, all in the lattice's order of columns.
     """

@@ -57,12 +57,12 @@ class Abilities:
 
     @property
     def writes(self) -> bool:
-        """Whether it predicts the next token, so that it is judged by its predictions and writes text."""
+        """True if the model predicts the next token: it is judged by its predictions and can write text."""
         return self.kind == "language model"
 
 
 def abilities(network: PreTrainedModel) -> Abilities:
-    """What can be done with the network, which may be on the meta device.
+    """Finds what can be done with a network, which may be on the meta device.
 
     A language model is compressed, evaluated, exported, and writes. An encoder, and a decoder or masked language model
     with whatever head, is compressed by what its hidden states lose, evaluated by comparing them, and exported; its
@@ -89,7 +89,7 @@ def abilities(network: PreTrainedModel) -> Abilities:
 
 
 def predicts(network: PreTrainedModel) -> bool:
-    """Whether the class is one that predicts tokens from those before, by transformers' lists."""
+    """True if the class predicts tokens from those before, by transformers' lists."""
     lists = (
         transformers.MODEL_FOR_CAUSAL_LM_MAPPING,
         transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -114,7 +114,7 @@ def check(network: PreTrainedModel, where: object) -> Abilities:
 
 
 def position_offset(network: nn.Module) -> int:
-    """How many positions are never used: RoBERTa and its kin begin to count behind the padding token.
+    """Number of positions that are never used: RoBERTa and its kin begin to count behind the padding token.
 
     Their embedding of positions has a padding index, and the first token has the position behind it.
     """

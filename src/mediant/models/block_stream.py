@@ -41,7 +41,7 @@ class BlockCall:
     keywords: Mapping[str, Any]
 
     def __eq__(self, other: object) -> bool:
-        """Whether both would have a block compute the same; windows of one length share their masks and rotations."""
+        """True if a block computes the same from both; windows of one length share their masks and rotations."""
         return isinstance(other, BlockCall) and _alike(
             (self.positional, dict(self.keywords)), (other.positional, dict(other.keywords))
         )

@@ -160,7 +160,7 @@ def block_path(name: str) -> str:
 
 
 def neuron_count(config: Mapping[str, Any]) -> str:
-    """What the configuration calls its number of neurons.
+    """Finds the configuration's name for its number of neurons.
 
     Raises:
         PlanError: none of the known names.

@@ -99,7 +99,7 @@ class _Dict:
         return dict(*arguments, **named)
 
     def fromkeys(self, *arguments: Any) -> dict[Any, Any]:
-        """As Python's."""
+        """Builds a dictionary with one value for all keys, as Python's `dict.fromkeys` does."""
         return dict.fromkeys(*arguments)
 
 

@@ -107,7 +107,7 @@ def parting_words(folder: Path) -> str | None:
 
 
 def download_filter() -> list[str]:
-    """The same rule as patterns of what not to download, for `snapshot_download`, where sizes are unknown.
+    """Patterns of files that `snapshot_download` skips, by the rule for companions, but sizes are unknown.
 
     A folder whose name begins with a digit is a module of sentence-transformers.
     """
@@ -172,7 +172,7 @@ def _modules(folder: Path) -> list[str]:
 
 @cache
 def _same_without(folder: Path, state: tuple[tuple[str, int], ...], spare: tuple[str, ...]) -> bool:
-    """Whether the tokenizer is the same without some of its files: its class, special tokens, and ids of a text.
+    """True if the tokenizer is the same without some of its files: its class, special tokens, and ids of a text.
 
     `state` is all that travels, with times of change, so that what changes is looked at again.
     """

@@ -100,7 +100,7 @@ def sealed(config: Mapping[str, Any], where: str, tokenizer: Mapping[str, Any] |
 
 
 def tokenizer_seal(folder: Path) -> Mapping[str, Any]:
-    """What the seal says of the tokenizer files of a checkpoint (`mediant.models.tokenizer`); empty without one."""
+    """The seal of a checkpoint's tokenizer files (`mediant.models.tokenizer`); empty without one."""
     found = _seal(read_config(folder)).get("tokenizer")
     return found if isinstance(found, Mapping) else {}
 

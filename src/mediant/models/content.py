@@ -51,7 +51,7 @@ def file_hash(path: Path) -> str:
 
 
 def file_state(path: Path) -> State:
-    """What changes when a file's bytes do: its status and a hash of `PAGES` pages of `PAGE` bytes spread evenly."""
+    """Reads what changes with a file's bytes: status and a hash of `PAGES` pages of `PAGE` bytes, evenly spread."""
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         last = max(status.st_size - PAGE, 0)

@@ -48,7 +48,7 @@ def converted(file: Path, progress: Progress = SILENT) -> Path:
 
 
 def _point(target: Path, file: Path) -> None:
-    """Has the folder take its weights from this file, where the one of the same bytes that it knew has gone."""
+    """Makes the folder take its weights from this file if the equal one that it knew has gone."""
     origin = read_json(target / ORIGIN)
     if not Path(origin["weights"]).is_file():
         files.write(target / ORIGIN, _json(origin | {"weights": str(file.resolve())}))

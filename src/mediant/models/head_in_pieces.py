@@ -53,7 +53,7 @@ class HeadInPieces:
             yield slice(begin, min(begin + size, positions))
 
     def outputs(self, ids: torch.Tensor, **options: Any) -> Any:
-        """What the trunk gives for token ids [1, window]: `last_hidden_state` [1, window, width] and what else it has.
+        """Runs the trunk on token ids [1, window]: `last_hidden_state` [1, window, width] and its other outputs.
 
         `options` go to the network's `forward`.
         """
@@ -112,7 +112,7 @@ class HeadInPieces:
         trunk.forward = forward
 
     def _agrees(self) -> bool:
-        """Whether a trial gives the logits of a plain pass."""
+        """True if a trial gives the logits of a plain pass."""
         with torch.no_grad():
             expected = self._whole(2)
             try:
@@ -156,7 +156,7 @@ def logits_of(network: Any) -> Callable[[torch.Tensor], torch.Tensor | list[Some
 
 
 def needs_pieces(network: Any, positions: int) -> bool:
-    """Whether logits of so many positions are too many to be computed at once."""
+    """True if logits of so many positions are too many to be computed at once."""
     weight = getattr(network.get_output_embeddings(), "weight", None)
     return weight is not None and positions * int(weight.shape[0]) > WHOLE
 
@@ -202,5 +202,5 @@ def _like(kind: type, states: torch.Tensor) -> Any:
 
 
 def _place(x: torch.Tensor) -> int:
-    """The same for all views of a tensor."""
+    """Returns the address of a tensor's storage, which all its views share."""
     return x.untyped_storage().data_ptr()

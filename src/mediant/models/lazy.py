@@ -41,11 +41,11 @@ class LazyTensor:
         return LazyTensor(shape, self.dtype, lambda: self.read().index_select(axis, chosen))
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> LazyTensor:
-        """The same shape and type with values that `change` computes from these, in float64."""
+        """Returns a lazy tensor of this shape and type; `change` computes its values from these, in float64."""
         return LazyTensor(self.shape, self.dtype, lambda: change(self.read().double()).to(self.dtype))
 
     def cast(self, dtype: torch.dtype) -> LazyTensor:
-        """The same values rounded to another type.
+        """Rounds the values to another type, when they are read.
 
         >>> LazyTensor.of(torch.tensor([0.1])).cast(torch.bfloat16).read().item()
         0.10009765625

@@ -64,13 +64,13 @@ def match(network: PreTrainedModel, stored: Iterable[str], tied: Iterable[tuple[
 
 
 def _required(network: PreTrainedModel, names: list[str]) -> list[str]:
-    """Those that the network cannot make by itself."""
+    """Leaves out names that the network can make by itself."""
     patterns = network._keys_to_ignore_on_load_missing or ()
     return [n for n in names if not any(re.search(p, n) for p in patterns)]
 
 
 def _known(network: PreTrainedModel, names: list[str]) -> list[str]:
-    """Those that are not known leftovers of older versions."""
+    """Leaves out names that are known leftovers of older versions."""
     patterns = [
         *(network._keys_to_ignore_on_load_unexpected or ()),
         r"rotary_emb\.inv_freq",

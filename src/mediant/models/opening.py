@@ -106,7 +106,7 @@ def _groups(
 
 
 def _equal(entries: Sequence[StoredTensor]) -> bool:
-    """Whether all entries hold the same numbers."""
+    """True if all entries hold the same numbers."""
     if len(entries) < 2:
         return True
     values = []
@@ -133,6 +133,6 @@ def positions(model: Model) -> int | None:
 
 
 def text_config(model: Model) -> dict[str, Any]:
-    """What the configuration says, that of the text part of a larger model over the rest."""
+    """Returns the configuration, with that of the text part of a larger model over the rest."""
     text = model.config.get("text_config")
     return {**model.config, **(text if isinstance(text, dict) else {})}

@@ -86,7 +86,7 @@ def plain(path: Path, name: str, progress: Progress = SILENT) -> Path:
 
 
 def decoding(path: Path, stored: Mapping[str, StoredTensor], declared: bool) -> Decoding:
-    """How the quantized weights among the stored tensors are decoded.
+    """Finds how the quantized weights among the stored tensors are decoded.
 
     Raises:
         ModelError: one is of a kind that is not decoded here, or its scale is missing.

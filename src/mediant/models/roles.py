@@ -68,18 +68,18 @@ def layer_index(path: str, modules: dict[str, nn.Module]) -> int:
 
 
 def _multiplies(module: nn.Linear) -> bool:
-    """Whether the module gives the product with its weights: a router may give what it makes of that."""
+    """True if the module returns the product with its weights; a router may return what it makes of that."""
     return type(module).forward is nn.Linear.forward or "Router" not in type(module).__name__
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Whether a module only scales and shifts its input: it has no children, and vectors as parameters."""
+    """True if a module only scales and shifts its input: it has no children, and vectors as parameters."""
     parameters = list(module.parameters(recurse=False))
     return bool(parameters) and not any(module.children()) and all(p.ndim == 1 for p in parameters)
 
 
 def _is_experts(module: nn.Module) -> bool:
-    """Whether a module stacks the matrices of several experts.
+    """True if a module stacks the matrices of several experts.
 
     transformers marks the experts whose forward pass can be exchanged with `is_transposed`; the few others
     have 'Experts' in the name of their class.
@@ -95,7 +95,7 @@ def _in_experts(module: nn.Module, tensor: Tensor) -> tuple[Role, Layout]:
 
 
 def _inputs_first(module: nn.Module) -> bool:
-    """Whether stacked matrices are [experts, in, out].
+    """True if stacked matrices are [experts, in, out].
 
     Where the module does not say, its shapes do: the first matrix reads the hidden state and the last one
     writes it, so one axis of each has the same size: axes 2 and 1 when outputs come first, 1 and 2 when

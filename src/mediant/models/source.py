@@ -63,7 +63,7 @@ def locate(spec: str, progress: Progress = SILENT) -> Path:
 
 
 def model_name(path: Path) -> str:
-    """What to call a model: its id on the hub, the name in the GGUF file it came from, or its folder's."""
+    """Name of a model: its id on the hub, the name in the GGUF file it came from, or its folder's."""
     try:
         return str(files.read_json(path / folder.ORIGIN)["name"])
     except (OSError, ValueError, KeyError, TypeError):  # not there, or a file of the user's with that name

@@ -37,7 +37,7 @@ class StoredTensor:
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """What the headers of the weight files say, by name.
+    """Reads the headers of the weight files, by tensor name.
 
     Raises:
         ModelError: a file is damaged.

@@ -153,7 +153,7 @@ def open_tokenizer(folder: Path) -> Tokenizer:
 
 
 def seal(folder: Path, config: Mapping[str, Any], contents: Mapping[str, bytes]) -> dict[str, Any] | None:
-    """What `config.json` of a compressed model says of its tokenizer, so that transformers need not be asked.
+    """Builds the tokenizer's entry in a compressed model's `config.json`, so that transformers need not be asked.
 
     Args:
         folder: the original model.
@@ -235,7 +235,7 @@ def _by_transformers(folder: Path) -> Any:
 
 
 def _entry(tokenizer: Any, contents: Mapping[str, bytes]) -> dict[str, Any]:
-    """What the cache folder keeps of a tokenizer of transformers; empty where its own code does the work."""
+    """Builds a transformers tokenizer's entry in the cache folder; empty where its own code does the work."""
     from transformers import TokenizersBackend
 
     own = ("_decode", "_encode_plus", "decode", "clean_up_tokenization", "apply_chat_template", "__call__")
@@ -286,7 +286,7 @@ def _templates(contents: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def _kind(config: Mapping[str, Any]) -> str:
-    """What of a configuration chooses the class of a tokenizer."""
+    """Selects the part of a configuration that chooses the class of a tokenizer."""
     return json.dumps([config.get("model_type"), config.get("tokenizer_class")])
 
 

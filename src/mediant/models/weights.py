@@ -112,7 +112,7 @@ class WeightReader:
         return next((self._direct[n] for n in (info.name, *info.aliases) if n in self._direct), None)
 
     def _fresh(self, name: str) -> bool:
-        """Whether a tensor that was read belongs to nobody else."""
+        """True if the array of a tensor that was read is shared with nobody."""
         key = self.key(name)
         return key is not None and stored.is_gguf(self._stored[key].file)
 

@@ -80,7 +80,7 @@ def narrowed(values: ArrayLike) -> Integers:
 
 
 def place(index: np.intp | int, shape: tuple[int, ...]) -> str:
-    """How a message names an element: `[2, 5]` for a flat index, nothing for a scalar."""
+    """Names an element in a message: `[2, 5]` for a flat index, nothing for a scalar."""
     return f"[{', '.join(str(i) for i in np.unravel_index(index, shape))}]" if shape else ""
 
 

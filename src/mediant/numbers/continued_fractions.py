@@ -187,7 +187,7 @@ def _divided_power_of_two(places: Unsigned, divisor: Unsigned) -> tuple[Unsigned
 
 
 def _stays_small(quotients: Integers) -> bool:
-    """Whether no convergent reaches 2^62, by the same recurrence in floating point."""
+    """True if no convergent reaches 2^62, by the same recurrence in floating point."""
     if quotients.dtype == object:
         return False
     with np.errstate(over="ignore", invalid="ignore"):

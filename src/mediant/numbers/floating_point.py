@@ -36,7 +36,7 @@ class Format:
 
     @property
     def bias(self) -> int:
-        """What is subtracted from the stored exponent."""
+        """The exponent bias: stored exponent minus true exponent."""
         return (1 << (self.exponent_bits - 1)) - 1
 
     @property

@@ -183,7 +183,7 @@ def _first_step(state: NDArray[np.int64], places: NDArray[np.int64], eps: Double
 
 
 def _within(v: NDArray[np.int64], q: NDArray[np.int64], places: NDArray[np.int64], eps: Doubles) -> NDArray[np.bool_]:
-    """Whether v / (2^places q) <= eps, exactly."""
+    """True if v / (2^places q) <= eps, exactly."""
     distance = v / np.ldexp(q.astype(np.float64), places)
     near: NDArray[np.bool_] = distance <= eps
     for i in np.flatnonzero(np.abs(distance - eps) <= _UNDECIDED * distance):

@@ -40,7 +40,7 @@ class Calibrator:
 
     @property
     def done(self) -> bool:
-        """Whether this run or another one has measured already."""
+        """True if this run or another one has measured already."""
         return self.workspace.has("statistics") or calibration_cache.has(self._key)
 
     @cached_property

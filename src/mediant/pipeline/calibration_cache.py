@@ -39,7 +39,7 @@ def take(key: Mapping[str, Any], folder: Path) -> bool:
 
 
 def has(key: Mapping[str, Any]) -> bool:
-    """Whether there is an entry for `key`."""
+    """True if there is an entry for `key`."""
     return files.cache_limit() > 0 and _entry(key).is_dir()
 
 
@@ -68,7 +68,7 @@ def _entry(key: Mapping[str, Any]) -> Path:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under another name. Files here are written whole and never changed in place."""
+    """Links the file under another name. Files here are written whole and never changed in place."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:

@@ -124,7 +124,7 @@ class Pruner:
         }
 
     def _gains(self, blocks: Blocks, kept: list[int], hidden: list[int], weights: WeightReader) -> dict[str, float]:
-        """What makes up for the mean square over fewer components: its root, relative to that over all, by norm.
+        """Returns factors for norms over fewer components: the kept components' root mean square over that of all.
 
         The input of a matrix behind a norm is x_j / rms(x) · g_j, so the mean of its square over g_j² says it.
         """
@@ -153,7 +153,7 @@ class Pruner:
 
 
 def removed(wanted: Any, count: int, what: str, multiple: int) -> int:
-    """How many of `count` parts go: a number of them, or a share such as `25%`, which leaves a multiple of `multiple`.
+    """Counts the parts to remove: `amount` itself, or a share such as `25%` that leaves a multiple of `multiple`.
 
     Raises:
         UsageError: it is neither, or nothing would be left.

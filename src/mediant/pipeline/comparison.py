@@ -154,7 +154,7 @@ class _Work:
     progress: Progress
 
     def folder(self, recipe: str, size: str) -> Path:
-        """Where the model by a recipe at a size lies."""
+        """Folder of the model by a recipe at a size."""
         return self.question.out / re.sub(r"[^\w.-]+", "-", f"{Path(recipe).stem}-{size}")
 
     def made(self, recipe: str, size: str) -> Row:

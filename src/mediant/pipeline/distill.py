@@ -90,7 +90,7 @@ class Lessons:
 
     @property
     def kept(self) -> bool:
-        """Whether the student was changed."""
+        """True if the student was changed."""
         return self.kl_after < self.kl_before
 
 
@@ -189,7 +189,7 @@ class _Run:
         return windows
 
     def _steps(self, distiller: Distiller, windows: torch.Tensor, original: dict[str, torch.Tensor]) -> tuple[int, int]:
-        """How many steps, and how many between two states kept: by a trial, after which all is as it was."""
+        """Finds the number of steps, and of steps between two states kept, by a trial that leaves no trace."""
 
         def compute() -> bytes:
             course = Course(TRIAL, self.lesson.batch, self.lesson.seed, TRIAL + 1)

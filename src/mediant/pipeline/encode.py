@@ -117,7 +117,7 @@ def encodings(run: Run, plan: Plan) -> Generator[Encoding, None, None]:
 
 
 def _shift(encoding: Encoding, weights: WeightReader, statistics: Statistics | None, plan: Plan) -> dict[str, Array]:
-    """What the bias of a quantized layer takes up: (W - W^) E[x], by the bias's name.
+    """Computes the correction of a quantized layer's bias, (W - W^) E[x], by the bias's name.
 
     First-order correction of Nagel et al. 2019 (arXiv 1906.04721, section 4.2).
     """

@@ -57,7 +57,7 @@ class Speeds:
 
 
 def of(run: Run) -> str | None:
-    """How long a compression to a size will take, in a sentence; None for what hardly takes any time, or for a plan."""
+    """Estimates the time of a compression, in a sentence; None for what hardly takes any time, or for a plan."""
     if run.given is not None or run.request.size is None or run.model.weights < FEWEST_WEIGHTS:
         return None
     calibrated = not run.calibrated or run.calibrator.done
@@ -96,7 +96,7 @@ def seconds(model: Model, tokens: int, work: Operations, speeds: Speeds, written
 
 
 def measure_speeds() -> Speeds:
-    """What this machine does at present."""
+    """Measures the speeds of this machine at present."""
     generator = np.random.default_rng(0)
     x = generator.standard_normal((SIDE, SIDE)).astype(np.float32)
     metric = (x.T @ x / SIDE + np.eye(SIDE)).astype(np.float64)
@@ -126,7 +126,7 @@ def _rate(work: Callable[[], object], operations: float) -> float:
 
 
 def sentence(expected: float, tuning: float = 0.0) -> str:
-    """What a person should know of it; `tuning` is the minutes that were asked for.
+    """Puts an estimate in words; `tuning` is the minutes that were asked for.
 
     >>> sentence(170), sentence(9000)
     ('This takes about 3 minutes.', 'This takes about 2.5 hours.')

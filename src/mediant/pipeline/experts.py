@@ -136,7 +136,7 @@ class Conversion:
 
     @cached_property
     def shape(self) -> Shape:
-        """How the MLP is cut.
+        """The numbers of experts and neurons that the MLP is cut into.
 
         Raises:
             UsageError: it cannot be cut so.
@@ -152,7 +152,7 @@ class Conversion:
 
     @cached_property
     def workspace(self) -> Workspace:
-        """Where finished steps are kept."""
+        """The folder of finished steps."""
         text = None if self.wish.calibration is None else files.file_sha256(self.wish.calibration)
         key = {"experts of": self.model.fingerprint, "text": text, "seed": self.wish.seed}
         return Workspace.open(self.wish.out.resolve(), key, self.wish.resume)
@@ -222,7 +222,7 @@ class Conversion:
 
 @torch.no_grad()
 def mlp_inputs(network: Any, windows: torch.Tensor) -> list[torch.Tensor]:
-    """What every MLP is given for windows [windows, tokens], float32 [tokens, hidden] each."""
+    """Collects the inputs of every MLP for windows [windows, tokens], float32 [tokens, hidden] each."""
     found: list[list[torch.Tensor]] = []
 
     def hook(kept: list[torch.Tensor]) -> Callable[..., None]:

@@ -51,7 +51,7 @@ class Run:
 
     @property
     def changes_structure(self) -> bool:
-        """Whether there are structural edits, without finding out which."""
+        """True if there are structural edits; does not find out which."""
         return bool(self.recipe.structure if self.given is None else self.given.structure)
 
     @cached_property
@@ -100,7 +100,7 @@ class Run:
 
     @property
     def needs_hessian(self) -> bool:
-        """Whether any tensor's rounding goes by more than diagonal sensitivities, or may in a run that shares."""
+        """True if any tensor's rounding goes by more than diagonal sensitivities, or may in a run that shares."""
         if self.kept is not None:
             return True
         if self.given is None:
@@ -109,7 +109,7 @@ class Run:
 
     @cached_property
     def workspace(self) -> Workspace:
-        """Where finished steps are kept; other sizes, plans and recipes share what does not depend on them."""
+        """The folder of finished steps; other sizes, plans and recipes share what does not depend on them."""
         key = {
             "model": self.original.fingerprint,
             "structure": self.recipe.structure if self.given is None else self.given.structure,
@@ -151,7 +151,7 @@ class Run:
 
     @property
     def calibrated(self) -> bool:
-        """Whether any text is read; else weights are all that is looked at."""
+        """True if any text is read; else only weights are looked at."""
         return self.recipe.calibrated if self.given is None else self.given.calibrated
 
     @property
@@ -166,12 +166,12 @@ class Run:
 
     @property
     def calibration(self) -> Calibration | None:
-        """What a checkpoint says of the text; None where none is read."""
+        """The checkpoint's account of the text; None where none is read."""
         text = self.described
         return Calibration(text.source, text.tokens, text.fingerprint) if self.calibrated else None
 
     def hints(self, plan: Plan) -> dict[str, Any]:
-        """What forms of the plan ask of the whole model, by tensor; none where none asks."""
+        """Measures what forms of the plan ask of the whole model, by tensor; empty where none asks."""
         found: dict[str, Any] = {}
         for kind in sorted({type(form) for form in plan.tensors.values()}, key=lambda kind: kind.method):
             if (hints := hints_of(kind)) is not None:
@@ -199,6 +199,6 @@ class Run:
         return None if self.request.size is None else parse_size(self.request.size, self.original)
 
     def steps(self, plan: Plan) -> Workspace:
-        """Where the finished tensors of a plan are kept; it makes no difference to them what follows rounding."""
+        """Returns the folder of a plan's finished tensors, which does not depend on what follows rounding."""
         rounded = dataclasses.replace(plan, tune_steps=0, block_steps=0, code_steps=0, after={})
         return self.workspace.branch(rounded.to_json())

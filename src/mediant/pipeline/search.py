@@ -84,7 +84,7 @@ def smallest_within(
 
 
 def between(low: int, high: int, above: float, below: float) -> int:
-    """Where the line from `above` the limit at `low` to `below` it at `high` meets it; in the middle nine tenths."""
+    """Interpolates: where the line from `above` at `low` to -`below` at `high` is 0, within the middle nine tenths."""
     share = above / (above + below) if math.isfinite(above) else 0.5
     return round(low + min(0.95, max(0.05, share)) * (high - low))
 

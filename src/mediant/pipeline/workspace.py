@@ -52,7 +52,7 @@ class Workspace:
         return self.read(name)
 
     def has(self, name: str) -> bool:
-        """Whether a step is finished."""
+        """True if a step is finished."""
         return (self.folder / name).exists()
 
     def read(self, name: str) -> bytes:
@@ -74,7 +74,7 @@ class Workspace:
 
 @cache
 def versions() -> list[str]:
-    """What results are computed with: the hash of Mediant's own source, and the versions of libraries."""
+    """Identifies the code behind results: the hash of Mediant's own source, and the versions of libraries."""
     root = Path(files.__file__).parent
     source = b"".join(file.read_bytes() for file in sorted(root.rglob("*.py")))
     return [files.sha256(source), *(version(name) for name in ("numpy", "torch", "transformers"))]

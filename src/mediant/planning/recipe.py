@@ -71,7 +71,7 @@ class Recipe:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What its score and rounding ask of calibration, such as `hessian`."""
+        """Statistics that the recipe's score and rounding need, such as `hessian`."""
         return discovery.needs("pruning.scores", self.score) | discovery.needs("rounding", self.rounding)
 
     def tensor_plan(self, runs: tuple[RowSpan, ...], role: Role = "linear") -> Form:
@@ -113,7 +113,7 @@ def load_recipe(name_or_file: str) -> Recipe:
 
 
 def _data(file: Path | Traversable) -> Any:
-    """What a recipe file says, with the fields of its stages in their place."""
+    """Reads a recipe file, with the fields of its stages in their place."""
     data = yaml.safe_load(file.read_text(encoding="utf-8"))
     if not isinstance(data, dict) or "stages" not in data:
         return data

@@ -29,7 +29,7 @@ def lines(figures: Figures) -> list[list[str]]:
 
 
 def notes(figures: Figures) -> str:
-    """What a reader has to know to judge the table."""
+    """Lists the facts that a reader needs to judge the table."""
     texts = [f"text {number}: {text}" for number, text in enumerate(_texts(figures), 1)]
     references = [
         f"original's perplexity {card['reference_perplexity']:.3f}" for card in _cards(figures) if "kl" in card

@@ -56,7 +56,7 @@ def render(summary: Summary, scores: Sequence[Score] = ()) -> str:
 
 
 def cost(card: Card) -> str:
-    """What a compression cost, in one plain sentence."""
+    """Puts the cost of a compression in one plain sentence."""
     if isinstance(card, EmbeddingScorecard):
         return (
             f"Its sentence vectors have a mean cosine of {card.cosine:.4f} to the original's over {card.sentences} "

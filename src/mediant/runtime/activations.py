@@ -136,7 +136,7 @@ class RoundedCache(DynamicCache):  # type: ignore[misc]
 
 
 def logits(network: Any, activations: Activations) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What `evaluation.divergence.compare` takes; inputs are rounded if `round_inputs` was called."""
+    """Returns the function from token ids to logits that `evaluation.divergence.compare` takes."""
 
     def forward(ids: torch.Tensor) -> torch.Tensor:
         if activations.cache_bits:

@@ -66,7 +66,7 @@ def places(
     device: torch.device | str = "cpu",
     **_: Any,
 ) -> Tensor:
-    """What stands in for a mask: [batch, 1, 1, 3] of positions of the first query and key, and the own window or 0.
+    """Builds a mask's substitute: [batch, 1, 1, 3] of first query and key position, and the own window or 0.
 
     The arguments are those of the mask functions of transformers.
 

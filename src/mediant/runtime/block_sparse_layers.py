@@ -35,7 +35,7 @@ class _Skipping:
         module.forward = self.forward  # type: ignore[method-assign,assignment]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """What the module would give."""
+        """Computes the module's output; skips its zero blocks where weights are fixed float32 on the CPU."""
         weight, bias = self.module.weight, self.module.bias
         learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
         changed = self.loaded[0] is not weight or self.loaded[1] != weight._version

@@ -178,11 +178,11 @@ class Decoder:
         self.native.set_views(self._views)
 
     def views(self, precision: float | None) -> list[int]:
-        """Which view of each matrix a precision takes; errors as for `set_precision`."""
+        """Returns the view of each matrix that a precision takes; errors as for `set_precision`."""
         return self._dial.views(precision)
 
     def set_threads(self, threads: int) -> None:
-        """How many threads compute from the next call on."""
+        """Sets the number of threads from the next call on."""
         self.threads = threads
         self.native.set_threads(threads)
 
@@ -313,5 +313,5 @@ def _known(source: Source, name: str) -> str:
 
 
 def _tied(source: Source, embedding: str, head: str) -> bool:
-    """Whether the head is the embedding: it has no tensor of its own."""
+    """True if the head is the embedding: it has no tensor of its own."""
     return source.name(f"{head}.weight") in (None, source.name(f"{embedding}.weight"))

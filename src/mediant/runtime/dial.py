@@ -28,7 +28,7 @@ class Dial:
 
     @property
     def precisions(self) -> tuple[float, ...]:
-        """Those there are, in bits, ascending; a single one where the model is not stored nested."""
+        """Precisions that can be read, in bits, ascending; a single one where the model is not stored nested."""
         if not self._cuts:
             return self._whole_bits
         least, most = (_rounded_up(self._means[end]) for end in (-1, 0))
@@ -36,7 +36,7 @@ class Dial:
         return (least, *between, most)
 
     def views(self, precision: float | None) -> list[int]:
-        """Which view of each matrix a precision takes; None takes all bits.
+        """Returns the view of each matrix that a precision takes; None takes all bits.
 
         Raises:
             UsageError: the model cannot be read with so few bits.

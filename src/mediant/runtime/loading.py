@@ -51,7 +51,7 @@ def build(
     arguments: Sequence[Any] = (),
     planes: int | None = None,
 ) -> Any:
-    """What `network_class.from_pretrained(folder, *arguments, **settings)` should give for the decoded weights.
+    """Builds the network that `network_class.from_pretrained(folder, *arguments, **settings)` should give.
 
     They are float32 unless `settings` ask for another `dtype`: rounding them to the type in which the original was
     stored would be an error on top of the compression's.
@@ -83,7 +83,7 @@ def _dense(config: PretrainedConfig) -> PretrainedConfig:
 
 
 def _restore(network: PreTrainedModel, folder: Path, own_generation: bool) -> None:
-    """What transformers only sets when it reads a folder: where the network is from, and how it generates."""
+    """Sets what transformers only sets when it reads a folder: the network's origin and generation settings."""
     network.config.name_or_path = network.name_or_path = str(folder)
     # It was given the network's own names; save_pretrained writes those of this architecture's files all the same.
     network._weight_conversions = None

@@ -164,7 +164,7 @@ def surest(logits: Floats) -> float:
 
 
 def _growth(decoder: Decoder, precision: float) -> float:
-    """How many times the bytes of the present precision another one reads."""
+    """Returns the bytes that a precision reads, relative to those of the present one."""
     return decoder.bytes_at(precision) / decoder.bytes_per_token
 
 

@@ -84,7 +84,7 @@ class Sampler:
         return found
 
     def weights(self, logits: Floats) -> Floats:
-        """What is drawn from, relative to the likeliest token."""
+        """Returns unnormalized probabilities of the tokens, relative to the likeliest one."""
         z = self._penalized(logits)
         s = self.sampling
         weights = np.exp((z - z.max()) * np.float32(1 / s.temperature)).astype(np.float32)

@@ -36,7 +36,7 @@ class Runner(Protocol):
     vocabulary: int
 
     def set_threads(self, threads: int) -> None:
-        """How many threads compute from now on."""
+        """Sets the number of threads from now on."""
 
     def prefill_seconds(self, tokens: list[int]) -> float:
         """Seconds to read a text from its beginning, with the logits behind its end."""
@@ -159,7 +159,7 @@ def bandwidth(threads: int) -> float:
 
 
 def alone(module: str, *arguments: str) -> dict[str, float]:
-    """What `python -m module arguments` prints, as JSON: measured in a process of its own.
+    """Runs `python -m module arguments` in a process of its own and returns the JSON that it prints.
 
     Raises:
         ModelError: it failed.

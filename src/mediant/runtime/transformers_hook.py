@@ -128,7 +128,7 @@ def _downloaded(name: str, settings: dict[str, Any]) -> Path | None:
 
 
 def _load(cls: type[PreTrainedModel], folder: Path, settings: dict[str, Any], arguments: Sequence[Any]) -> Any:
-    """What `from_pretrained` promises for the checkpoint in `folder`."""
+    """Loads the checkpoint in `folder` as `from_pretrained` promises."""
     from mediant.checkpoint.reader import open_checkpoint
     from mediant.runtime.loading import build
 

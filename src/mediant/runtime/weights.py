@@ -23,7 +23,7 @@ class Source(Protocol):
     """Where tensors come from, by the names that transformers gives them."""
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is such a tensor, under this name or another of it."""
+        """True if there is such a tensor, under this name or another of it."""
 
     def name(self, name: str) -> str | None:
         """The first name of the tensor of that name; None where there is none."""
@@ -62,11 +62,11 @@ class CheckpointSource:
         return dense(self._checkpoint.decoded(encoding)) if views is None else replace(views, name=known)
 
     def vector(self, name: str) -> Floats:
-        """Decoded."""
+        """Returns a vector of the checkpoint, decoded."""
         return self.weight(name)
 
     def weight(self, name: str) -> Floats:
-        """Decoded, in the tensor's own shape."""
+        """Returns a tensor of the checkpoint, decoded, in its own shape."""
         return self._checkpoint.weight(self._names[name])
 
 
@@ -85,11 +85,11 @@ class ModelSource:
         return self._names.get(name)
 
     def matrix(self, name: str) -> Views:
-        """As it is."""
+        """Returns a matrix of the plain model, as float weights."""
         return dense(self._reader.read(name))
 
     def vector(self, name: str) -> Floats:
-        """As it is."""
+        """Returns a vector of the plain model, as float weights."""
         return np.asarray(self._reader.read(name), np.float32)
 
 

@@ -37,7 +37,7 @@ def amounts(model: Model, tokens: int, hessians: Hessians) -> list[Amount]:
 
 
 def sentence(found: Sequence[Amount]) -> str:
-    """What a person should know of it, in one line."""
+    """Puts the calibration coverage in words, in one line."""
     if not found:
         return "Calibrated without Hessians."
     least, most = found[-1].tokens_per_input, found[0].tokens_per_input

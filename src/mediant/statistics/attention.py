@@ -41,7 +41,7 @@ class Reach:
 
     @property
     def local(self) -> bool:
-        """Whether a sliding window is likely to change little."""
+        """True if a sliding window is likely to change little."""
         return self.beyond <= LOCAL_SHARE
 
 

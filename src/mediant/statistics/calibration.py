@@ -94,7 +94,7 @@ def unwritten(model: Model, seed: int) -> CalibrationText:
 
 
 def tokens_to_write(model: Model, seed: int) -> int:
-    """How many tokens of calibration text the model has yet to write; none where they are in the cache folder."""
+    """Number of tokens of calibration text that the model has yet to write; 0 if they are in the cache folder."""
     shape = _shape(model, None)
     return 0 if _cached(model, *shape, seed, "calibration").exists() else math.prod(shape)
 

@@ -31,7 +31,7 @@ PAIRS = "pairs"
 
 
 def column_order(metric: Doubles, group: int, name: str) -> Order | None:
-    """Which column comes when, for a positive definite metric [n, n]; None for the natural order.
+    """Orders the columns for a positive definite metric [n, n]; None for the natural order.
 
     Raises:
         ValueError: there is no such order.

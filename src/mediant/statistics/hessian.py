@@ -85,7 +85,7 @@ class ByExpert(Sequence[NDArray[np.float64]]):
 
 
 def expert_key(tensor: str, number: int) -> str:
-    """What a stack's expert is called among inputs."""
+    """Name of a stack's expert among inputs."""
     return f"{tensor}#{number}"
 
 
@@ -205,7 +205,7 @@ def whole(upper: Strips) -> torch.Tensor:
 
 
 def _outside_squares(strip: torch.Tensor) -> float:
-    """What a strip and its mirror image add to the sum of squares outside the diagonal."""
+    """Sums the squares that a strip and its mirror image have outside the diagonal."""
     return 2 * float(strip.square().sum(dtype=torch.float64) - strip.diagonal().square().sum())
 
 

@@ -190,12 +190,12 @@ class Recorder:
         return self.network(input_ids=ids) if self.causal else hidden_states(self.network, ids)
 
     def _held(self, x: torch.Tensor) -> tuple[bool, torch.Tensor]:
-        """What is kept of an activation until it runs backward: 2^-9 of a square's noise, averaged over all tokens."""
+        """Keeps an activation for the backward pass, float32 as bfloat16: noise of 2^-9 of a square, averaged out."""
         halved = x.dtype == torch.float32 and _place(x) not in self.fixed
         return halved, x.bfloat16() if halved else x
 
     def _given(self, inputs: torch.Tensor) -> _Given:
-        """What is needed of the inputs of a layer, computed once for layers in turn that are given the same."""
+        """Prepares a layer's inputs; once for consecutive layers that are given the same."""
         if self.local.given is None or self.local.given.inputs is not inputs:
             x = _tokens(inputs.detach())
             calmed = tempered(x)
@@ -281,7 +281,7 @@ def sampled(p: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def reads_rows(module: torch.nn.Embedding) -> bool:
-    """Whether its input says which rows come out; the positions of OPT and BART are computed inside the module."""
+    """True if a module's input says which rows come out; OPT and BART compute positions inside the module."""
     return type(module).forward is torch.nn.Embedding.forward
 
 
@@ -291,7 +291,7 @@ def _unheld(kept: tuple[bool, torch.Tensor]) -> torch.Tensor:
 
 
 def _place(x: torch.Tensor) -> int:
-    """The same for all views of a tensor."""
+    """Returns the address of a tensor's storage, which all its views share."""
     return x.untyped_storage().data_ptr()
 
 

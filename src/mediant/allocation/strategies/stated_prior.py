@@ -115,7 +115,7 @@ class StatedPrior:
 
 
 def _errors(sample: Array, info: TensorInfo, recipe: Recipe, value: float) -> dict[int, float]:
-    """What rows of that value are taken to lose at each depth."""
+    """Returns the assumed loss at each bit width of rows that are worth `value`."""
     plan = recipe.tensor_plan((), info.role)
     layer = prepare(sample, plan.rotation, None)
     plans = {bits: plan.with_runs((RowSpan(len(sample), bits),)) for bits in recipe.depths}

@@ -79,7 +79,7 @@ def stored_tensors(model: Dense, architecture: Architecture, kind: str, progress
 
 
 def rounded(values: Floats, kind: str) -> Floats:
-    """What a reader makes of the values once they are stored in a type."""
+    """Rounds values to a type: stores them in it and reads them back."""
     blocks = gguf.quants.quantize(np.ascontiguousarray(values), IDS[kind])
     return np.asarray(gguf.quants.dequantize(blocks, IDS[kind]), np.float32).reshape(values.shape)
 
@@ -110,7 +110,7 @@ def _type(name: str, shape: tuple[int, ...], read: Callable[[], Floats], kind: s
 
 
 def holds(kind: str, values: Floats) -> bool:
-    """Whether a type keeps every value finite and no whole row zero.
+    """True if a type keeps every value finite and no whole row zero.
 
     >>> holds("f16", np.full((1, 32), 1e5, np.float32)), holds("q8_0", np.full((1, 32), 1e5, np.float32))
     (False, True)

@@ -31,7 +31,7 @@ MOST_CLUSTERS = 256
 
 
 def cluster_count(rows: int, size: int) -> int:
-    """How many clusters of about `size` rows there are."""
+    """Number of clusters of about `size` rows."""
     return min(MOST_CLUSTERS, max(1, (2 * rows + size) // (2 * size)))
 
 
@@ -83,7 +83,7 @@ class CompandedMatrix:
         return weights
 
     def parts(self) -> dict[str, Array]:
-        """What is stored."""
+        """Arrays as they are stored, by name."""
         streams = [
             pack(np.concatenate(pieces), bits) for bits in range(1, MOST_DEPTH + 1) if (pieces := self._at(bits))
         ]

@@ -58,7 +58,7 @@ def codes(weights: torch.Tensor, scales: torch.Tensor, centres: torch.Tensor, de
 
 
 def decoded(found: torch.Tensor, scales: torch.Tensor, centres: torch.Tensor, depths: torch.Tensor) -> torch.Tensor:
-    """What codes [rows, columns] stand for."""
+    """Returns the values of codes [rows, columns]."""
     return centres + scales * _LEVELS[depths.long(), found]
 
 
@@ -94,7 +94,7 @@ def _error(weights: torch.Tensor, scales: torch.Tensor, centres: torch.Tensor, d
 
 
 def stored(values: torch.Tensor) -> torch.Tensor:
-    """As bfloat16 holds them."""
+    """Rounds values to bfloat16, in which they are stored."""
     exact: NDArray[np.float32] = to_float32(from_float32(np.ascontiguousarray(values.numpy(), np.float32)))
     return torch.from_numpy(exact)
 

@@ -57,7 +57,7 @@ class Compand(Form):
         return Length(arrays["codes"].size)
 
     def side_from_dict(self, info: TensorInfo, given: Mapping[str, Any], parts: Parts) -> Length:
-        """What the array says itself."""
+        """Reads the length of the codes from the shape of their array; the manifest says nothing beside it."""
         shape = parts["codes"][1] if "codes" in parts else ()
         return Length(shape[0] if shape else 0)
 

@@ -78,7 +78,7 @@ class DemandHints:
         return demand(layer.matrix, squares, clusters(layer.matrix, squares.mean(axis=1), form.cluster))
 
     def side(self, form: Compand, hint: Demand) -> Length:
-        """How long the codes will be."""
+        """Returns the length that the codes will have."""
         return Length(code_bytes(depths(hint, form.multiplier), hint.clusters))
 
 

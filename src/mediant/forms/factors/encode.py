@@ -115,7 +115,7 @@ def _factored(
 
 
 def balanced(factors: Product) -> Product:
-    """The same product with equal root mean squares of both sides of every component."""
+    """Scales both sides of every component to equal root mean squares; the product stays."""
     left, right = (np.sqrt(np.square(f).mean(axis=axis)) for f, axis in zip(factors, (0, 1), strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.sqrt(right / left)

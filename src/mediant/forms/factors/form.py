@@ -60,7 +60,7 @@ class Factors(Form):
             self.factors[name].check(factor)
 
     def needs(self) -> frozenset[str]:
-        """What the decomposition and its factors need."""
+        """Statistics that the decomposition and the forms of its factors need."""
         return discovery.needs("low_rank", self.low_rank).union(*(plan.needs() for plan in self.factors.values()))
 
     def to_dict(self) -> dict[str, Any]:

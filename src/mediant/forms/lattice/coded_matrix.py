@@ -59,7 +59,7 @@ class SideInformation:
         return self.row_classes[:, None] + self.column_classes
 
     def parts(self) -> dict[str, Array]:
-        """It as it is stored."""
+        """The side information's arrays as they are stored, by name."""
         scales = from_float32(self.row_scales)
         pieces = [
             (scales >> 8).astype(np.uint8),
@@ -121,7 +121,7 @@ class CodedMatrix:
         return steps
 
     def parts(self) -> dict[str, Array]:
-        """What is stored. The curves are those that fit the numbers, whichever the side information has."""
+        """Arrays as they are stored. Curves are fitted to the numbers; those of `side` are not used."""
         classes = self.side.classes
         curves = entropy_codes.fit_curves(self.numbers, classes)
         return {

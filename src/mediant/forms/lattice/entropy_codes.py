@@ -41,7 +41,7 @@ UNSEEN = 0.02
 
 
 def count(numbers: Numbers, classes: Bytes) -> Integers:
-    """How often each magnitude occurs in each class, [classes, magnitudes]; arguments as for `fit_curves`."""
+    """Counts each magnitude in each class, [classes, magnitudes]; arguments as for `fit_curves`."""
     magnitudes, flat = np.abs(numbers.reshape(-1).astype(np.int32)), classes.reshape(-1)
     width = int(magnitudes.max(initial=0)) + 1
     cells = width * (int(flat.max(initial=0)) + 1)

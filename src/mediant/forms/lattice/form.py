@@ -49,7 +49,7 @@ class EntropyCoded(Form):
         return Lengths(arrays["codes"].size, arrays["codebook"].size)
 
     def side_from_dict(self, info: TensorInfo, given: Mapping[str, Any], parts: Parts) -> Lengths:
-        """What the arrays say themselves."""
+        """Reads the lengths of codes and codebook from the shapes of their arrays."""
         shapes = [parts[name][1] if name in parts else () for name in ("codes", "codebook")]
         return Lengths(*(shape[0] if shape else 0 for shape in shapes))
 
@@ -86,7 +86,7 @@ class EntropyCoded(Form):
         return {**arrays, **tuned.parts()}
 
     def other_coding(self, info: TensorInfo, arrays: Arrays, side: Lengths | None) -> int:
-        """As many bits for all numbers of a row as the largest takes."""
+        """Counts the bytes that bit widths fixed for each row would add: as many bits as its range of numbers takes."""
         columns = info.matrix_shape[1]
         numbers = CodedMatrix.from_parts(arrays, columns).numbers.astype(np.int64)
         spans = numbers.max(axis=1) - numbers.min(axis=1) + 1

@@ -43,7 +43,7 @@ class Quantize(Settings):
             discovery.make("balancing", self.basis["by"])
 
     def needs(self) -> frozenset[str]:
-        """What its rounding needs."""
+        """Statistics that the rounding needs."""
         return discovery.needs("rounding", self.rounding)
 
     def with_runs(self, runs: tuple[RowSpan, ...]) -> Quantize:
@@ -55,7 +55,7 @@ class Quantize(Settings):
         return replace(self, drops=drops) if self.storage == "nested" else self
 
     def stored_row(self, info: TensorInfo) -> tuple[int, int]:
-        """As the layout has it."""
+        """Returns the layout's size of a row of codes."""
         return self.layout.stored_row(info.matrix_shape[1])
 
     def shared_bytes(self) -> int:
@@ -86,7 +86,7 @@ class Quantize(Settings):
         return replace(super().of_recipe(settings, runs), runs=runs, basis=basis)
 
     def side(self, info: TensorInfo) -> GridInfo:
-        """What the file says of the grid."""
+        """Returns the description of the grid that is stored in the file."""
         return grid_info(self.grid, self.runs)
 
     def side_to_dict(self, side: GridInfo) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Quantize(Settings):
         return {**arrays, self.layout.part: decoding.packed(self, codes)}
 
     def other_coding(self, info: TensorInfo, arrays: Arrays, side: Side) -> int:
-        """As many bytes as the entropy of each run's codes has."""
+        """Counts the bytes that coding at the entropy of each row span's codes would add."""
         return decoding.entropy_change(self, info, arrays)
 
     def mapped(self, info: TensorInfo) -> bool:

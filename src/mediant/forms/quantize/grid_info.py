@@ -37,7 +37,7 @@ class GridInfo:
     zero_point: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """As the manifest says it."""
+        """Converts the description to the manifest's JSON."""
         if self.zero_point:
             return {"kind": "zero_point"}
         if self.counts:
@@ -74,7 +74,7 @@ def _count(parts: Parts, bits: int) -> int:
 
 
 def grid_info(grid: Mapping[str, Any], runs: tuple[RowSpan, ...]) -> GridInfo:
-    """What a file says of the grid that a plan names, at the bit widths of the runs.
+    """Describes the grid that a plan names, at the bit widths of its row spans, for the file.
 
     Raises:
         PlanError: there is no such grid, or it does not have such a bit width.

@@ -29,7 +29,7 @@ Reader = Callable[[int, int], Floats]
 
 
 def suits(plan: object, info: TensorInfo) -> bool:
-    """Whether a tensor is so large, and its plan such, that it is encoded in pieces."""
+    """True if a tensor is large enough, and its plan such, that it is encoded in pieces."""
     return (
         isinstance(plan, Quantize)
         and info.size >= LARGE

@@ -42,12 +42,12 @@ class Settings(Form):
 
     @property
     def scale_form(self) -> ScaleForm:
-        """How scales are stored; ValueError if in no way there is."""
+        """The way scales are stored; ValueError if there is none."""
         return ScaleForm(self.scale_bits, self.scale_signed, self.scale_steps)
 
     @property
     def layout(self) -> Rows | Tiles:
-        """How codes lie in the file."""
+        """The layout of codes in the file."""
         return layout(self.storage)
 
     @property

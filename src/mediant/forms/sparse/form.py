@@ -48,7 +48,7 @@ class Sparse(Form):
 
     @property
     def runs(self) -> tuple[RowSpan, ...]:
-        """Those of its values."""
+        """Row spans of the values, with their bit widths."""
         return self.values.runs
 
     @property
@@ -63,7 +63,7 @@ class Sparse(Form):
         self.values.check(self._stored(info, self.positions(info)))
 
     def needs(self) -> frozenset[str]:
-        """What its score and its values need."""
+        """Statistics that the score and the form of the values need."""
         return discovery.needs("pruning.scores", self.score) | self.values.needs()
 
     def with_runs(self, runs: tuple[RowSpan, ...]) -> Sparse:
@@ -75,7 +75,7 @@ class Sparse(Form):
         return self.positions(info).row, 1
 
     def shared_bytes(self) -> int:
-        """Those of its values."""
+        """Returns the shared bytes of the values' form."""
         return self.values.shared_bytes()
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Sparse(Form):
         return cls(values, settings["pattern"], settings["score"])
 
     def positions(self, info: TensorInfo) -> Positions:
-        """Where the weights are, by the pattern.
+        """Returns the positions of the weights, by the pattern.
 
         Raises:
             PlanError: there is no such pattern, or it does not fit the matrix.

@@ -15,12 +15,12 @@ class Attention(Protocol):
     """
 
     def mask(self, q: Tensor, k: Tensor) -> Tensor:
-        """Which pairs are allowed, [queries, keys] or [batch, heads, queries, keys]: the readable reference."""
+        """Allowed pairs, [queries, keys] or [batch, heads, queries, keys]: the readable reference."""
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, softcap: float | None = None
     ) -> Tensor:
-        """What dense attention under `mask` gives, in time that grows with the allowed pairs, with gradients.
+        """Computes dense attention under `mask`, with gradients, in time that grows with the allowed pairs.
 
         Args:
             q: [batch, heads, queries, size], any real type.

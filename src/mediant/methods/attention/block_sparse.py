@@ -73,7 +73,7 @@ class BlockSparse:
             raise ValueError("blocks are either chosen or a stride apart; one of stride and top has to be 0")
 
     def mask(self, q: Tensor, k: Tensor) -> Tensor:
-        """Which pairs are allowed: [queries, keys], or [batch, heads, queries, keys] if blocks are chosen."""
+        """Allowed pairs: [queries, keys], or [batch, heads, queries, keys] if blocks are chosen."""
         i, j = positions(q, k)
         t, c = i // self.block, j // self.block
         seen = (t - c <= self.near) | (c < self.first)

@@ -58,7 +58,7 @@ class Local:
             raise ValueError("the block is less than 1 or the number of blocks before it less than 0")
 
     def mask(self, q: Tensor, k: Tensor) -> Tensor:
-        """Which pairs are allowed, [queries, keys]."""
+        """Allowed pairs, [queries, keys]."""
         i, j = positions(q, k)
         return (j <= i) & (i // self.block - j // self.block <= self.before)
 

@@ -60,7 +60,7 @@ class SlidingWindow:
             raise ValueError("the window is less than 1 or the number of sinks less than 0")
 
     def mask(self, q: Tensor, k: Tensor) -> Tensor:
-        """Which pairs are allowed, [queries, keys]."""
+        """Allowed pairs, [queries, keys]."""
         i, j = positions(q, k)
         return (j <= i) & ((j > i - self.window) | (j < self.sinks))
 

@@ -62,7 +62,7 @@ class Expert(nn.Module):
         self.activation = activation
 
     def hidden(self, x: Tensor) -> Tensor:
-        """What its neurons say to tokens [tokens, hidden], before the last product: [tokens, neurons]."""
+        """Returns the neurons' activations for tokens [tokens, hidden], before the last product: [tokens, neurons]."""
         act, up = ACTIVATIONS[self.activation], functional.linear(x, self.up)
         return act(up) if self.gate is None else act(functional.linear(x, self.gate)) * up
 
@@ -95,7 +95,7 @@ class Mixture(nn.Module):
         self.settings = settings or Settings()
 
     def routing(self, x: Tensor) -> Routing:
-        """Where tokens [tokens, hidden] go."""
+        """Routes tokens [tokens, hidden] to experts."""
         s = self.settings
         return route(functional.linear(x, self.router), s.k, s.scores, s.normalised)
 

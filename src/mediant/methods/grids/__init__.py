@@ -19,7 +19,7 @@ class Grid(Protocol):
 
     @property
     def zero_point(self) -> bool:
-        """Whether every group stores an integer zero beside its scale."""
+        """True if every group stores an integer zero beside its scale."""
 
     def levels(
         self, bits: int, sample: NDArray[Any] | None = None, weights: NDArray[Any] | None = None

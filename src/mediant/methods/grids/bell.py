@@ -44,7 +44,7 @@ class Bell:
 
     @property
     def zero_point(self) -> bool:
-        """Never."""
+        """False: groups store no zero."""
         return False
 
     def levels(

@@ -50,7 +50,7 @@ class Nested:
 
     @property
     def zero_point(self) -> bool:
-        """Never."""
+        """False: groups store no zero."""
         return False
 
     def levels(

@@ -41,7 +41,7 @@ class Normal:
 
     @property
     def zero_point(self) -> bool:
-        """Never."""
+        """False: groups store no zero."""
         return False
 
     def levels(

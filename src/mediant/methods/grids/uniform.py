@@ -53,7 +53,7 @@ class Uniform:
 
     @property
     def zero_point(self) -> bool:
-        """Whether every group stores an integer zero."""
+        """True if every group stores an integer zero beside its scale."""
         return self.kind == "zero_point"
 
     def levels(

@@ -17,7 +17,7 @@ class Factors(NamedTuple):
     right: Doubles
 
     def product(self) -> Doubles:
-        """What they stand for, [rows, columns]."""
+        """The product of the factors, [rows, columns]."""
         return self.left @ self.right
 
     def first(self, rank: int) -> Factors:

@@ -21,7 +21,7 @@ Doubles = NDArray[np.float64]
 
 
 def column_losses(score: str, matrix: Array, statistics: LayerStatistics | None, seed: int = 0) -> Doubles:
-    """What each column of a matrix [rows, columns] is worth.
+    """Scores each column of a matrix [rows, columns]: the loss of removing it.
 
     Raises:
         PlanError: there is no such score.

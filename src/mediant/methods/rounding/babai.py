@@ -122,7 +122,7 @@ class Babai:
 
 
 def in_place(found: Rounded, order: NDArray[np.int64] | None, group: int) -> Rounded:
-    """What was found for the columns `order` of a matrix, as it is for the matrix itself."""
+    """Moves results for the columns `order` of a matrix back to the matrix's own order."""
     if order is None:
         return found
     back = np.argsort(order)

@@ -163,6 +163,6 @@ def _block(
 
 
 def _outside(weights: Floats, scale: Floats, zero: Floats, table: Floats) -> int:
-    """How many weights are more than half a step beyond the grid's ends."""
+    """Counts weights more than half a step beyond the grid's ends."""
     position = np.divide(weights, scale, out=np.zeros_like(weights), where=scale != 0) + zero
     return int(((position < table[0] - 0.5) | (position > table[-1] + 0.5)).sum())

@@ -48,7 +48,7 @@ class AttentionPattern:
     layers: Sequence[int] = ()
 
     def edited(self, config: Config, tensors: Tensors) -> tuple[Config, Tensors]:
-        """The same tensors, and a configuration that says how these layers attend."""
+        """Returns the tensors unchanged, and a configuration that says how these layers attend."""
         count = layer_count(config)
         layers = set(self.layers) or set(range(count))
         if not all(type(n) is int and 0 <= n < count for n in layers):

@@ -92,5 +92,5 @@ def method_of(alpha: float, temperature: float, hidden: float, rate: float, lora
 
 
 def held_out(windows: int) -> torch.Tensor:
-    """Which windows judge and are not learned from: about eight, evenly spread, never all."""
+    """Chooses the windows that judge and are not learned from: about eight, evenly spread, never all."""
     return torch.arange(windows) % max(2, -(-windows // HELD_OUT)) == 0

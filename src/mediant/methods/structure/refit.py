@@ -108,7 +108,7 @@ METHOD = Refit
 
 
 def outlet(blocks: Blocks, part: str) -> str:
-    """What leads out of the neurons or heads of a block, if these are in a module of their own; else nothing.
+    """Name of the module after a block's neurons or heads, if these are in a module of their own; else empty.
 
     >>> outlet(Blocks.of(["h.0.mlp.fc1.weight", "h.0.mlp.fc2.weight"]), "neurons")
     'fc2'

@@ -94,7 +94,7 @@ class MixtureTuner(Tuner):
         self.descent = Descent(self.others, RATE, sizes=sizes)
 
     def values(self) -> dict[str, torch.Tensor]:
-        """What was learned, by the tensor's name."""
+        """Copies of the tuned parameters, by tensor name."""
         return {name: parameter.detach().clone() for name, parameter in self.others.items()}
 
 

@@ -67,7 +67,7 @@ def _linear(module: nn.Module) -> bool:
 
 
 def _transposed(module: nn.Module) -> bool:
-    """Whether it is GPT-2's linear module, which stores its matrix the other way round."""
+    """True for GPT-2's linear module, which stores its matrix [in, out]."""
     return type(module).__name__ == "Conv1D"
 
 

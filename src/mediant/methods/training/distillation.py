@@ -168,7 +168,7 @@ class Distiller:
         return float(np.mean(list(ordered(measured, windows, compute_alone))))
 
     def values(self) -> dict[str, torch.Tensor]:
-        """What was learned so far, by the names of the student's parameters."""
+        """The student's trained parameters so far, by name."""
         return {name: parameter.detach() for name, parameter in self.student.named_parameters()}
 
     def _gradient(self, parameters: list[nn.Parameter], masks: Sequence[torch.Tensor | None]) -> Gradient:
@@ -182,7 +182,7 @@ class Distiller:
 
 
 def _kept(parameter: torch.Tensor) -> torch.Tensor | None:
-    """Where a pruned matrix has weights; None for what was not pruned."""
+    """Mask of the weights that a pruned matrix has; None for one that was not pruned."""
     mask = parameter.detach() != 0
     pruned = parameter.ndim > 1 and 1 - float(mask.float().mean()) > PRUNED
     return mask if pruned else None

@@ -163,7 +163,7 @@ class Latent(nn.Module):
         self.gain = nn.Parameter(torch.ones(len(scale)))
 
     def _wide(self, values: torch.Tensor, where: slice) -> torch.Tensor:
-        """What groups [rows, groups] have, for every weight of some rows."""
+        """Repeats values of groups [rows, groups] for every weight of some rows."""
         return values[where].repeat_interleave(self.group, 1)[:, : self.columns]
 
     def _zeros(self, where: slice) -> torch.Tensor | float:

@@ -95,7 +95,7 @@ class Tuner:
         return float(np.mean(list(ordered(measured, windows, compute_alone))))
 
     def tuned(self) -> Tuned:
-        """What was learned so far."""
+        """The tuned values so far."""
         gains = {name: gain.detach().numpy() for name, gain in self.gains.items()}
         return Tuned(gains, {name: p.detach().float().numpy() for name, p in self.others.items()})
 

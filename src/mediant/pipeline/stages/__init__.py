@@ -25,7 +25,7 @@ class Stage(Protocol):
 
     @property
     def place(self) -> int:
-        """Where it stands among the stages."""
+        """Position among the stages."""
 
     def asked(self, plan: Plan) -> bool:
         """Tells whether a plan wants it."""

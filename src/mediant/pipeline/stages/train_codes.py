@@ -79,7 +79,7 @@ class TrainCodes:
 
 
 def trainable(info: TensorInfo, plan: Form) -> bool:
-    """Whether the codes of a tensor can learn: a matrix of a block, quantized as a whole."""
+    """True if the codes of a tensor can learn: a matrix of a block, quantized as a whole."""
     return (
         plan.trainable and info.role == "linear" and info.layout in ("out_in", "in_out") and bool(block_path(info.name))
     )
@@ -262,7 +262,7 @@ class _Stream:
         return note
 
     def _entering(self, network: Any, window: torch.Tensor) -> torch.Tensor:
-        """What the first block is given."""
+        """Computes the hidden states that enter the first block."""
         found = []
 
         def stop(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -281,14 +281,14 @@ class _Stream:
         return entering
 
     def output(self, path: str, hidden: torch.Tensor) -> torch.Tensor:
-        """What a block makes of hidden states."""
+        """Computes a block's output for the hidden states of one window."""
         args, kwargs = self.calls[path]
         found = self.blocks[path](hidden, *args, **kwargs)
         output: torch.Tensor = found[0] if isinstance(found, tuple) else found
         return output
 
     def outputs(self, path: str) -> Sequence[torch.Tensor]:
-        """The same of all windows."""
+        """Computes a block's outputs for the hidden states of all windows."""
 
         def of(hidden: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():

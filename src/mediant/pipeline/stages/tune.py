@@ -69,7 +69,7 @@ class Tune:
 
 
 def steps_within(run: Run, plan: Plan, minutes: float) -> int:
-    """How many steps fit into so many minutes on this machine, by trial; kept, so that a resumed run takes as many."""
+    """Counts the steps that fit into so many minutes here, by a trial; kept, so that a resumed run takes as many."""
 
     def compute() -> bytes:
         tuner = Tuner(load_reference(run.model), load_reference(run.original), tunable(plan), run.model.tensors)
@@ -89,7 +89,7 @@ def tunable(plan: Plan) -> set[str]:
 
 
 def learned(run: Run, plan: Plan, encodings: Encodings) -> Tuned:
-    """What tuning finds for the rounded weights of a plan; nothing where that is no better on held-out windows.
+    """Tunes the rounded weights of a plan; returns nothing if that is no better on held-out windows.
 
     Raises:
         TextError: the calibration text is too short to hold any of it out.

@@ -18,7 +18,7 @@ def describe(config: Config) -> Description:
 
 
 def gemma(config: Config) -> dict[str, Any]:
-    """What all Gemmas share: norms that multiply by 1 + weight, and embeddings scaled by the root of their width."""
+    """Describes what all Gemmas share: norms by 1 + weight, and embeddings scaled by the root of their width."""
     config.get("hidden_act")  # an old name beside hidden_activation, which the class does not heed
     if config.truth("use_bidirectional_attention"):
         raise Unsupported("its attention looks ahead")

@@ -46,7 +46,7 @@ def texts(vocabulary: Vocabulary, normalizes: bool) -> Iterator[str]:
 
 
 def _words(vocabulary: Vocabulary) -> list[str]:
-    """What tokens stand for, longer ones; those of byte pairs where they are whole characters."""
+    """Returns the texts of the longer tokens; of byte-pair tokens only those that are whole characters."""
     normal = [t for t, k in zip(vocabulary.tokens, vocabulary.types, strict=True) if k == gguf.TokenType.NORMAL]
     if vocabulary.model != "gpt2":
         return [token.replace("\u2581", " ") for token in normal if len(token) > 2]
@@ -61,5 +61,5 @@ def _words(vocabulary: Vocabulary) -> list[str]:
 
 
 def _some(items: Sequence[str], most: int) -> list[str]:
-    """So many, spread evenly."""
+    """Takes at most `most` of the items, evenly spread."""
     return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)

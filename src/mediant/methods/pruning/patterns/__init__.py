@@ -18,14 +18,14 @@ class Pattern(Protocol):
         """Neighbouring columns that are chosen together."""
 
     def positions(self, rows: int, columns: int) -> Positions:
-        """How many weights of a matrix stay, and how their places are stored.
+        """Returns the number of weights of a matrix that stay, and the storage of their places.
 
         Raises:
             ValueError: the pattern does not fit a matrix of that size.
         """
 
     def mask(self, scores: NDArray[np.float64], begin: int = 0, total: int | None = None) -> NDArray[np.bool_]:
-        """What to keep of scores [rows, columns]: those worth most; of equal ones the first.
+        """Chooses the weights to keep by scores [rows, columns]: those worth most; of equal ones the first.
 
         The scores may be some neighbouring columns of a matrix with `total` columns, from `begin` on: then the shares
         of all stretches add up to what the whole matrix keeps.

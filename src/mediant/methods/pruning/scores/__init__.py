@@ -18,7 +18,7 @@ class Score(Protocol):
     """What a file in this folder offers as `METHOD`: a frozen dataclass with this member."""
 
     def prune(self, layer: Layer, pattern: Pattern) -> tuple[Mask, Doubles]:
-        """What to keep of a layer's matrix [rows, columns], and the weights there, 0 elsewhere."""
+        """Chooses what to keep of a layer's matrix [rows, columns], and finds the weights there, 0 elsewhere."""
 
 
 def kept(layer: Layer, scores: Doubles, pattern: Pattern) -> tuple[Mask, Doubles]:

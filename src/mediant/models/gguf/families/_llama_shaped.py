@@ -77,7 +77,7 @@ def sizes(header: Header) -> dict[str, Any]:
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """Those of a network with RMS norms and heads that are rotated whole."""
+    """Returns the configuration of a network with RMS norms and heads that are rotated whole."""
     head = head_size(header)
     return sizes(header) | {
         "head_dim": head,
@@ -87,7 +87,7 @@ def settings(header: Header) -> dict[str, Any]:
 
 
 def rms_epsilon(header: Header) -> float:
-    """What RMS norms add to the mean square."""
+    """Reads the epsilon that RMS norms add to the mean square."""
     return float(header.take("attention.layer_norm_rms_epsilon"))
 
 
