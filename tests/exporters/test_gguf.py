@@ -19,6 +19,7 @@ from mediant.exporters.gguf.architectures import ARCHITECTURES
 from mediant.exporters.gguf.parameters import CHECKED, ONLY, SAYS_NOTHING, SHOWN_BY_TENSORS, WRITTEN, check_parameters
 from mediant.exporters.gguf.reading import GgufModel
 from mediant.models.opening import open_model
+from mediant.models.reference import load_reference
 
 
 def logits(network, tokens):
@@ -27,13 +28,14 @@ def logits(network, tokens):
 
 
 @pytest.mark.parametrize("name", ["llama", "llama_tied", "qwen2"])
-def test_transformers_reads_the_same_model_back(name, tiny_folder, tmp_path):
+def test_transformers_and_our_reader_read_the_same_model_back(name, tiny_folder, tmp_path):
     export(str(tiny_folder(name)), tmp_path / "model.gguf", "f32")
     original = AutoModelForCausalLM.from_pretrained(tiny_folder(name)).state_dict()
-    model = open_model(str(tmp_path / "model.gguf"))
-    again = AutoModelForCausalLM.from_pretrained(model.path).state_dict()
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf").state_dict()
+    ours = load_reference(open_model(str(tmp_path / "model.gguf"))).state_dict()
     for tensor in original:
-        assert torch.equal(original[tensor], again[tensor]), tensor
+        assert torch.equal(original[tensor], theirs[tensor]), tensor
+        assert torch.equal(original[tensor], ours[tensor]), tensor
 
 
 def test_qwen3_is_stored_as_it_is(tiny_folder, tmp_path):
