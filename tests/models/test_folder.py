@@ -46,6 +46,16 @@ def test_a_config_that_is_no_object(text, tmp_path):
         folder.read_config(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json", "model.safetensors"])
+@pytest.mark.parametrize("itself", [False, True])
+def test_a_link_to_nowhere(copy, name, itself):
+    """Nothing else would notice a lost tokenizer before the weights are read."""
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).symlink_to(name if itself else "nowhere")
+    with pytest.raises(ModelError, match=f"{name} is a link to a file that is not there"):
+        folder.check(copy)
+
+
 def test_no_weights(copy):
     (copy / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"no weights: neither model\.safetensors nor"):

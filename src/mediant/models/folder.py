@@ -29,7 +29,7 @@ def check(folder: Path) -> None:
 
     Raises:
         ModelError: it is a Mediant checkpoint, has no config.json, has no whole set of safetensors weights, or a
-            file in it is not what its name says.
+            file in it is a link to nowhere or not what its name says.
     """
     if (folder / CHECKPOINT).exists():
         raise ModelError(f"{folder} is a Mediant checkpoint; give the model it was made from{_origin(folder)}.")
@@ -38,7 +38,11 @@ def check(folder: Path) -> None:
         hint = f"; for the GGUF file in it give {guesses[0]}" if guesses else ""
         raise ModelError(f"The folder {folder} has no config.json, so it is not a Hugging Face model{hint}.")
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in CHECKED and file.is_file():
+        if file.suffix.lower() not in CHECKED:
+            continue
+        if file.is_symlink() and not file.exists():
+            raise ModelError(f"{file} is a link to a file that is not there; put the file back, or download it again.")
+        if file.is_file():
             impostors.check(file)
     read_config(folder)
     weight_files(folder)
