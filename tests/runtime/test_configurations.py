@@ -24,7 +24,7 @@ from mediant.models import architecture
 from mediant.models import configuration as configurations
 from mediant.models.configuration import resolve, sealed
 from mediant.runtime.decoder import Decoder
-from mediant.runtime.description import Unsupported
+from mediant.runtime.description import UnsupportedModel
 from mediant.runtime.families import describe
 from mediant.runtime.weights import dense
 
@@ -173,7 +173,7 @@ def judge(name: str, config: dict[str, Any]) -> str:
     expected = shared(name).by_transformers(copy.deepcopy(config))
     try:
         found, allowed = shared(name).by_decoder(copy.deepcopy(config))
-    except Unsupported:
+    except UnsupportedModel:
         return "unsupported"
     except (ModelError, CheckpointError) as problem:
         return "refused" if expected is None else f"WRONG, transformers runs it: {problem}"
@@ -262,5 +262,5 @@ def test_entries_that_no_code_reads_do_not_tell() -> None:
     plain = resolve({**shared("llama").config})
     assert resolve(shared("llama").config | harmless).telling == plain.telling
     assert "is_causal" in resolve(shared("llama").config | {"is_causal": False}).telling
-    with pytest.raises(Unsupported, match="sets attention_chunk_size to 8"):
+    with pytest.raises(UnsupportedModel, match="sets attention_chunk_size to 8"):
         describe(resolve(shared("llama").config | {"attention_chunk_size": 8}))

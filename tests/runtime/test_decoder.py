@@ -16,7 +16,7 @@ from mediant.kernels import native
 from mediant.models.configuration import Configuration, resolve
 from mediant.runtime import reference_decoder
 from mediant.runtime.decoder import Decoder
-from mediant.runtime.description import Description, Unsupported
+from mediant.runtime.description import Description, UnsupportedModel
 from mediant.runtime.families import describe
 from mediant.runtime.weights import dense
 
@@ -256,5 +256,5 @@ def test_what_is_not_known_is_said() -> None:
         ({"rope_parameters": {"rope_type": "linear"}}, "lacks the entry 'factor'"),
         ({"mediant_attention_layers": [None, {"name": "local"}]}, "an attention pattern"),
     ):
-        with pytest.raises(Unsupported, match=why):
+        with pytest.raises(UnsupportedModel, match=why):
             describe(Configuration(LLAMA | change, frozenset()))

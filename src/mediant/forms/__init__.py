@@ -4,7 +4,7 @@
 
 `FORM` is a frozen dataclass of what a plan says of one tensor (forms/contract.py): its arrays and exact bytes, what a
 manifest says beside the plan, decoding, verifying, what the native decoder multiplies by, words for people. It imports
-no torch, so that checkpoints are read without. `encode.py` finds the arrays and may import anything (forms/encoding.py).
+no torch, so that checkpoints are read without. `encode.py` finds the arrays and may import all (forms/encoding.py).
 
 Nobody outside asks for a form's name, only for what it can do.
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mediant.kernels import native
 from mediant.models.configuration import configuration
-from mediant.runtime.description import Unsupported
+from mediant.runtime.description import UnsupportedModel
 from mediant.runtime.families import describe
 
 
@@ -38,5 +38,5 @@ def choose(folder: str | Path) -> Choice:
         return Choice(False, "the native kernels were not built, or are switched off by MEDIANT_KERNELS")
     try:
         return Choice(True, f"it is of the family {describe(found).family}")
-    except Unsupported as problem:
+    except UnsupportedModel as problem:
         return Choice(False, str(problem))

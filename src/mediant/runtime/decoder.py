@@ -29,7 +29,7 @@ from mediant.models.configuration import configuration
 from mediant.models.folder import CHECKPOINT
 from mediant.progress import SILENT, Progress
 from mediant.runtime.activation_bits import USUAL, is_precise
-from mediant.runtime.description import Description, Unsupported
+from mediant.runtime.description import Description, UnsupportedModel
 from mediant.runtime.dial import Dial
 from mediant.runtime.expansion import expanded
 from mediant.runtime.families import describe
@@ -83,11 +83,11 @@ class Decoder:
             activation_bits: to which inputs of packed matrices are rounded, 15 or 8; 8 is faster.
 
         Raises:
-            Unsupported: the native kernels were not built.
+            UnsupportedModel: the native kernels were not built.
             CheckpointError: a tensor is missing or of another shape.
         """
         if native is None:
-            raise Unsupported("the native kernels were not built, or are switched off by MEDIANT_KERNELS")
+            raise UnsupportedModel("the native kernels were not built, or are switched off by MEDIANT_KERNELS")
         if kv_bits not in KV_BITS:
             raise UsageError(f"Keys and values take {', '.join(map(str, KV_BITS))} bits, not {kv_bits}.")
         self.description, self.threads, self.kv_bits, self.chunk = (
@@ -128,7 +128,7 @@ class Decoder:
         An entropy-coded one is expanded at its first start.
 
         Raises:
-            Unsupported: the native decoder does not run such a model.
+            UnsupportedModel: the native decoder does not run such a model.
             CheckpointError: it is damaged.
             ModelError: there is no model.
         """

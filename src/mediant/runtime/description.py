@@ -30,7 +30,7 @@ ACTIVATIONS = {
 }
 
 
-class Unsupported(ModelError):  # noqa: N818
+class UnsupportedModel(ModelError):  # noqa: N818
     """The native decoder does not run such a model; the message says what is in the way."""
 
 
@@ -107,7 +107,7 @@ IRRELEVANT = frozenset((
 
 
 class Config:
-    """A resolved configuration; absent or strange entries become `Unsupported`, with one sentence.
+    """A resolved configuration; absent or strange entries become `UnsupportedModel`, with one sentence.
 
     >>> Config(Configuration({"hidden_size": 8, "rms_norm_eps": None}, frozenset())).whole("hidden_size")
     8
@@ -118,16 +118,20 @@ class Config:
         self._unread = set(configuration.telling) - IRRELEVANT
         # Sinks, blocks and the like (methods/structure/attention.py); a plain window is in the model's own entries.
         if any(self.get("mediant_attention_layers") or ()):
-            raise Unsupported("some of its layers have an attention pattern that only transformers computes so far")
+            raise UnsupportedModel(
+                "some of its layers have an attention pattern that only transformers computes so far"
+            )
 
     def check_all_read(self) -> None:
         """Refuses entries that change the network and that no family asked for.
 
         Raises:
-            Unsupported: there is one.
+            UnsupportedModel: there is one.
         """
         for name in sorted(self._unread):
-            raise Unsupported(f"its config.json sets {name} to {self.entries[name]!r}, which only transformers heeds")
+            raise UnsupportedModel(
+                f"its config.json sets {name} to {self.entries[name]!r}, which only transformers heeds"
+            )
 
     def get(self, name: str) -> Any:
         """The entry; None where it is absent or null."""
@@ -138,7 +142,7 @@ class Config:
         """A positive whole number."""
         found = self.get(name)
         if type(found) is not int or found < 1:
-            raise Unsupported(f"its config.json gives {name} as {found!r}, not as a positive whole number")
+            raise UnsupportedModel(f"its config.json gives {name} as {found!r}, not as a positive whole number")
         return found
 
     def real(self, name: str) -> float:
@@ -149,21 +153,21 @@ class Config:
         """A truth value; null is false, as it is in Python."""
         found = self.get(name)
         if not isinstance(found, bool | None):
-            raise Unsupported(f"its config.json gives {name} as {found!r}, not as true or false")
+            raise UnsupportedModel(f"its config.json gives {name} as {found!r}, not as true or false")
         return bool(found)
 
     def cap(self, name: str) -> float:
         """A soft cap; 0 where it is null, which is none."""
         found = 0.0 if self.get(name) is None else self.real(name)
         if self.get(name) is not None and found <= 0:
-            raise Unsupported(f"its config.json gives {name} as {found!r}, not as a positive number")
+            raise UnsupportedModel(f"its config.json gives {name} as {found!r}, not as a positive number")
         return found
 
     def activation(self, name: str) -> str:
         """The activation of the MLP."""
         found = self.get(name)
         if found not in ACTIVATIONS:
-            raise Unsupported(f"its activation {found!r} is not among {', '.join(ACTIVATIONS)}")
+            raise UnsupportedModel(f"its activation {found!r} is not among {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[found]
 
     def windows(self) -> list[int]:
@@ -171,7 +175,7 @@ class Config:
         kinds, known = self.get("layer_types"), {"sliding_attention": True, "full_attention": False}
         layers = self.whole("num_hidden_layers")
         if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in known for kind in kinds):
-            raise Unsupported(f"its layer_types are not {layers} times sliding_attention or full_attention")
+            raise UnsupportedModel(f"its layer_types are not {layers} times sliding_attention or full_attention")
         self.get("sliding_window")
         return [self.whole("sliding_window") if known[kind] else 0 for kind in kinds]
 
@@ -180,8 +184,8 @@ def real(name: str, found: Any) -> float:
     """A finite number of a configuration.
 
     Raises:
-        Unsupported: it is none.
+        UnsupportedModel: it is none.
     """
     if type(found) not in (int, float) or not np.isfinite(found):
-        raise Unsupported(f"its config.json gives {name} as {found!r}, not as a number")
+        raise UnsupportedModel(f"its config.json gives {name} as {found!r}, not as a number")
     return float(found)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mediant.runtime.description import Config, Rope, Unsupported, real
+from mediant.runtime.description import Config, Rope, UnsupportedModel, real
 
 Floats = NDArray[np.float32]
 
@@ -29,24 +29,24 @@ def rope(config: Config, head_dim: int, kind: str | None = None) -> Rope:
         kind: the kind of layer, where the configuration has rotations for each.
 
     Raises:
-        Unsupported: a form of rotation that is not known, or an entry that the form lacks or does not know.
+        UnsupportedModel: a form of rotation that is not known, or an entry that the form lacks or does not know.
     """
     given = config.get("rope_parameters")
     given = given.get(kind) if kind is not None and isinstance(given, Mapping) else given
     if not isinstance(given, Mapping):
-        raise Unsupported("the entries about its rotation of positions are not an object")
+        raise UnsupportedModel("the entries about its rotation of positions are not an object")
     name = str(given.get("rope_type"))
     if name not in _FORMS:
-        raise Unsupported(f"its rotation of positions is {name!r}; there are: {', '.join(_FORMS)}")
+        raise UnsupportedModel(f"its rotation of positions is {name!r}; there are: {', '.join(_FORMS)}")
     needed, further, form = _FORMS[name]
     entries = {key: value for key, value in given.items() if key not in ("rope_type", "type") and value is not None}
     if missing := ({"rope_theta", *needed} - entries.keys()):
-        raise Unsupported(f"its rotation {name!r} lacks the entry {min(missing)!r}")
+        raise UnsupportedModel(f"its rotation {name!r} lacks the entry {min(missing)!r}")
     if strange := (entries.keys() - {"rope_theta", *needed, *further}):
-        raise Unsupported(f"its rotation {name!r} has an entry {min(strange)!r}, which only transformers heeds")
+        raise UnsupportedModel(f"its rotation {name!r} has an entry {min(strange)!r}, which only transformers heeds")
     base = real("rope_theta", entries["rope_theta"])
     if base <= 0 or head_dim % 2:
-        raise Unsupported(f"its rotation has the base {base} for heads of {head_dim}; positive and even are known")
+        raise UnsupportedModel(f"its rotation has the base {base} for heads of {head_dim}; positive and even are known")
     powers = np.float32(base) ** (np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
     frequencies = (np.float32(1) / powers).astype(np.float32)
     return form(frequencies, _Entries(name, entries), base, kind is not None)
@@ -62,7 +62,7 @@ class _Entries:
         """A number other than zero."""
         found = real(f"{name} of its rotation {self._form!r}", self._entries[name])
         if found == 0:
-            raise Unsupported(f"its rotation {self._form!r} has 0 as {name}")
+            raise UnsupportedModel(f"its rotation {self._form!r} has 0 as {name}")
         return found
 
     def get(self, name: str, otherwise: Any) -> Any:
@@ -85,7 +85,7 @@ def _linear(frequencies: Floats, given: _Entries, base: float, nested: bool) -> 
 def _llama3(frequencies: Floats, given: _Entries, base: float, nested: bool) -> Rope:
     factor, low, high, trained = (np.float32(given.number(name)) for name in LLAMA3)
     if high <= low:
-        raise Unsupported(f"its rotation 'llama3' has high_freq_factor {high} not above low_freq_factor {low}")
+        raise UnsupportedModel(f"its rotation 'llama3' has high_freq_factor {high} not above low_freq_factor {low}")
     turns = trained / (np.float32(2 * math.pi) / frequencies)  # in the length the model was trained on
     smooth = np.clip((turns - low) / (high - low), 0, 1).astype(np.float32)
     return Rope((1 - smooth) * frequencies / factor + smooth * frequencies)
@@ -101,7 +101,7 @@ def _yarn(frequencies: Floats, given: _Entries, base: float, nested: bool) -> Ro
     def dimension(turns: float) -> float:
         """The pair that turns so often in the length the model was trained on."""
         if base == 1 or trained <= 0 or turns <= 0:
-            raise Unsupported("its rotation 'yarn' has numbers for which it is not defined")
+            raise UnsupportedModel("its rotation 'yarn' has numbers for which it is not defined")
         return size * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(base))
 
     low, high = dimension(given.number_or("beta_fast", 32)), dimension(given.number_or("beta_slow", 1))

@@ -2,7 +2,7 @@
 `describe`, which turns a resolved configuration into a `Description`. Nothing else has to be edited to add one.
 
 A family asks for every entry that makes two of its networks differ. An entry that tells and that it never asks for
-makes the model `Unsupported`, so a family cannot overlook one. Defaults are none of its business: a resolved
+makes the model `UnsupportedModel`, so a family cannot overlook one. Defaults are none of its business: a resolved
 configuration has them all.
 """
 
@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from mediant.models.configuration import Configuration
-from mediant.runtime.description import Config, Description, Unsupported
+from mediant.runtime.description import Config, Description, UnsupportedModel
 
 
 @cache
@@ -33,14 +33,14 @@ def describe(configuration: Configuration) -> Description:
     """The decoder that a configuration describes.
 
     Raises:
-        Unsupported: no family knows it, or it has something that the native decoder lacks.
+        UnsupportedModel: no family knows it, or it has something that the native decoder lacks.
     """
     model_type, named = (configuration.entries.get(name) for name in ("model_type", "architectures"))
     family = known().get(str(model_type))
     if family is None:
-        raise Unsupported(f"its model_type {model_type!r} is not among {', '.join(sorted(known()))}")
+        raise UnsupportedModel(f"its model_type {model_type!r} is not among {', '.join(sorted(known()))}")
     if named and named[0] != family.ARCHITECTURE:
-        raise Unsupported(f"its config.json names the architecture {named[0]!r}, not {family.ARCHITECTURE!r}")
+        raise UnsupportedModel(f"its config.json names the architecture {named[0]!r}, not {family.ARCHITECTURE!r}")
     config = Config(configuration)
     found: Description = family.describe(config)
     config.check_all_read()

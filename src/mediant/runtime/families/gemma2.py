@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mediant.runtime.description import Config, Description, Unsupported
+from mediant.runtime.description import Config, Description, UnsupportedModel
 from mediant.runtime.families._llama_shaped import ATTENTION, SANDWICH_NORMS, biased, llama_shaped
 
 MODEL_TYPES = ("gemma2",)
@@ -21,10 +21,10 @@ def gemma(config: Config) -> dict[str, Any]:
     """Describes what all Gemmas share: norms by 1 + weight, and embeddings scaled by the root of their width."""
     config.get("hidden_act")  # an old name beside hidden_activation, which the class does not heed
     if config.truth("use_bidirectional_attention"):
-        raise Unsupported("its attention looks ahead")
+        raise UnsupportedModel("its attention looks ahead")
     scalar = config.real("query_pre_attn_scalar")
     if scalar <= 0:
-        raise Unsupported(f"its config.json gives query_pre_attn_scalar as {scalar!r}, not as a positive number")
+        raise UnsupportedModel(f"its config.json gives query_pre_attn_scalar as {scalar!r}, not as a positive number")
     return {
         "activation": "hidden_activation",
         "norm_offset": 1.0,

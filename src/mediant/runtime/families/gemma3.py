@@ -4,7 +4,7 @@ and a rotation of their own.
 
 from __future__ import annotations
 
-from mediant.runtime.description import Config, Description, Unsupported
+from mediant.runtime.description import Config, Description, UnsupportedModel
 from mediant.runtime.families._llama_shaped import QUERY_KEY_NORMS, SANDWICH_NORMS, head_size, llama_shaped
 from mediant.runtime.families.gemma2 import gemma
 from mediant.runtime.rope import rope
@@ -17,7 +17,7 @@ def describe(config: Config) -> Description:
     """Rotation 0 is that of full layers, 1 that of layers with a window."""
     if config.cap("attn_logit_softcapping"):
         # One implementation of attention in transformers applies it and the usual one does not; no model has it.
-        raise Unsupported("its soft cap on scores means different things to parts of transformers")
+        raise UnsupportedModel("its soft cap on scores means different things to parts of transformers")
     windows, head_dim = config.windows(), head_size(config)
     return llama_shaped(
         config,
