@@ -67,7 +67,7 @@ def test_the_writer_gives_the_bytes_of_the_example(
     example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = open_checkpoint(example)
-    monkeypatch.setattr(manifest, "installed", lambda _: read.manifest.tool_version)
+    monkeypatch.setattr(manifest, "installed_version", lambda: read.manifest.tool_version)
     monkeypatch.setattr(Quantize, "side", lambda plan, info: GridInfo(first={1: -0.5, 2: -1.5}))
     origin = read.model
     model = Model(example, origin.name, origin.architecture, {}, (read.tensors["w"].info,), origin.fingerprint)

@@ -41,7 +41,7 @@ def test_a_stranger_reads_them_too(name):
 def test_the_same_encodings_are_written_to_the_same_bytes(name, tmp_path, monkeypatch):
     old = open_checkpoint(HERE / name)
     origin, entries = old.model, old.tensors
-    monkeypatch.setattr(manifest, "installed", lambda _: old.manifest.tool_version)
+    monkeypatch.setattr(manifest, "installed_version", lambda: old.manifest.tool_version)
     infos = tuple(entry.info for entry in entries.values())
     model = Model(HERE, origin.name, origin.architecture, {}, infos, origin.fingerprint)
     sides = {tensor: entry.side for tensor, entry in entries.items() if entry.side is not None}

@@ -126,6 +126,14 @@ class Manifest:
         return f'{_compact(head)[:-1]},"predicted_loss":{loss},"tune_steps":{steps},"tensors":{{\n{tensors}}}}}\n'
 
 
+def installed_version() -> str:
+    """Returns the version of Mediant that writes."""
+    # Imported late: only a file that is written needs it, and every start would pay.
+    from importlib.metadata import version
+
+    return version("mediant")
+
+
 def forecast(
     model: Model,
     plan: Plan,
@@ -140,11 +148,8 @@ def forecast(
     Raises:
         PlanError: the plan does not fit the model.
     """
-    # Late, because only a file that is written says it, and every start would pay for the import.
-    from importlib.metadata import version
-
     return Manifest(
-        tool_version=version("mediant"),
+        tool_version=installed_version(),
         model=Origin(model.name, model.architecture, model.unedited.fingerprint, model.weights, model.causal),
         structure=model.edits,
         original_weights=model.unedited.weights if model.edits else None,
