@@ -153,7 +153,7 @@ class Pruner:
 
 
 def removed(wanted: Any, count: int, what: str, multiple: int) -> int:
-    """Counts the parts to remove: `amount` itself, or a share such as `25%` that leaves a multiple of `multiple`.
+    """Counts the parts to remove: `wanted` itself, or a share such as `25%` that leaves a multiple of `multiple`.
 
     Raises:
         UsageError: it is neither, or nothing would be left.

@@ -189,7 +189,7 @@ class _Run:
         return windows
 
     def _steps(self, distiller: Distiller, windows: torch.Tensor, original: dict[str, torch.Tensor]) -> tuple[int, int]:
-        """Finds the number of steps, and of steps between two states kept, by a trial that leaves no trace."""
+        """Finds the number of steps, and of steps between two states kept, by a trial; then restores the weights."""
 
         def compute() -> bytes:
             course = Course(TRIAL, self.lesson.batch, self.lesson.seed, TRIAL + 1)
