@@ -87,13 +87,14 @@ def failing_at(name, link):
     return maybe
 
 
-def test_many_at_once_agree(tmp_path):
+@pytest.mark.parametrize("again", range(20))
+def test_many_at_once_agree(tmp_path, again):
     taken = []
 
     def run(number):
         own = tmp_path / str(number)
-        if not take({}, own):
-            offer({}, folder(own), ["a"])
+        if not take({"again": again}, own):
+            offer({"again": again}, folder(own), ["a"])
         taken.append((own / "a").read_bytes())
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(8)]

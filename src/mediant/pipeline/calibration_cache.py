@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def offer(key: Mapping[str, Any], folder: Path, names: Iterable[str]) -> None:
     entry = _entry(key)
     if files.cache_limit() == 0 or entry.exists():
         return
-    staging = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
+    # Not named by the process alone: threads share its number, and so may processes of two containers with one cache.
+    staging = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}.tmp")
     try:
         staging.mkdir(parents=True)
         for name in names:
