@@ -27,7 +27,7 @@ def _matrix(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return matrix
 
 
-@pytest.mark.skipif(native is None or not hasattr(native, "storable_scales"), reason="the kernel is not built")
+@pytest.mark.skipif(native is None, reason="needs the native kernels")
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("form", [FORM, ScaleForm(6)])

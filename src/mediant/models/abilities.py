@@ -2,8 +2,7 @@
 
 The answer comes from the class of the network and its configuration, with no weights: whether it reads token ids and
 nothing else, whether it has a decoder beside an encoder, and whether each place sees only what is before it. What
-cannot be told from these is in `EXCEPTIONS`, with the reason; `docs/models.md` lists the answer for every text model of
-transformers, and a test tries them.
+cannot be told from these is in `EXCEPTIONS`, with the reason.
 """
 
 from __future__ import annotations
