@@ -109,7 +109,7 @@ def test_a_compressed_model_is_judged_by_all_its_files(run: Run, text: Path, tin
 def test_a_converted_gguf_is_as_large_as_its_file(run: Run, text: Path, shaken: Folder, tiny_folder: Folder) -> None:
     candidate = shaken("llama")
     Path("model.gguf").write_bytes(b"GGUF" * 25)
-    (candidate / "source.json").write_text(json.dumps({"name": "m", "file": str(Path("model.gguf").resolve())}))
+    (candidate / "mediant-source.json").write_text(json.dumps({"name": "m", "file": str(Path("model.gguf").resolve())}))
     arguments = ("--text", text, "--windows", 1, "--window", 16, "--json", "o.json")
     assert run(candidate, "--reference", tiny_folder("llama"), *arguments) == 0
     assert json.loads(Path("o.json").read_text())["bytes"] == 100

@@ -15,6 +15,6 @@ from mediant.models.source import model_name
 @pytest.mark.parametrize("said", ["[]", "1", "{}", '{"file": 1, "name": 2}', '{"file": "/nowhere"}', "[" * 100_000])
 def test_a_file_that_has_the_name_of_where_a_model_came_from(said, tiny_folder, tmp_path):
     folder = shutil.copytree(tiny_folder("llama"), tmp_path / "own")
-    (folder / "source.json").write_text(said)
+    (folder / "mediant-source.json").write_text(said)
     assert model_name(folder) in ("own", "2")
     assert _bytes(open_model(str(folder))) == files.folder_bytes(folder)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
 from mediant.errors import ModelError
 from mediant.models.adapters import merging
@@ -113,3 +113,17 @@ def test_the_wish_ends_with_its_block(tuned):
         open_model(str(adapter))
     with pytest.raises(ModelError, match="not a model"):
         open_model(str(adapter))
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_what_is_not_taken_is_refused_before_it_is_merged(beside, tmp_path):
+    config = T5Config(vocab_size=320, d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4)
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    T5ForConditionalGeneration(config).save_pretrained(base)
+    network = T5ForConditionalGeneration.from_pretrained(base)
+    get_peft_model(network, LoraConfig(target_modules=["q"], r=4)).save_pretrained(adapter)
+    if beside:
+        put_beside(base, adapter)
+    with merging(), pytest.raises(ModelError, match=f"The model in {base} is a T5ForConditionalGeneration, which has"):
+        open_model(str(base if beside else adapter))
+    assert not (tmp_path / "cache" / "models").exists()

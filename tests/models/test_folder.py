@@ -5,6 +5,7 @@ import pytest
 
 from mediant.errors import ModelError
 from mediant.models import folder, source
+from mediant.models.companions import travelling
 from mediant.models.stored import stored_tensors
 
 
@@ -53,6 +54,19 @@ def test_a_link_to_nowhere(copy, name, itself):
     (copy / name).unlink(missing_ok=True)
     (copy / name).symlink_to(name if itself else "nowhere")
     with pytest.raises(ModelError, match=f"{name} is a link to a file that is not there"):
+        folder.check(copy)
+
+
+def test_a_file_of_the_users_says_nothing_of_the_weights(copy, tmp_path):
+    """A `source.json` may be anybody's; it belongs to the model and travels."""
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"GGUF")
+    write_json(copy / "source.json", {"name": "other", "file": str(other), "weights": str(other)})
+    assert source.model_name(copy) == "copy"
+    assert "source.json" in travelling(copy)
+    (copy / "model.safetensors").unlink()
+    assert folder.behind(copy) is None
+    with pytest.raises(ModelError, match="has no weights: neither"):
         folder.check(copy)
 
 

@@ -121,7 +121,7 @@ def test_it_is_a_plain_model(write):
     assert model.architecture == "LlamaForCausalLM"
     assert model.tensor("lm_head.weight").name == "model.embed_tokens.weight"
     assert "quantization_config" not in model.config
-    origin = json.loads((model.path / "source.json").read_text())
+    origin = json.loads((model.path / "mediant-source.json").read_text())
     assert origin["sha256"] == files.file_sha256(file)
     assert origin["file"] == str(file.resolve())
     assert not list(model.path.parent.glob(".*"))

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
@@ -240,3 +241,16 @@ def test_other_methods_are_refused(spoiled, declared):
 def test_a_declaration_without_quantized_weights(spoiled):
     with pytest.raises(ModelError, match="declares 'fp8', but no weight is quantized so"):
         open_model(str(spoiled(lambda k, v: {k: v}, {"quant_method": "fp8"})))
+
+
+def test_what_is_not_taken_is_refused_before_it_is_decoded(tmp_path):
+    config = transformers.T5Config(vocab_size=320, d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4)
+    network = transformers.T5ForConditionalGeneration(config)
+    network.save_pretrained(tmp_path / "model")
+    tensors = {n: v.to(FP8) if v.ndim == 2 else v for n, v in load_file(tmp_path / "model/model.safetensors").items()}
+    save_file(tensors, tmp_path / "model/model.safetensors", {"format": "pt"})
+    listener = Listener()
+    with pytest.raises(ModelError, match="T5ForConditionalGeneration, which has an encoder and a decoder"):
+        open_model(str(tmp_path / "model"), listener)
+    assert listener.said == []
+    assert not (tmp_path / "cache" / "models").exists()

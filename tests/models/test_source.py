@@ -17,6 +17,7 @@ from mediant.errors import ModelError, StorageError
 from mediant.models import gguf_conversion, source
 from mediant.models.source import locate, model_name, resolve
 
+GPTQ = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}
 COMMIT = "c0ffee" + "0" * 34
 FORBIDDEN = httpx2.Response(403, request=httpx2.Request("GET", "http://127.0.0.1"))
 
@@ -133,7 +134,12 @@ def hub(tiny_folder, tmp_path):
     for name in ("pytorch_model.bin", "consolidated.safetensors", "onnx/model.safetensors"):
         (more / name).parent.mkdir(exist_ok=True)
         (more / name).write_bytes(b"not wanted")
-    handler = hub_of({"some/model": more})
+    others = {"some/encoder-decoder": {"model_type": "t5"}, "some/gptq": GPTQ}
+    for name, config in others.items():
+        (tmp_path / "others" / name).mkdir(parents=True)
+        (tmp_path / "others" / name / "config.json").write_text(json.dumps(config))
+        (tmp_path / "others" / name / "model.safetensors").write_bytes(b"not wanted")
+    handler = hub_of({"some/model": more, **{name: tmp_path / "others" / name for name in others}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     surroundings = {
@@ -144,12 +150,12 @@ def hub(tiny_folder, tmp_path):
 
     def resolved(*specs, **environment):
         code = (
-            "import sys\nfrom mediant.models import source\n"
+            "import os, sys\nfrom mediant.models import source\n"
             "for spec in sys.argv[1:]:\n"
             " try: path = source.resolve(spec); print(path, source.model_name(path))\n"
             " except source.ModelError as problem: print(problem)\n"
             " except source.StorageError as problem: print(problem)\n"
-            "assert 'transformers' not in sys.modules"
+            "assert os.environ['HF_HUB_OFFLINE'] == '0' or 'transformers' not in sys.modules"
         )
         return subprocess.run(
             [sys.executable, "-c", code, *specs],
@@ -180,6 +186,13 @@ def test_the_hub_online_then_offline(hub, tmp_path):
     assert handed_out.count("model.safetensors") == 1
     assert hub("some/model", HF_HUB_OFFLINE="1") == [found]
     assert hub.served == handed_out
+
+
+def test_what_is_not_taken_is_not_downloaded(hub):
+    one, other = hub("some/encoder-decoder", "some/gptq")
+    assert one.startswith("The model in some/encoder-decoder is a T5Model, which has an encoder and a decoder")
+    assert other.startswith("The model in some/gptq is already quantized by 'gptq'; give")
+    assert set(hub.served) == {"config.json"}
 
 
 def test_a_cache_of_the_hub_that_cannot_be_written(hub):

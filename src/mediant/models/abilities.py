@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import transformers
@@ -17,6 +18,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mediant.errors import ModelError
+from mediant.models import architecture
 
 Kind = Literal["language model", "encoder", "none"]
 
@@ -110,6 +112,19 @@ def check(network: PreTrainedModel, where: object) -> Abilities:
             " and encoders with or without a head."
         )
     return found
+
+
+def ask(folder: Path, where: object = "") -> Abilities:
+    """The abilities of the model in a folder by its `config.json` alone: no weights need be there.
+
+    Args:
+        folder: has the configuration.
+        where: the model, for messages; the folder if not given.
+
+    Raises:
+        ModelError: nothing can be done with it, or transformers cannot read its configuration.
+    """
+    return check(architecture.empty_network(architecture.load_config(folder)), where or folder)
 
 
 def position_offset(network: nn.Module) -> int:

@@ -22,7 +22,7 @@ from mediant.models.lazy import LazyTensor
 from mediant.progress import SILENT, Progress
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-FORMAT = 1
+FORMAT = 2
 """Part of the cache key: raise it when the same files would give another folder."""
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -60,15 +60,20 @@ def merged(path: Path, name: str, resolve: Callable[[str], Path], progress: Prog
     if not _merging.get():
         raise ModelError(_refusal(path, named, beside))
     _check(path, config, named, beside)
+    from mediant.models import abilities  # imports transformers, which takes seconds
+
+    if beside:
+        abilities.ask(path)
     with _without_adapter(path) if beside else contextlib.nullcontext(named) as spec:
         base = resolve(str(spec))
+        abilities.ask(base)
         files = [*folder.weight_files(base), base / "config.json", path / CONFIG, path / WEIGHTS]
         others = cached.companions(base) | (cached.companions(path) if _has_tokenizer(path) else {})
         files += [file for file in others.values() if isinstance(file, Path)]
         target = cached.place(name.replace("/", "--"), files, {"merged": FORMAT})
         if not target.is_dir():
             progress.say(f"merging the adapter in {path} into {base if not beside else 'its model'}; kept in {target}")
-            others["source.json"] = cached.origin(name, path)
+            others[folder.ORIGIN] = cached.origin(name, path)
             with claimed(target, progress):
                 if not target.is_dir():
                     _merge(base, path, target, others, progress)

@@ -23,7 +23,7 @@ def place(name: str, sources: Iterable[Path], made: Mapping[str, Any]) -> Path:
 
 
 def origin(name: str, source: Path, **more: str) -> bytes:
-    """The content of `source.json`: what the model is called and where it came from."""
+    """The content of `mediant-source.json`: what the model is called and where it came from."""
     return (json.dumps({"name": name, "file": str(source.resolve()), **more}, indent=1) + "\n").encode()
 
 

