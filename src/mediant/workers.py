@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from itertools import islice
 from typing import TypeVar
 
@@ -69,17 +70,19 @@ def ordered(
     """Yields `work(item)` in the order of the items, computed by `threads()` threads.
 
     `prepare` runs once in every worker thread; with PyTorch it sets that thread to compute alone, so that an item's
-    result is the same however many workers there are. At most `ahead` items per thread wait, which bounds memory; where
-    items and results are small, more of them keep all threads busy beside an item that takes long.
+    result is the same however many workers there are. The work sees the context variables of the caller. At most
+    `ahead` items per thread wait, which bounds memory; where items and results are small, more of them keep all threads
+    busy beside an item that takes long.
     """
     count = threads()
     iterator = iter(items)
     with ThreadPoolExecutor(count, initializer=prepare) as pool:
-        waiting: list[Future[R]] = [pool.submit(work, item) for item in islice(iterator, ahead * count)]
+        first = islice(iterator, ahead * count)
+        waiting: list[Future[R]] = [pool.submit(copy_context().run, work, item) for item in first]
         try:
             while waiting:
                 result = waiting.pop(0).result()
-                waiting += [pool.submit(work, item) for item in islice(iterator, 1)]
+                waiting += [pool.submit(copy_context().run, work, item) for item in islice(iterator, 1)]
                 yield result
         finally:
             for future in waiting:

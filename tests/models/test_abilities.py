@@ -25,6 +25,7 @@ def network(name, settings):
     [
         ("LlamaForCausalLM", LLAMA, "language model", ""),
         ("MambaForCausalLM", MAMBA, "language model", ""),
+        ("GPTNeoXForCausalLM", BERT, "language model", ""),
         ("LlamaModel", LLAMA, "encoder", ""),
         ("LlamaForSequenceClassification", LLAMA, "encoder", ""),
         ("BertForMaskedLM", BERT, "encoder", ""),

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from mediant.cli import _console
-from mediant.cli._adapters import with_merging
+from mediant.cli._model_options import with_model_options
 
 
 def application(names: Iterable[str] | None = None) -> typer.Typer:
@@ -30,7 +30,7 @@ def application(names: Iterable[str] | None = None) -> typer.Typer:
     app.callback(invoke_without_command=True)(_version)
     for name in commands() if names is None else names:
         file = importlib.import_module(f"{__name__}.{name}")
-        app.command(name, cls=getattr(file, "COMMAND_CLASS", None))(with_merging(file.command))
+        app.command(name, cls=getattr(file, "COMMAND_CLASS", None))(with_model_options(file.command))
     return app
 
 

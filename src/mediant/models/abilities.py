@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mediant.errors import ModelError
-from mediant.models import architecture
+from mediant.models import architecture, remote_code
 
 Kind = Literal["language model", "encoder", "none"]
 
@@ -45,6 +45,8 @@ EXCEPTIONS: Mapping[str, str] = {
     "xmod": "needs the language of every text beside it",
     "yoso": "hashes a text anew at every reading, so that no two readings agree",
 }
+# Types that see only what is before, though their configurations say is_decoder false, which their code does not ask.
+ONE_WAY = ("gpt_neox", "gpt_neox_japanese")
 # Parts of a configuration that say that a model reads more than text.
 SENSES = ("vision_config", "audio_config", "speech_config", "image_config", "video_config")
 
@@ -81,7 +83,7 @@ def abilities(network: PreTrainedModel) -> Abilities:
     if needed := [n for n in needed if n not in ("args", "kwargs")]:
         return Abilities("none", f"needs {needed[0]} beside token ids")
     if predicts(network):
-        if getattr(config, "is_decoder", None) is False:
+        if getattr(config, "is_decoder", None) is False and config.model_type not in ONE_WAY:
             return Abilities("none", "reads texts in both directions unless its config.json says is_decoder true")
         return Abilities("language model")
     if any(getattr(config, name, None) is not None for name in SENSES):
@@ -90,13 +92,17 @@ def abilities(network: PreTrainedModel) -> Abilities:
 
 
 def predicts(network: PreTrainedModel) -> bool:
-    """True if the class predicts tokens from those before, by transformers' lists."""
+    """True if the class predicts tokens from those before, by transformers' lists or the `auto_map` of its own code."""
     lists = (
         transformers.MODEL_FOR_CAUSAL_LM_MAPPING,
         transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
         transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING,
     )
-    return any(type(network) in _classes(mapping, network.config) for mapping in lists)
+    kind = remote_code.network_kind(getattr(network.config, "auto_map", None), [type(network).__name__])
+    own = not type(network).__module__.startswith("transformers.")
+    return (own and kind in remote_code.WRITERS) or any(
+        type(network) in _classes(mapping, network.config) for mapping in lists
+    )
 
 
 def check(network: PreTrainedModel, where: object) -> Abilities:

@@ -13,6 +13,7 @@ import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from mediant.errors import ModelError
+from mediant.models import remote_code
 from mediant.models.folder import read_config
 
 # Entries that count modules, as num_hidden_layers does, and the most that is believed.
@@ -23,12 +24,15 @@ BUILDING = (LookupError, TypeError, ValueError, AttributeError, AssertionError, 
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """The configuration of the model in `folder`.
+    """The configuration of the model in `folder`; of a model run by its own code, `architectures` names its class.
 
     Raises:
-        ModelError: the installed transformers does not know its `model_type`, or refuses one of its values.
+        ModelError: the installed transformers does not know its `model_type`, or refuses one of its values; or it needs
+            code of its own that is not trusted (`remote_code`).
     """
     entries = read_config(folder)
+    if runs_own_code(entries, folder):
+        return _own_config(entries, folder)
     _check_known(entries.get("model_type"), folder)
     check_counts(entries, f"The config.json of {folder}")
     try:
@@ -37,12 +41,30 @@ def load_config(folder: Path) -> PretrainedConfig:
         raise ModelError(f"The config.json of {folder} is refused by transformers: {problem}") from problem
 
 
+def runs_own_code(entries: Mapping[str, Any], where: object) -> bool:
+    """True if code that comes with a model is its configuration or its network, rather than transformers' own.
+
+    Args:
+        entries: its `config.json`.
+        where: the model, for messages.
+
+    Raises:
+        ModelError: transformers has no such model, and the code is not trusted.
+    """
+    own = remote_code.references(entries.get("auto_map"))
+    if own and not remote_code.trusted() and not _has(entries, own):
+        raise ModelError(remote_code.refusal(where))
+    return bool(own) and remote_code.trusted()
+
+
 def build_config(entries: Mapping[str, Any], where: str) -> PretrainedConfig:
     """The configuration that the entries of a `config.json` describe; `where` is the model, for messages.
 
     Raises:
-        ModelError: the installed transformers does not know its `model_type`, or refuses one of its values.
+        ModelError: the installed transformers does not know its `model_type`, or refuses one of its values; or it needs
+            code of its own that is not trusted.
     """
+    runs_own_code(entries, where)
     _check_known(entries.get("model_type"), where)
     check_counts(entries, f"The config.json of {where}")
     try:
@@ -69,9 +91,13 @@ def check_counts(entries: Mapping[str, Any], where: str) -> None:
 def network_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class that `config.architectures` names, else the causal model of its type, else its bare model.
 
+    Where code that comes with the model is trusted, its class goes first.
+
     Raises:
-        ModelError: transformers has no model for it.
+        ModelError: transformers has no model for it, or it needs code of its own that is not trusted.
     """
+    if (own := own_class(config)) is not None:
+        return own
     for name in config.architectures or ():
         named = getattr(transformers, name, None)
         if isinstance(named, type) and issubclass(named, PreTrainedModel) and _takes(named, config):
@@ -82,6 +108,24 @@ def network_class(config: PretrainedConfig) -> type[PreTrainedModel]:
         if type(config) in mapping:
             return _classes(mapping, config)[0]
     raise ModelError(f"transformers {transformers.__version__} has no model for the model_type {config.model_type!r}.")
+
+
+def own_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    """The class of the network in the code that comes with a model, where that is trusted.
+
+    Raises:
+        ModelError: it is needed and not trusted, or is not a network of transformers.
+    """
+    auto_map, folder = getattr(config, "auto_map", None), config.name_or_path
+    if not auto_map or not runs_own_code(vars(config) | {"model_type": config.model_type}, folder):
+        return None
+    kind = remote_code.network_kind(auto_map, config.architectures)
+    if kind is None:
+        return None
+    found = remote_code.load_class(auto_map[kind], folder)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise ModelError(f"{auto_map[kind]}, which comes with {folder}, is not a PreTrainedModel of transformers.")
+    return found
 
 
 def empty_network(config: PretrainedConfig) -> PreTrainedModel:
@@ -97,6 +141,34 @@ def empty_network(config: PretrainedConfig) -> PreTrainedModel:
         raise ModelError(
             f"transformers cannot build a {config.model_type!r} model from this configuration: {problem}"
         ) from problem
+
+
+def _own_config(entries: Mapping[str, Any], folder: Path) -> PretrainedConfig:
+    check_counts(entries, f"The config.json of {folder}")
+    reference = entries["auto_map"].get(remote_code.CONFIGURATION)
+    if reference is None:
+        _check_known(entries.get("model_type"), folder)
+    found = (
+        remote_code.load_class(reference, folder) if reference else transformers.CONFIG_MAPPING[entries["model_type"]]
+    )
+    try:
+        config: PretrainedConfig = found.from_pretrained(folder, local_files_only=True)
+    except Exception as problem:  # code of others may raise anything at all
+        raise ModelError(
+            f"The config.json of {folder} is refused by the code that comes with it: {problem}"
+        ) from problem
+    config.name_or_path = str(folder)
+    if network := own_class(config):
+        config.architectures = [network.__name__]
+    return config
+
+
+def _has(entries: Mapping[str, Any], own: Mapping[str, str]) -> bool:
+    """True if transformers itself has the classes that a `config.json` names."""
+    names = entries.get("architectures") or [r.rpartition(".")[2] for k, r in own.items() if k.startswith("AutoModel")]
+    return entries.get("model_type") in transformers.CONFIG_MAPPING and all(
+        isinstance(name, str) and hasattr(transformers, name) for name in names
+    )
 
 
 def _takes(network: type[PreTrainedModel], config: PretrainedConfig) -> bool:

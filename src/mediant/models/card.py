@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment, StrictUndefined, Template
 
+from mediant.models import remote_code
 from mediant.models.companions import CARD
 from mediant.values import Model
 
@@ -33,8 +34,8 @@ seed {{ seed }}; calibration text: {{ calibration }}.
 import mediant
 from transformers import AutoTokenizer
 
-model = mediant.load("path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+model = mediant.load("path/to/this/folder"{{ trust }})
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder"{{ trust }})
 ```
 
 After `import mediant`, `from_pretrained` of transformers loads this folder too. `mediant inspect` shows what became
@@ -47,6 +48,7 @@ TERMS = ("license", "license_name", "license_link", "language")
 
 def model_card(model: Model, recipe: str, seed: int, calibration: str) -> str:
     """The README.md of a compressed model, with the metadata that model hubs read."""
+    own = remote_code.references(model.config.get("auto_map"))
     return _template().render(
         name=model.name,
         terms=terms(model.path),
@@ -57,6 +59,7 @@ def model_card(model: Model, recipe: str, seed: int, calibration: str) -> str:
         recipe=recipe,
         seed=seed,
         calibration=calibration,
+        trust=", trust_remote_code=True" if remote_code.trusted() and own else "",
     )
 
 

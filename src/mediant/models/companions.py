@@ -74,7 +74,7 @@ def companion_files(model: Model, card: str) -> dict[str, bytes]:
         ModelError: a file of the tokenizer that should be JSON is not.
     """
     contents = {name: _content(file) for name, file in travelling(model.path).items()}
-    contents[CONFIG] = _compact(sealed(model.config, model.name, seal(model.path, model.config, contents)))
+    contents[CONFIG] = _compact(sealed(model.config, model.name, seal(model.path, model.config, contents), model.path))
     contents[CARD] = card.encode()
     return dict(sorted(contents.items()))
 
@@ -187,7 +187,7 @@ def _same_without(folder: Path, state: tuple[tuple[str, int], ...], spare: tuple
             for name in {*names, CONFIG} - set(left_out):
                 shutil.copyfile(folder / name, copy / name)
             try:
-                tokenizer = AutoTokenizer.from_pretrained(copy, local_files_only=True)
+                tokenizer = AutoTokenizer.from_pretrained(copy, local_files_only=True, trust_remote_code=False)
                 ids = tokenizer(PROBE)["input_ids"], tokenizer(PROBE, add_special_tokens=False)["input_ids"]
             except Exception:  # the tokenizers library raises bare Exception; then everything travels
                 return False

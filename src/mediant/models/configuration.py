@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from mediant import files
 from mediant.errors import StorageError
+from mediant.models import remote_code
 from mediant.models.folder import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 METHOD = "quantization_config"
+OURS = {"quant_method": "mediant", "format_version": 1}
 SEAL = "resolved"
 # The way of resolving; a change of it makes what the cache folder holds stale.
 REVISION = 1
@@ -58,6 +60,8 @@ def configuration(folder: Path) -> Configuration:
         ModelError: it cannot be read, or transformers refuses it.
     """
     raw = read_config(folder)
+    if remote_code.trusted() and remote_code.references(raw.get("auto_map")):
+        return Configuration(_entries(_own(folder)), frozenset())
     return _unsealed(raw) or _kept(raw) or _keep(raw, resolve(raw, str(folder)))
 
 
@@ -81,18 +85,27 @@ def resolve(config: Mapping[str, Any], where: str = "the model") -> Configuratio
     return Configuration(entries, frozenset(ours + [n for n in unusual if read is None or n in read]))
 
 
-def sealed(config: Mapping[str, Any], where: str, tokenizer: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def sealed(
+    config: Mapping[str, Any], where: str, tokenizer: Mapping[str, Any] | None = None, folder: Path | None = None
+) -> dict[str, Any]:
     """The entries of the `config.json` of a compressed model: resolved, with a seal, where reading it again agrees.
+
+    What the code that comes with a model reads is not known, so its configuration stays as it is but for the names of
+    the classes that were run.
 
     Args:
         config: entries as they came with the model.
         where: the model, for messages.
         tokenizer: what the seal should say of the tokenizer (`mediant.models.tokenizer`).
+        folder: where the model lies; needed where it is run by its own code.
     """
+    if folder is not None and remote_code.trusted() and remote_code.references(config.get("auto_map")):
+        plain = {name: value for name, value in config.items() if name != METHOD}
+        return {**plain, "architectures": _own(folder).architectures, METHOD: dict(OURS)}
     found = resolve(config, where)
     again = resolve(found.entries, where)
     plain = {name: value for name, value in config.items() if name != METHOD}
-    method: dict[str, Any] = {"quant_method": "mediant", "format_version": 1}
+    method: dict[str, Any] = dict(OURS)
     if again != found:
         return {**plain, METHOD: method}
     seal = {"sha256": _digest(found.entries, found.telling), "telling": sorted(found.telling)}
@@ -159,6 +172,13 @@ def _reached(start: Iterable[str]) -> set[str]:
         uses = (getattr(value, "__module__", None) for value in list(vars(sys.modules[name]).values()))
         new |= {use for use in uses if isinstance(use, str)}
     return found
+
+
+def _own(folder: Path) -> Any:
+    """The configuration of the model in a folder, built by the code that comes with it."""
+    from mediant.models import architecture
+
+    return architecture.load_config(folder)
 
 
 def _entries(built: Any) -> dict[str, Any]:

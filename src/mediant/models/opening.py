@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from mediant.errors import ModelError
-from mediant.models import abilities, architecture, folder, names, roles, source, stored
+from mediant.models import abilities, architecture, folder, names, remote_code, roles, source, stored
 from mediant.models.content import file_hash
 from mediant.models.names import Names
 from mediant.models.stored import StoredTensor
@@ -47,7 +47,7 @@ def open_model(spec: str, progress: Progress = SILENT) -> Model:
         architecture=type(network).__name__,
         config=raw,
         tensors=tensors,
-        fingerprint=fingerprint(raw, tensors, folder.weight_files(path), progress),
+        fingerprint=fingerprint(raw, tensors, _deciding(path, raw), progress),
         causal=able.writes,
         position_offset=abilities.position_offset(network),
     )
@@ -66,6 +66,12 @@ def fingerprint(
         "files": [file_hash(file) for file in progress.track(files, "hashing the weights")],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _deciding(path: Path, config: Mapping[str, Any]) -> list[Path]:
+    """The files that decide what a model computes: its weights, and the code that comes with it where that is run."""
+    own = architecture.runs_own_code(config, path)
+    return [*folder.weight_files(path), *(remote_code.python_files(path) if own else ())]
 
 
 def _tensors(

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mediant.errors import ModelError
-from mediant.models import architecture, folder, generation_settings, stored
+from mediant.models import architecture, folder, generation_settings, remote_code, stored
 from mediant.values import Model
 
 TOKENIZER_FILES = (
@@ -85,10 +85,19 @@ def load_tokenizer(model: Model | Path) -> PreTrainedTokenizerBase:
             f"The folder {place} has no tokenizer; put the tokenizer files of the model there, such as tokenizer.json."
         )
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place, local_files_only=True, trust_remote_code=remote_code.trusted()
+        )
     except Exception as problem:  # the tokenizers library raises bare Exception
+        if not remote_code.trusted() and _has_code(place):
+            raise ModelError(remote_code.refusal(place, "tokenizer")) from None
         raise ModelError(f"The tokenizer in {place} cannot be read: {problem}") from problem
     return tokenizer
+
+
+def _has_code(place: Path) -> bool:
+    """True if the configuration of the tokenizer in a folder, or of the model, names classes in code beside it."""
+    return any(b'"auto_map"' in file.read_bytes() for file in place.glob("*config.json"))
 
 
 def parameters_to_modules(network: nn.Module) -> dict[str, nn.Module]:

@@ -134,8 +134,8 @@ def _from_hub(spec: str, progress: Progress) -> Path:
 
 
 def _ask_first(spec: str) -> None:
-    """Asks whether a model on the hub is taken, with no more of it than its configuration."""
-    place = Path(snapshot_download(spec, allow_patterns=[CONFIG]))
+    """Asks whether a model on the hub is taken, with no more of it than its configuration and its code."""
+    place = Path(snapshot_download(spec, allow_patterns=[CONFIG, "*.py"]))
     if not (place / CONFIG).is_file():
         return
     declared = folder.read_config(place).get("quantization_config")

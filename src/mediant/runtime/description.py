@@ -95,14 +95,15 @@ class Description:
         return {name: getattr(self, name) for name in names}
 
 
-# Entries without a part in the logits of one sequence. Tensors decide whether head and embedding are one.
+# Entries without a part in the logits of one sequence. Tensors decide whether head and embedding are one. `auto_map`
+# names code that comes with the model, which does not run here.
 IRRELEVANT = frozenset((
     "architectures", "model_type", "transformers_version", "dtype", "tie_word_embeddings",
     "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id",
     "attention_dropout", "dropout", "layerdrop", "initializer_range", "init_std", "pretraining_tp", "use_cache",
     "output_attentions", "output_hidden_states", "return_dict", "id2label", "label2id", "problem_type",
     "is_decoder", "add_cross_attention", "tie_encoder_decoder", "gradient_checkpointing", "prefix", "tokenizer_class",
-    "torchscript", "pruned_heads", "activation_dropout",
+    "torchscript", "pruned_heads", "activation_dropout", "auto_map",
 ))  # fmt: skip
 
 

@@ -13,21 +13,28 @@ from transformers import PretrainedConfig, PreTrainedModel
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.errors import CheckpointError
 from mediant.models import architecture, generation_settings
+from mediant.models.remote_code import trusting
 from mediant.models.source import locate
 from mediant.runtime.block_sparse_layers import skip_zero_blocks
 
 
-def load(folder: str | Path, planes: int | None = None) -> PreTrainedModel:
+def load(folder: str | Path, planes: int | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
     """The network in the checkpoint at `folder`, or of that id on the hub, in float32 and evaluation mode.
 
     It is a plain network: `save_pretrained` writes it dense, without compression. With `planes`, only so many leading
-    bits of every code are read, from a checkpoint that was made for it (recipe `nested`).
+    bits of every code are read, from a checkpoint that was made for it (recipe `nested`). With `trust_remote_code`,
+    Python code that comes with the model is run; without it a model that needs some is refused.
 
     Raises:
         CheckpointError: there is no checkpoint, it is damaged, its tensors are not those of its network, or its codes
             cannot be read by their leading bits.
         ModelError: transformers does not know its architecture, or the hub has nothing of that id.
     """
+    with trusting(trust_remote_code):
+        return _load(folder, planes)
+
+
+def _load(folder: str | Path, planes: int | None) -> PreTrainedModel:
     checkpoint = open_checkpoint(Path(folder) if Path(folder).exists() else locate(str(folder)))
     config = architecture.load_config(checkpoint.folder)
     network_class = architecture.network_class(config)

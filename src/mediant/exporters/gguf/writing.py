@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 
 from mediant.claims import check_space
+from mediant.errors import ModelError
 from mediant.exporters._dense import Dense
 from mediant.exporters.gguf.architectures import Architecture, architecture_of
 from mediant.exporters.gguf.checking import check_file
@@ -17,6 +18,7 @@ from mediant.exporters.gguf.tensors import IDS, Stored, stored_tensors
 from mediant.exporters.gguf.tokenizer import add_tokenizer, check_written, chosen
 from mediant.exporters.gguf.tokenizing.vocabulary import Vocabulary
 from mediant.files import storage_errors, sync
+from mediant.models.architecture import own_class
 from mediant.progress import Progress
 
 FILE_TYPES = {
@@ -35,6 +37,8 @@ def write(model: Dense, out: Path, kind: str, progress: Progress, check: bool) -
         StorageError: the disk refuses, or has too little space.
         ExportError: the file does not read back as the model.
     """
+    if (own := own_class(model.configuration)) is not None:
+        raise ModelError(f"The model runs by code of its own, {own.__name__}, which GGUF has no place for.")
     architecture = architecture_of(model.config.get("architectures"))
     defaults = type(model.configuration)().to_dict()
     check_parameters(model.config, defaults, architecture)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from mediant.models import remote_code
 from mediant.models.configuration import Configuration
 from mediant.runtime.description import Config, Description, UnsupportedModel
 
@@ -35,6 +36,8 @@ def describe(configuration: Configuration) -> Description:
     Raises:
         UnsupportedModel: no family knows it, or it has something that the native decoder lacks.
     """
+    if remote_code.trusted() and remote_code.references(configuration.entries.get("auto_map")):
+        raise UnsupportedModel("it comes with code of its own, which is trusted")
     model_type, named = (configuration.entries.get(name) for name in ("model_type", "architectures"))
     family = known().get(str(model_type))
     if family is None:

@@ -9,6 +9,7 @@ TAKES_MODELS = ("analyze", "bench", "chat", "compare", "compress", "distill", "e
 
 
 @pytest.mark.parametrize("command", [c.name for c in app.registered_commands])
-def test_the_option_is_where_models_are_opened(command):
+@pytest.mark.parametrize("option", ["merge_adapter", "trust_remote_code"])
+def test_the_option_is_where_models_are_opened(command, option):
     callback = next(c.callback for c in app.registered_commands if c.name == command)
-    assert ("merge_adapter" in inspect.signature(callback).parameters) == (command in TAKES_MODELS)
+    assert (option in inspect.signature(callback).parameters) == (command in TAKES_MODELS)
