@@ -241,7 +241,7 @@ class Comparison:
         planned = [by_plan(case, "saved plan") for case in repeated]
         tuned = [] if self.options.quick else [by_plan(case, "tuned", 3) for case in repeated]
         self._run(self.options.old, source, "old", [*cases, *tuned])
-        if self.renamed:  # other words have other lengths, so that sizes leave room for other depths
+        if self.renamed:  # other words have other lengths, so that sizes leave room for other bit widths
             cases = threaded = []
         self._run(self.options.new, source, "new", [*cases, *threaded, *planned, *tuned])
         pairs = [(case.name, case.name, "") for case in cases]

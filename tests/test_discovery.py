@@ -11,7 +11,7 @@ from mediant.allocation import strategy_of
 from mediant.errors import PlanError
 from mediant.planning.recipe import load_recipe, recipe_names
 
-KINDS = ("activations", "balancing", "grids", "low_rank", "pruning.patterns", "pruning.scores", "rounding", "scales")
+KINDS = ("activations", "equalization", "grids", "low_rank", "pruning.patterns", "pruning.scores", "rounding", "scales")
 
 
 @pytest.mark.parametrize("kind", KINDS)

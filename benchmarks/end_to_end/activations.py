@@ -22,7 +22,7 @@ from mediant.evaluation.windows import cut
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.runtime.activations import Activations, Recorder, logits, round_inputs, static_steps
-from mediant.statistics.calibration import calibration_tokens, token_ids
+from mediant.statistics.calibration_text import calibration_tokens, token_ids
 
 CALIBRATION_WINDOWS = 8
 # Windows whose plain logits are in memory together.

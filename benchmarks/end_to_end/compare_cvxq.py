@@ -17,7 +17,7 @@ from pathlib import Path
 from mediant import files
 from mediant.checkpoint.reader import open_checkpoint
 from mediant.cli._console import RichProgress
-from mediant.pipeline.comparison import Question, compare
+from mediant.pipeline.compare import CompareRequest, compare
 from mediant.planning.recipe import load_recipe
 from mediant.reports.comparison import notes
 
@@ -41,7 +41,7 @@ def main() -> None:
     files.write(once, without_renewal().encode())
     recipes = tuple(str(once) if name == "cvxq-once" else name for name in given.recipes)
     sizes = tuple(f"{bits:g}bpw" for bits in given.bits)
-    asked = Question(
+    asked = CompareRequest(
         given.model, given.out, sizes, recipes, given.calibration, given.text, given.second_text, given.windows
     )
     table = dataclasses.asdict(compare(asked, RichProgress()))

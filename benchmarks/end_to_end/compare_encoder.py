@@ -17,12 +17,12 @@ from mediant import files
 from mediant.allocation.sizing import Sizing
 from mediant.allocation.units import outline
 from mediant.cli._console import RichProgress
-from mediant.pipeline.comparison import Question, compare
+from mediant.pipeline.compare import CompareRequest, compare
 from mediant.pipeline.compress import begun
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.reports.comparison import columns, lines, notes
 
-DEPTHS = (3, 4)
+BIT_WIDTHS = (3, 4)
 FEWEST_WORDS = 6
 
 
@@ -38,8 +38,8 @@ def main() -> None:
     given = parser.parse_args()
     chosen = given.out / "sentences.txt"
     files.write(chosen, "\n".join(sentences(given.text, given.sentences)).encode())
-    sizes = tuple(str(plain_bytes(given.model, given.calibration, given.out, bits)) for bits in DEPTHS)
-    asked = Question(
+    sizes = tuple(str(plain_bytes(given.model, given.calibration, given.out, bits)) for bits in BIT_WIDTHS)
+    asked = CompareRequest(
         given.model, given.out, sizes, tuple(given.recipes.split(",")), given.calibration, chosen,
         windows=50, window=64,
     )  # fmt: skip
@@ -59,11 +59,11 @@ def sentences(text: Path, count: int) -> list[str]:
 
 
 def plain_bytes(model: str, calibration: Path | None, out: Path, bits: int) -> int:
-    """Bytes of the folder of round-to-nearest with the same depth everywhere."""
+    """Bytes of the folder of round-to-nearest with the same bit width everywhere."""
     # Any size will do that can be met.
-    request = Request(model, out / "plain", size="5bpw", recipe="rtn", calibration=calibration)
+    request = CompressRequest(model, out / "plain", size="5bpw", recipe="rtn", calibration=calibration)
     with begun(request, kept=out / "calibration") as run:
-        recipe = dataclasses.replace(run.recipe, depths=(bits,))
+        recipe = dataclasses.replace(run.recipe, bit_widths=(bits,))
         return Sizing(run.model, recipe, outline(run.model, recipe), run.folder_bytes, run.seed).range()[0]
 
 

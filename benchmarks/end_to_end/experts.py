@@ -23,8 +23,8 @@ from mediant.evaluation.divergence import compare
 from mediant.evaluation.windows import cut
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
-from mediant.pipeline.experts import Wish, convert
-from mediant.statistics.calibration import token_ids
+from mediant.pipeline.experts import ExpertsRequest, convert
+from mediant.statistics.calibration_text import token_ids
 
 PROMPT, STEPS, ROUNDS = 512, 16, 5
 
@@ -57,7 +57,8 @@ def main() -> None:
     for name, minutes in {"converted": 0.0, "tuned": given.minutes}.items():
         out = given.work / name
         made = {} if out.exists() else convert(
-            Wish(given.model, out, active=given.active, calibration=given.calibration, tune=minutes), RichProgress()
+            ExpertsRequest(given.model, out, active=given.active, calibration=given.calibration, tune=minutes),
+            RichProgress(),
         )  # fmt: skip
         network = load_reference(open_model(str(out)))
         with torch.inference_mode():

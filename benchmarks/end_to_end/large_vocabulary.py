@@ -21,7 +21,7 @@ from mediant.evaluation.memory import forget_peak, peak_bytes
 from mediant.methods.training.distillation import Distillation
 from mediant.models import head_in_pieces
 from mediant.models.opening import open_model
-from mediant.statistics.calibration import CalibrationText
+from mediant.statistics.calibration_text import CalibrationText
 from mediant.statistics.sensitivity import collect
 
 VOCABULARY, WINDOW = 262_144, 512

@@ -1,14 +1,16 @@
-r"""Rounding alone: every linear layer at the same depth, all else as it was. No allocation, no tuning, no embedding.
+r"""Rounding alone: every linear layer at the same bit width, all else as it was. No allocation, no tuning, no
+embedding.
 
     python benchmarks/end_to_end/linears_only.py demo wikitext-2-valid.txt wiki.test.raw --json out.json
 
 Prints the bits per weight of the linear layers, every stored bit of them counted, and the KL on the second text, as
 `mediant evaluate` measures it. `--rounding '{"name": "k_best"}'` and `--no-rotation` change how it is rounded, and
-`--bits`, `--group`, `--scale-bits` and `--scale-steps` what is stored. One file for several depths against one each:
+`--bits`, `--group`, `--scale-bits` and `--scale-steps` what is stored. One file for several bit widths against one
+each:
 
     ... --group 32 --scale-bits 3 --scale-steps 4 --bits 4 --grid '{"name": "nested"}' --rounding '{"name": "nested"}' \
         --read 3
-    ... --group 32 --scale-bits 3 --scale-steps 4 --bits 3 --grid '{"name": "bell"}'
+    ... --group 32 --scale-bits 3 --scale-steps 4 --bits 3 --grid '{"name": "gaussian_int"}'
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.models.weights import WeightReader
 from mediant.statistics import storage
-from mediant.statistics.calibration import calibration_tokens, token_ids
+from mediant.statistics.calibration_text import calibration_tokens, token_ids
 from mediant.statistics.hessian import Accumulator, Hessians
 from mediant.statistics.sensitivity import collect
 from mediant.values import Model, RowSpan, Statistics, TensorInfo
@@ -91,7 +93,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--group", type=int, default=64)
     parser.add_argument("--scale-bits", type=int, default=5)
     parser.add_argument("--scale-steps", type=int, default=8)
-    parser.add_argument("--grid", type=json.loads, default={"name": "normal"})
+    parser.add_argument("--grid", type=json.loads, default={"name": "gaussian"})
     parser.add_argument("--rounding", type=json.loads, default={"name": "babai"})
     parser.add_argument("--no-rotation", action="store_true")
     parser.add_argument("--statistics", type=Path, help="a folder to keep statistics in, or to take them from")

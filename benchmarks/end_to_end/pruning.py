@@ -33,11 +33,11 @@ from mediant.evaluation.windows import cut
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.pipeline.compress import compress
-from mediant.pipeline.distill import Lesson, distill
-from mediant.pipeline.prune import Wish, prune
-from mediant.pipeline.request import Request
+from mediant.pipeline.distill import DistillRequest, distill
+from mediant.pipeline.prune import PruneRequest, prune
+from mediant.pipeline.request import CompressRequest
 from mediant.runtime.speed import NativeRunner, measure, middle, ratio
-from mediant.statistics.calibration import token_ids
+from mediant.statistics.calibration_text import token_ids
 
 N_OF_M = {"name": "n_of_m", "n": 2, "m": 4}
 PATTERNS = {
@@ -129,15 +129,17 @@ class Table:
         """Whether the row is there."""
         return any(row["row"] == name for row in self.rows)
 
-    def request(self, out: Path, **more: Any) -> Request:
-        return Request(self.given.model, out, calibration=self.given.calibration, **more)
+    def request(self, out: Path, **more: Any) -> CompressRequest:
+        return CompressRequest(self.given.model, out, calibration=self.given.calibration, **more)
 
     def pruned(self, name: str) -> Path:
         """The plain folder of a row."""
         out = self.folder / name
         if not out.exists():
-            wish = Wish(PARTS[name]) if name in PARTS else Wish(pattern=PATTERNS[name], score="sparsegpt")
-            prune(self.request(out), wish, Says())
+            wanted = (
+                PruneRequest(PARTS[name]) if name in PARTS else PruneRequest(pattern=PATTERNS[name], score="sparsegpt")
+            )
+            prune(self.request(out), wanted, Says())
         return out
 
     def ranked(self, tuned: bool) -> Path:
@@ -153,13 +155,13 @@ class Table:
         shutil.rmtree(taught, ignore_errors=True)
         g = self.given
         limit = {"steps": g.steps} if g.steps else {"minutes": g.minutes}
-        found = distill(Lesson(str(student), g.model, taught, text=g.calibration, **limit), Says())
+        found = distill(DistillRequest(str(student), g.model, taught, text=g.calibration, **limit), Says())
         said = {"steps": found.steps, "held_out_before": found.kl_before, "held_out_after": found.kl_after}
         if name in PARTS:
             return taught, said
         again = self.folder / f"{name}-sparse"
-        request = Request(str(taught), again, calibration=g.calibration)
-        prune(request, Wish(pattern=PATTERNS[name], score="magnitude"), Says())
+        request = CompressRequest(str(taught), again, calibration=g.calibration)
+        prune(request, PruneRequest(pattern=PATTERNS[name], score="magnitude"), Says())
         return again, said
 
     def make(self, name: str) -> None:

@@ -19,7 +19,7 @@ from mediant.evaluation.divergence import compare
 from mediant.evaluation.windows import cut
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
-from mediant.statistics.calibration import token_ids
+from mediant.statistics.calibration_text import token_ids
 
 
 def main() -> None:

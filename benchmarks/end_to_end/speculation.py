@@ -24,7 +24,7 @@ import numpy as np
 from mediant.models.reference import load_tokenizer
 from mediant.runtime.decoder import Decoder, Drafts
 from mediant.runtime.generate import NativeWriter
-from mediant.runtime.generation import Request
+from mediant.runtime.generation import GenerationRequest
 
 SENTENCES = (
     "The harbour was quiet that morning, and only two of the boats had come back with anything to sell at the market.",
@@ -54,8 +54,8 @@ def main() -> None:
     decoder = Decoder.open(given.model, activation_bits=given.activations)
     texts = prompts(given.model, decoder)[: given.prompts]
     drafts = list(itertools.product(given.draft, given.length))
-    requests = [Request(given.tokens)]
-    requests += [Request(given.tokens, draft=bits, draft_length=length) for bits, length in drafts]
+    requests = [GenerationRequest(given.tokens)]
+    requests += [GenerationRequest(given.tokens, draft=bits, draft_length=length) for bits, length in drafts]
     seconds = np.zeros((len(requests), given.repeats, len(texts)))
     same = np.ones((len(requests), len(texts)), bool)
     counts = [Drafts() for _ in requests]
@@ -89,10 +89,10 @@ def prompts(folder: Path, decoder: Decoder) -> list[list[int]]:
     return [random.integers(3, decoder.vocabulary, len(text.split())).tolist() for text in beginnings]
 
 
-def written(decoder: Decoder, text: list[int], request: Request) -> tuple[list[int], float]:
+def written(decoder: Decoder, text: list[int], request: GenerationRequest) -> tuple[list[int], float]:
     """The tokens behind a text, and the seconds for them; reading the text is not counted."""
     writer = NativeWriter(decoder)
-    list(writer.write(text, Request(1)))
+    list(writer.write(text, GenerationRequest(1)))
     began = time.perf_counter()
     found = list(writer.write(text, request))
     return found, time.perf_counter() - began

@@ -60,7 +60,7 @@ def odd_uniform(values: int, scale: dict[str, str] | None = None) -> Table:
 
 
 def grids() -> Named:
-    """Tables at every depth, `family bits`; Farey sets `Farey N`."""
+    """Tables at every bit width, `family bits`; Farey sets `Farey N`."""
     methods: Named = {"binary 1": grid({"name": "binary"}, 1)}
     for bits in range(2, 7):
         methods[f"uniform, absmax {bits}"] = grid({"name": "uniform"}, bits, ABSMAX)

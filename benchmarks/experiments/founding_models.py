@@ -19,7 +19,7 @@ from mediant.models.matrix_form import from_matrix, to_matrix
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference, load_tokenizer
 from mediant.models.weights import WeightReader
-from mediant.statistics.calibration import held_out_windows, token_ids
+from mediant.statistics.calibration_text import held_out_windows, token_ids
 from mediant.values import Model, TensorInfo
 
 ROLES = ("linear", "embedding", "head", "expert")

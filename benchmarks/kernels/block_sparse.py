@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from mediant.kernels import threads
-from mediant.kernels.block_sparse import BlockSparse
+from mediant.kernels.block_sparse_matrix import BlockSparse
 from mediant.methods.pruning.patterns.blocks import Blocks
 
 SHAPES = ((1536, 576), (576, 1536))

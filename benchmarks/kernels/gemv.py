@@ -30,7 +30,7 @@ from mediant.kernels.packed_matrix import PackedMatrix, PackedRun, WholeLevels
 from mediant.kernels.read_memory import read_memory
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import WIDTHS, scale_code_bytes, tile_bytes
-from mediant.methods.grids.bell import Bell
+from mediant.methods.grids.gaussian_int import GaussianInt
 from mediant.values import RowSpan
 
 RIVALS = {4: ("Q4_0", "Q4_K"), 3: ("Q3_K",), 2: ("Q2_K",)}
@@ -50,7 +50,7 @@ def packed(bits: int, shape: tuple[int, int], seed: int, storage: str = "tiles")
     tiles = room[-room.ctypes.data % 64 :][: tile_bytes(runs, columns)]
     codes = generator.integers(0, 256, scale_code_bytes(runs, columns // 32, form.bits), np.uint8)
     scales = from_float32(generator.uniform(0.5, 1, rows).astype(np.float32))
-    levels = WholeLevels.of(Bell().levels(bits).astype(np.float32), bits)
+    levels = WholeLevels.of(GaussianInt().levels(bits).astype(np.float32), bits)
     run = PackedRun(rows, WIDTHS[storage][bits], tiles, levels)
     return PackedMatrix(shape, (run,), scales, codes, form), tiles.size + codes.size + scales.nbytes
 

@@ -14,14 +14,14 @@ from mediant.values import Model, Scorecard, Statistics
 
 if TYPE_CHECKING:
     from mediant.pipeline.compress import compress
-    from mediant.pipeline.request import Request
+    from mediant.pipeline.request import CompressRequest
     from mediant.runtime.loading import load
 
-__all__ = ["Encoding", "Model", "Plan", "Request", "Scorecard", "Statistics", "compress", "load"]
+__all__ = ["CompressRequest", "Encoding", "Model", "Plan", "Scorecard", "Statistics", "compress", "load"]
 
 # The verbs need torch; they are imported when they are first used, so that `import mediant` stays quick.
 _VERBS = {
-    "Request": "mediant.pipeline.request",
+    "CompressRequest": "mediant.pipeline.request",
     "compress": "mediant.pipeline.compress",
     "load": "mediant.runtime.loading",
 }

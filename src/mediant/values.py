@@ -111,7 +111,7 @@ class RowSpan:
 
 
 @dataclass(frozen=True)
-class Drop:
+class Truncation:
     """A cut of a tensor's codes to so many leading bits, and its place among the cuts of the whole model."""
 
     bits: int

@@ -14,9 +14,9 @@ from mediant.allocation.strategies.same_everywhere import allocate_same
 from mediant.errors import SizeError
 
 
-def unit(name: str, rows: int, columns: int, scale: float, depths=(2, 3, 4)) -> Unit:
-    sizes = {b: -(-rows * columns // 8) * b + 2 * rows for b in depths}
-    return Unit(name, rows, columns, sizes, {b: scale * 4.0**-b for b in depths})
+def unit(name: str, rows: int, columns: int, scale: float, bit_widths=(2, 3, 4)) -> Unit:
+    sizes = {b: -(-rows * columns // 8) * b + 2 * rows for b in bit_widths}
+    return Unit(name, rows, columns, sizes, {b: scale * 4.0**-b for b in bit_widths})
 
 
 def cost(units: list[Unit], allocation: Allocation) -> int:
@@ -83,11 +83,11 @@ def test_a_size_that_is_too_large_names_the_largest():
 
 
 def test_same_everywhere_differs_by_at_most_one_bit():
-    units = [unit(f"t{i}", 20, 64, 10.0**i, depths=(2, 3, 4, 5)) for i in range(6)]
+    units = [unit(f"t{i}", 20, 64, 10.0**i, bit_widths=(2, 3, 4, 5)) for i in range(6)]
     low, high = (sum(f(u.sizes.values()) for u in units) for f in (min, max))
     for budget in range(low, high, 501):
-        depths = {r.bits for runs in allocate_same(units, budget).runs.values() for r in runs}
-        assert max(depths) - min(depths) <= 1
+        bit_widths = {r.bits for runs in allocate_same(units, budget).runs.values() for r in runs}
+        assert max(bit_widths) - min(bit_widths) <= 1
 
 
 def test_the_brute_force_comparator_fails_on_a_worse_choice():

@@ -40,7 +40,7 @@ def model_of(*shapes, tied=False):
 MODEL = model_of((500, 64), (64, 64), (96, 64), (64, 96))
 
 
-# What a depth that is new to a tensor may cost beside its rows: a table of 256 floats, and what is said of it.
+# What a bit width that is new to a tensor may cost beside its rows: a table of 256 floats, and what is said of it.
 MOST_BESIDE = 4 * 256 + 200 + 2 * 9
 
 
@@ -52,10 +52,11 @@ def sizing(recipe="nearest", scale=lambda unit: 1.0, beside=1000, model=MODEL):
 
     def folder_bytes(plan):
         payload = sum(plan.tensors[t.name].nbytes(t) for t in model.tensors)
-        # Like a manifest: longer with every run, depth and drop of a tensor, and with the target's digits.
+        # Like a manifest: longer with every run, bit width and drop of a tensor, and with the target's digits.
         plans = plan.tensors.values()
         said = sum(
-            9 * len(p.runs) + len(str(getattr(p, "drops", ()))) + 200 * len({r.bits for r in p.runs}) for p in plans
+            9 * len(p.runs) + len(str(getattr(p, "truncations", ()))) + 200 * len({r.bits for r in p.runs})
+            for p in plans
         )
         return beside + payload + said + len(str(plan.target_bytes))
 
@@ -72,7 +73,7 @@ def test_never_over_and_hardly_under(recipe):
     for target in np.linspace(smallest, largest / FULLEST, 60).astype(int).tolist():
         size = spend.folder_bytes(spend.plan(target))
         assert size <= target
-        # In a model as small as this, one more depth costs more with its table than half a percent.
+        # In a model as small as this, one more bit width costs more with its table than half a percent.
         assert size >= FULLEST * target or target - size <= MOST_BESIDE
 
 
@@ -143,11 +144,11 @@ def test_what_is_not_quantized_is_kept_as_the_recipe_says():
     assert set(kept.values()) == {"float16"}
 
 
-def test_a_single_depth_leaves_one_size():
+def test_a_single_bit_width_leaves_one_size():
     spend = sizing()
     spend = dataclasses.replace(
         spend,
-        recipe=dataclasses.replace(spend.recipe, depths=(4,)),
+        recipe=dataclasses.replace(spend.recipe, bit_widths=(4,)),
         units=[dataclasses.replace(u, sizes={4: u.sizes[4]}, losses={4: u.losses[4]}) for u in spend.units],
     )
     smallest, largest = spend.range()

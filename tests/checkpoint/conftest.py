@@ -18,9 +18,9 @@ from mediant.forms import Encoding, Form, Side
 from mediant.forms.cast.form import Cast
 from mediant.forms.compand.companded_matrix import CompandedMatrix, cluster_count
 from mediant.forms.compand.form import Compand
+from mediant.forms.entropy_coded.coded_matrix import CodedMatrix, SideInformation
+from mediant.forms.entropy_coded.form import EntropyCoded
 from mediant.forms.factors.form import Factors
-from mediant.forms.lattice.coded_matrix import CodedMatrix, SideInformation
-from mediant.forms.lattice.form import EntropyCoded
 from mediant.forms.quantize.form import Quantize
 from mediant.forms.sparse.form import Sparse, compact_info
 from mediant.kernels.bfloat16 import from_float32, to_float32
@@ -29,7 +29,7 @@ from mediant.kernels.pairs import BITS, ENTRIES
 from mediant.kernels.scale_codes import encode_scales
 from mediant.kernels.tiles import pack_scale_codes, pack_tiles
 from mediant.planning.plan import Plan
-from mediant.values import Certificate, Drop, Model, RowSpan, TensorInfo
+from mediant.values import Certificate, Model, RowSpan, TensorInfo, Truncation
 
 CERTIFICATE = Certificate(0.25, 0.125, 0.0, 0.0)
 # What a grid that is fitted to data is fitted to.
@@ -70,7 +70,7 @@ class Sample(NamedTuple):
     plan: Plan
     calibration: Calibration
     encodings: tuple[Encoding, ...]
-    companions: dict[str, bytes]
+    sidecar_files: dict[str, bytes]
     sides: dict[str, Side]
 
 
@@ -119,7 +119,8 @@ def write_sample(folder: Path) -> Sample:
         (TensorInfo("layers.2.tiled.weight", (21, 70), "float32", "linear", "out_in", "layers.2.tiled", 2),
          replace(quantized("table", [(9, 3), (4, 5), (8, 4)], 32, 3), scale_signed=False, storage="tiles")),
         (TensorInfo("layers.2.nested.weight", (24, 10), "float32", "linear", "in_out", "layers.2.nested", 2),
-         replace(quantized("affine", [(3, 4), (7, 7)], 64, 5), storage="nested", drops=(Drop(4, 1), Drop(2, 3)))),
+         replace(quantized("affine", [(3, 4), (7, 7)], 64, 5), storage="nested",
+                 truncations=(Truncation(4, 1), Truncation(2, 3)))),
         (TensorInfo("layers.2.down.weight", (9, 21), "float32", "linear", "in_out", "layers.2.down", 2),
          EntropyCoded(step=0.25)),
         (TensorInfo("layers.2.gate", (2, 3, 7), "float32", "expert", "experts_out_in", "layers.2", 2),
@@ -163,10 +164,13 @@ def write_sample(folder: Path) -> Sample:
     plan = Plan(model.fingerprint, "sample", 3, {info.name: p for info, p in planned}, 9999, 0.125)
     encodings = tuple(random_encoding(info, p, generator) for info, p in planned)
     calibration = Calibration("sample.txt", 640, "7e" * 32)
-    companions = {"config.json": b'{"quantization_config":{"quant_method":"mediant"}}', "README.md": "größe".encode()}
+    sidecar_files = {
+        "config.json": b'{"quantization_config":{"quant_method":"mediant"}}',
+        "README.md": "größe".encode(),
+    }
     sides = {e.info.name: e.side for e in encodings if e.plan.measured}
-    write(folder, model, plan, calibration, encodings, companions, sides)
-    return Sample(folder, model, plan, calibration, encodings, companions, sides)
+    write(folder, model, plan, calibration, encodings, sidecar_files, sides)
+    return Sample(folder, model, plan, calibration, encodings, sidecar_files, sides)
 
 
 def random_encoding(info: TensorInfo, plan: Form, generator: np.random.Generator) -> Encoding:
@@ -235,16 +239,16 @@ def random_sparse(info: TensorInfo, plan: Sparse, generator: np.random.Generator
 
 
 def random_companded(info: TensorInfo, size: int, generator: np.random.Generator) -> CompandedMatrix:
-    """Any codes at any depths; every cluster has a row."""
+    """Any codes at any bit widths; every cluster has a row."""
     rows, columns = info.matrix_shape
     count = cluster_count(rows, size)
     clusters = generator.permutation(np.arange(rows) % count).astype(np.uint8)
-    depths = generator.integers(0, 9, (count, columns)).astype(np.uint8)
-    codes = (generator.random((rows, columns)) * (1 << depths[clusters])).astype(np.uint8)
+    bit_widths = generator.integers(0, 9, (count, columns)).astype(np.uint8)
+    codes = (generator.random((rows, columns)) * (1 << bit_widths[clusters])).astype(np.uint8)
     scales, centres = (
         to_float32(from_float32(generator.standard_normal((count, columns)).astype(np.float32))) for _ in range(2)
     )
-    return CompandedMatrix(codes, clusters, depths, scales, centres)
+    return CompandedMatrix(codes, clusters, bit_widths, scales, centres)
 
 
 def random_coded(info: TensorInfo, generator: np.random.Generator) -> CodedMatrix:

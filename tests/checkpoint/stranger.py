@@ -166,15 +166,15 @@ class Stranger:
         return rows
 
     def tiled_scale_codes(self, tensor: str, groups: int, bits: int) -> list[int]:
-        raw, codes, octet = self.bytes_of(tensor, "scale_codes"), [], 0
+        raw, codes, panel = self.bytes_of(tensor, "scale_codes"), [], 0
         for count, _ in self.manifest["tensors"][tensor]["plan"]["runs"]:
             for r in range(count):
                 for g in range(groups):
-                    begin = ((octet + r // 8) * groups + g) * bits
+                    begin = ((panel + r // 8) * groups + g) * bits
                     word = int.from_bytes(raw[begin : begin + bits], "little")
                     codes.append((word >> r % 8 * bits) % (1 << bits))
-            octet += -(-count // 8)
-        assert len(raw) == octet * groups * bits + 1
+            panel += -(-count // 8)
+        assert len(raw) == panel * groups * bits + 1
         return codes
 
     def scales(self, tensor: str, rows: int, groups: int) -> list[list[float]]:
@@ -277,7 +277,7 @@ class Stranger:
             of_both = {"factors": self.product, "compand": self.companded_matrix, "sparse": self.sparse_matrix}
             matrix = of_both[method](tensor, rows, columns)
         else:
-            matrix = (self.coded_matrix if method == "lattice" else self.quantized_matrix)(tensor, columns)
+            matrix = (self.coded_matrix if method == "entropy_coded" else self.quantized_matrix)(tensor, columns)
         if layout in ("out_in", "experts_out_in"):
             return [w for row in matrix for w in row]
         outputs = shape[-1]
@@ -291,7 +291,7 @@ class Stranger:
         codes = self.tiles(tensor, columns) if "storage" in entry["plan"] else self.runs(tensor, "codes", columns)
         zeros = self.runs(tensor, "zeros", groups) if entry["grid"]["kind"] == "zero_point" else None
         scales = self.scales(tensor, len(codes), groups)
-        bits = [depth for rows, depth in entry["plan"]["runs"] for _ in range(rows)]
+        bits = [bit_width for rows, bit_width in entry["plan"]["runs"] for _ in range(rows)]
 
         def weight(r: int, c: int) -> float:
             zero = zeros[r][c // group] if zeros else 0
@@ -314,7 +314,7 @@ class Stranger:
     def companded_matrix(self, tensor: str, rows: int, columns: int) -> list[list[float]]:
         cluster = self.entry(tensor)["plan"]["cluster"]
         count = min(256, max(1, (2 * rows + cluster) // (2 * cluster)))
-        depths = self.unpacked(self.bytes_of(tensor, "depths"), count * columns, 4)
+        bit_widths = self.unpacked(self.bytes_of(tensor, "bit_widths"), count * columns, 4)
         clusters = self.unpacked(self.bytes_of(tensor, "clusters"), rows, max(1, (count - 1).bit_length()))
         scales, centres, raw = (
             self.floats(tensor, "scales"),
@@ -324,7 +324,7 @@ class Stranger:
         members = [[r for r in range(rows) if clusters[r] == k] for k in range(count)]
         matrix = [[0.0] * columns for _ in range(rows)]
         for bits in range(9):
-            groups = [(k, c) for k in range(count) for c in range(columns) if depths[k * columns + c] == bits]
+            groups = [(k, c) for k in range(count) for c in range(columns) if bit_widths[k * columns + c] == bits]
             places = [(k, r, c) for k, c in groups for r in members[k]]
             codes = self.unpacked(raw, len(places), bits)
             raw = raw[bits * -(-len(places) // 8) :]

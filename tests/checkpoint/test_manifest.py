@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediant.checkpoint.manifest import NUMBER_WIDTH, Manifest, fixed_width, forecast, is_companion
+from mediant.checkpoint.manifest import NUMBER_WIDTH, Manifest, fixed_width, is_sidecar, planned_manifest
 from mediant.checkpoint.manifest_parsing import parse_manifest
 from mediant.values import Certificate
 
@@ -17,7 +17,7 @@ Sample = Any
 
 
 def planned(sample: Sample) -> Manifest:
-    return forecast(sample.model, sample.plan, sample.calibration, ("b.json", "a.json"), sample.sides)
+    return planned_manifest(sample.model, sample.plan, sample.calibration, ("b.json", "a.json"), sample.sides)
 
 
 @given(st.none() | st.floats(0, 9.999999e99))
@@ -77,7 +77,7 @@ def test_there_is_nothing_of_the_moment_in_it(sample_checkpoint: Sample) -> None
 
 def test_a_model_that_was_not_calibrated_and_has_no_target(sample_checkpoint: Sample) -> None:
     plan = dataclasses.replace(sample_checkpoint.plan, target_bytes=None, predicted_loss=None)
-    manifest = forecast(sample_checkpoint.model, plan, None, (), sample_checkpoint.sides)
+    manifest = planned_manifest(sample_checkpoint.model, plan, None, (), sample_checkpoint.sides)
     assert parse_manifest(manifest.to_json().encode(), "it") == manifest
 
 
@@ -98,7 +98,7 @@ def test_a_model_that_was_not_calibrated_and_has_no_target(sample_checkpoint: Sa
         "mediant.safetensors",
     ],
 )
-def test_only_plain_names_are_companions(name: str) -> None:
-    assert is_companion("chat_template.jinja")
-    assert is_companion("1_Pooling/config.json")
-    assert not is_companion(name)
+def test_only_plain_names_are_sidecar_files(name: str) -> None:
+    assert is_sidecar("chat_template.jinja")
+    assert is_sidecar("1_Pooling/config.json")
+    assert not is_sidecar(name)

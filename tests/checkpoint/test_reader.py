@@ -60,7 +60,7 @@ def test_the_plan_the_model_and_the_rest_come_back(sample_checkpoint: Sample) ->
     assert checkpoint.model.name == sample_checkpoint.model.name
     assert checkpoint.model.weights == sample_checkpoint.model.weights
     assert checkpoint.manifest.calibration == sample_checkpoint.calibration
-    assert checkpoint.manifest.files == tuple(sorted(sample_checkpoint.companions))
+    assert checkpoint.manifest.files == tuple(sorted(sample_checkpoint.sidecar_files))
     assert read_manifest(sample_checkpoint.folder) == checkpoint.manifest
 
 
@@ -68,7 +68,9 @@ def test_what_was_read_can_be_written_again_to_the_same_bytes(sample_checkpoint:
     s = sample_checkpoint
     checkpoint = open_checkpoint(s.folder)
     again = [checkpoint.encoding(name) for name in checkpoint.tensors]
-    write(tmp_path / "again", s.model, checkpoint.plan, checkpoint.manifest.calibration, again, s.companions, s.sides)
+    write(
+        tmp_path / "again", s.model, checkpoint.plan, checkpoint.manifest.calibration, again, s.sidecar_files, s.sides
+    )
     for file in s.folder.iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 

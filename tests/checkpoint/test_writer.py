@@ -30,7 +30,7 @@ def written(sample: Sample, folder: Path, **changes: Any) -> Contents:
         "plan": sample.plan,
         "calibration": sample.calibration,
         "encodings": sample.encodings,
-        "companions": sample.companions,
+        "sidecar_files": sample.sidecar_files,
         "sides": sample.sides,
     }
     write(folder, **(arguments | changes))
@@ -48,32 +48,34 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def older(sample_checkpoint: Sample, tmp_path: Path) -> Path:
-    """A folder with an older checkpoint that has one more companion."""
-    companions = sample_checkpoint.companions | {"older.txt": b"older"}
-    written(sample_checkpoint, tmp_path / "older", companions=companions)
+    """A folder with an older checkpoint that has one more sidecar file."""
+    sidecar_files = sample_checkpoint.sidecar_files | {"older.txt": b"older"}
+    written(sample_checkpoint, tmp_path / "older", sidecar_files=sidecar_files)
     return tmp_path / "older"
 
 
 def test_the_folder_has_the_predicted_bytes_exactly(sample_checkpoint: Sample) -> None:
     s = sample_checkpoint
-    overhead = overhead_bytes(s.model, s.plan, s.calibration, s.companions, s.sides)
+    overhead = overhead_bytes(s.model, s.plan, s.calibration, s.sidecar_files, s.sides)
     payload = sum(s.plan.tensors[t.name].nbytes(t, s.sides.get(t.name)) for t in s.model.tensors)
-    beside = sum(len(content) for content in s.companions.values())
+    beside = sum(len(content) for content in s.sidecar_files.values())
     assert files.folder_bytes(s.folder) == overhead + payload + beside
     assert payload == sum(encoding.nbytes for encoding in s.encodings)
 
 
-def test_companions_are_copied_as_they_are(sample_checkpoint: Sample, out: Path, tmp_path: Path) -> None:
+def test_sidecar_files_are_copied_as_they_are(sample_checkpoint: Sample, out: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(b"\x00\xff")
-    found = written(sample_checkpoint, out, companions={"tokenizer.model": tmp_path / "elsewhere", "README.md": b"r"})
+    found = written(
+        sample_checkpoint, out, sidecar_files={"tokenizer.model": tmp_path / "elsewhere", "README.md": b"r"}
+    )
     assert (found["tokenizer.model"], found["README.md"]) == (b"\x00\xff", b"r")
     assert found.keys() == {"tokenizer.model", "README.md", "mediant.json", "mediant.safetensors"}
 
 
 def test_the_same_input_gives_the_same_bytes_in_any_order(sample_checkpoint: Sample, out: Path, tmp_path: Path) -> None:
     s = sample_checkpoint
-    backwards = dict(reversed(s.companions.items()))
-    again = written(s, out, encodings=reversed(s.encodings), companions=backwards)
+    backwards = dict(reversed(s.sidecar_files.items()))
+    again = written(s, out, encodings=reversed(s.encodings), sidecar_files=backwards)
     assert again == contents(s.folder)
     apart = [dataclasses.replace(e, parts={k: np.array(p, order="F") for k, p in e.parts.items()}) for e in s.encodings]
     assert written(s, tmp_path / "other", encodings=apart) == again
@@ -137,9 +139,9 @@ def test_nothing_else_is_overwritten(
 
 
 @pytest.mark.parametrize("name", ["../x", "a//b", "mediant.json", "mediant.safetensors", "", ".."])
-def test_companions_stay_in_the_folder(sample_checkpoint: Sample, out: Path, name: str) -> None:
+def test_sidecar_files_stay_in_the_folder(sample_checkpoint: Sample, out: Path, name: str) -> None:
     with pytest.raises(ValueError, match="not the name of a file"):
-        written(sample_checkpoint, out, companions={name: b""})
+        written(sample_checkpoint, out, sidecar_files={name: b""})
     with pytest.raises(ValueError, match="not the name of a file"):
         overhead_bytes(sample_checkpoint.model, sample_checkpoint.plan, None, [name])
 

@@ -10,7 +10,7 @@ import pytest
 from mediant.errors import ModelError
 from mediant.models import folder
 from mediant.pipeline.compress import compress
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 
 COMMANDS = """
 import sys
@@ -43,7 +43,7 @@ def small(tiny_folder, tmp_path_factory):
     text = place / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog . " * 100)
     out = place / "small"
-    compress(Request(str(tiny_folder("llama")), out, size="45000", recipe="rtn", calibration=text))
+    compress(CompressRequest(str(tiny_folder("llama")), out, size="45000", recipe="rtn", calibration=text))
     return out
 
 

@@ -23,7 +23,7 @@ from mediant.kernels import native
 from mediant.methods.layer import prepare
 from mediant.runtime import generate as generation
 from mediant.runtime.activation_bits import USUAL
-from mediant.values import Drop, RowSpan, TensorInfo
+from mediant.values import RowSpan, TensorInfo, Truncation
 
 Folder = Callable[[str], Path]
 Run = Callable[..., int]
@@ -146,7 +146,7 @@ def test_bits_of_a_nested_model_are_chosen(run: Run, tiny_folder: Folder, tmp_pa
             grid={"name": "nested"}, scale={"name": "absmax"}, rounding={"name": "nearest"},
             runs=(RowSpan(len(weights), 4),), group=32, scale_bits=4, scale_signed=False, scale_steps=4,
             storage="nested",
-            drops=(Drop(3, next(places)), Drop(2, 1000 + next(places))),
+            truncations=(Truncation(3, next(places)), Truncation(2, 1000 + next(places))),
         )  # fmt: skip
         found = quantize(prepare(weights, plan.rotation, None), plan)
         return Encoding(info, plan, found.parts, found.certificate)

@@ -51,8 +51,8 @@ def encodings() -> list[Encoding]:
 def folder(tmp_path: Path) -> Path:
     model = Model(tmp_path, "small [bold]model", "SmallForCausalLM", {}, tuple(PLANS), "ab" * 32)
     plan = Plan(model.fingerprint, "default", 7, {t.name: p for t, p in PLANS.items()}, 5000, 0.25)
-    companions = {"config.json": b"{}", "README.md": b"about"}
-    write(tmp_path / "out", model, plan, Calibration("words.txt", 1234, "cd" * 32), encodings(), companions)
+    sidecar_files = {"config.json": b"{}", "README.md": b"about"}
+    write(tmp_path / "out", model, plan, Calibration("words.txt", 1234, "cd" * 32), encodings(), sidecar_files)
     return tmp_path / "out"
 
 
@@ -112,7 +112,7 @@ def test_every_tensor_says_what_became_of_it(inspect: Callable[..., Any], folder
     assert lines["positions"]["certificate"] is None
 
 
-def test_the_tables_show_sizes_depths_errors_and_the_untouched(inspect: Callable[..., Any], folder: Path) -> None:
+def test_the_tables_show_sizes_bit_widths_errors_and_the_untouched(inspect: Callable[..., Any], folder: Path) -> None:
     code, out, _ = inspect(folder, "--tensors")
     assert code == 0
     for text in (

@@ -56,7 +56,7 @@ def test_zeros_make_a_checkpoint_that_stores_the_rest(run, tiny_folder, text, tm
     ],
 )
 def test_what_cannot_be_pruned_is_one_sentence(options, error, words, run, tiny_folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mediant.statistics.calibration.sampled_windows", None)  # refused before any work
+    monkeypatch.setattr("mediant.statistics.calibration_text.sampled_windows", None)  # refused before any work
     assert run(tiny_folder("llama"), *options, "--out", "out") == error.exit_code
     message = " ".join(capsys.readouterr().err.split())
     assert words in message

@@ -140,7 +140,7 @@ def test_rows_take_up_gains(plan):
 
 @plans
 def test_codes_that_learn_stay_where_they_are(plan):
-    if not plan.trainable or plan.grid.get("name") == "paired":
+    if not plan.trainable or plan.grid.get("name") == "vq2d":
         return
     found = encoded(plan)
     codes = plan.codes(INFO, found.parts, found.side)
@@ -158,7 +158,7 @@ def test_words_can_be_printed(plan):
     words = plan.words()
     assert words.short.isprintable()
     assert words.full.isprintable()
-    assert words.depth is None or words.depth.isprintable()
+    assert words.bit_width is None or words.bit_width.isprintable()
     json.dumps(dict(words.fields))
     assert plan.ledger in ("quantized", "pruned", "factored", "cast")
 

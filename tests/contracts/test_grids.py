@@ -14,14 +14,14 @@ from mediant.kernels.pairs import PAIRS, is_codebook
 
 GRIDS = discovery.names("grids")
 SAMPLE = np.random.default_rng(0).uniform(-1, 1, 5000)
-DEPTHS = range(1, 9)
+BIT_WIDTHS = range(1, 9)
 
 
 def tables(name):
-    """The levels of a grid with its default parameters at every depth that it has."""
+    """The levels of a grid with its default parameters at every bit width that it has."""
     grid = discovery.make("grids", {"name": name})
     found = {}
-    for bits in DEPTHS:
+    for bits in BIT_WIDTHS:
         with contextlib.suppress(ValueError):
             found[bits] = grid.levels(bits, SAMPLE, None)
     return found
@@ -65,14 +65,14 @@ def test_the_check_refuses(wrong):
 @pytest.mark.parametrize("name", GRIDS)
 def test_levels_are_ascending_finite_distinct_and_few(name):
     found = tables(name)
-    assert found, "a grid has at least one depth"
+    assert found, "a grid has at least one bit width"
     for bits, levels in found.items():
         check(levels, bits)
 
 
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("bits", [-1, 0, 9, 16])
-def test_other_depths_are_refused(name, bits):
+def test_other_bit_widths_are_refused(name, bits):
     with pytest.raises(ValueError, match=str(bits)):
         discovery.make("grids", {"name": name}).levels(bits, SAMPLE, None)
 

@@ -15,7 +15,7 @@ import transformers
 from mediant import cli, discovery
 from mediant.errors import SizeError
 from mediant.pipeline.compress import begun
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.runtime import families
 from mediant.runtime.decoder import Decoder
 
@@ -188,7 +188,7 @@ def compress(tiny_folder, tmp_path):
 
     def to(size, recipe):
         (tmp_path / "toy.yaml").write_text(f"description: a toy\n{recipe}\n")
-        request = Request(
+        request = CompressRequest(
             str(tiny_folder("llama")), tmp_path / "out", size=size, recipe=str(tmp_path / "toy.yaml"), calibration=text
         )
         with begun(request) as run:
@@ -203,7 +203,7 @@ def test_a_grid_a_scale_and_a_rounding(add, compress):
     add("mediant.methods.rounding", "watched", ROUNDING)
     checkpoint = compress(
         "60kB",
-        "grid: {name: squares}\nscale: {name: share, share: 0.9}\nrounding: {name: watched}\ndepths: [3, 4, 5, 6]",
+        "grid: {name: squares}\nscale: {name: share, share: 0.9}\nrounding: {name: watched}\nbit_widths: [3, 4, 5, 6]",
     )
     plan = checkpoint.plan.tensors["model.layers.0.mlp.up_proj.weight"]
     assert (plan.grid["name"], plan.scale["share"], plan.rounding["name"]) == ("squares", 0.9, "watched")

@@ -15,7 +15,7 @@ from mediant.evaluation.scoring import Candidate, evaluate, evaluate_encoder, po
 from mediant.evaluation.windows import cut
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference, load_tokenizer
-from mediant.statistics.calibration import calibration_tokens
+from mediant.statistics.calibration_text import calibration_tokens
 from mediant.values import Model
 
 Folder = Callable[[str], Path]

@@ -9,8 +9,8 @@ import pytest
 
 from mediant.checkpoint.writer import write
 from mediant.forms.cast.form import Cast
-from mediant.models.companions import companion_files
 from mediant.models.opening import open_model
+from mediant.models.sidecar_files import sidecar_files
 from mediant.pipeline.encode import encode_all
 from mediant.planning.plan import Plan
 
@@ -22,7 +22,7 @@ def tiny_checkpoint(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Calla
     def folder(name: str) -> Path:
         model = open_model(str(tiny_folder(name)))
         plan = Plan(model.fingerprint, "cast", 0, {t.name: Cast() for t in model.tensors})
-        write(tmp_path / name, model, plan, None, encode_all(model, plan, None), companion_files(model, ""))
+        write(tmp_path / name, model, plan, None, encode_all(model, plan, None), sidecar_files(model, ""))
         return tmp_path / name
 
     return folder

@@ -93,7 +93,7 @@ def test_a_form_is_one_folder(toy, tiny_folder, tmp_path):
     file = tmp_path / "plan.json"
     file.write_text(Plan(model.fingerprint, "by hand", 0, chosen).to_json())
     out = tmp_path / "out"
-    made = mediant.compress(mediant.Request(str(tiny_folder("llama")), out, plan=file, calibration=text))
+    made = mediant.compress(mediant.CompressRequest(str(tiny_folder("llama")), out, plan=file, calibration=text))
     assert made.plan.tensors == chosen
 
     shown = CliRunner().invoke(app, ["inspect", str(out), "--tensors", "--verify", "--json", str(tmp_path / "f.json")])

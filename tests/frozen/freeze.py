@@ -22,12 +22,12 @@ from mediant.checkpoint.writer import write
 from mediant.forms import Form
 from mediant.forms.cast.form import Cast
 from mediant.forms.compand.form import Compand
+from mediant.forms.entropy_coded.form import EntropyCoded
 from mediant.forms.factors.form import Factors
-from mediant.forms.lattice.form import EntropyCoded
 from mediant.forms.quantize.form import Quantize
 from mediant.forms.sparse.form import Sparse
 from mediant.planning.plan import Plan
-from mediant.values import Drop, Model, RowSpan, TensorInfo
+from mediant.values import Model, RowSpan, TensorInfo, Truncation
 
 HERE = Path(__file__).parent
 HASHES = HERE / "weights.json"
@@ -42,7 +42,7 @@ def quantized(grid: str, runs: list[tuple[int, int]], group: int, scale_bits: in
 
 
 ZERO_POINT = replace(quantized("uniform", [(5, 3), (7, 2)], 8, 16), grid={"name": "uniform", "kind": "zero_point"})
-TILES = quantized("bell", [(9, 2), (4, 5), (3, 3)], 32, 3, scale_signed=False, scale_steps=4, storage="tiles")
+TILES = quantized("gaussian_int", [(9, 2), (4, 5), (3, 3)], 32, 3, scale_signed=False, scale_steps=4, storage="tiles")
 ROTATION = {"name": "rotation", "seed": 12345}
 # The plans of each checkpoint; matrices are [16, 24], or [12, 10] for the plans of 12 rows, in turn out_in and in_out.
 PLANS: Mapping[str, tuple[Form, ...]] = {
@@ -50,15 +50,16 @@ PLANS: Mapping[str, tuple[Form, ...]] = {
     "quantize-rows": (
         quantized("uniform", [(3, 8), (4, 4), (9, 2)], 16, 6),
         ZERO_POINT,
-        quantized("normal", [(10, 3), (6, 2)], 5, 4, basis=ROTATION),
+        quantized("gaussian", [(10, 3), (6, 2)], 5, 4, basis=ROTATION),
     ),
     "quantize-tiles": (TILES, replace(TILES, basis=ROTATION)),
     "quantize-nested": (
-        quantized("nested", [(7, 4), (9, 3)], 32, 5, storage="nested", drops=(Drop(3, 2), Drop(2, 5))),
+        replace(quantized("nested", [(7, 4), (9, 3)], 32, 5), storage="nested",
+                truncations=(Truncation(3, 2), Truncation(2, 5))),
     ),
     "quantize-pairs": (
-        replace(TILES, grid={"name": "paired"}, basis=ROTATION),
-        quantized("paired", [(5, 2), (7, 4)], 10, 16),
+        replace(TILES, grid={"name": "vq2d"}, basis=ROTATION),
+        quantized("vq2d", [(5, 2), (7, 4)], 10, 16),
     ),
     "quantize-columns": (
         replace(ZERO_POINT, outliers=3),
@@ -70,13 +71,13 @@ PLANS: Mapping[str, tuple[Form, ...]] = {
     "sparse": tuple(
         Sparse(plan, pattern, {"name": "magnitude"})
         for pattern in PATTERNS.values()
-        for plan in (Cast("float16"), quantized("bell", [(9, 2), (7, 4)], 4, 5))
+        for plan in (Cast("float16"), quantized("gaussian_int", [(9, 2), (7, 4)], 4, 5))
     ),
     "factors": (
         Factors(low_rank={"name": "truncated_svd"}, rank=3, left=Cast("float16"),
                    right=Cast("bfloat16")),
         Factors(low_rank={"name": "residual", "rounds": 2}, rank=4,
-                   base=quantized("normal", [(16, 2)], 8, 4), left=quantized("bell", [(16, 3)], 4, 3),
+                   base=quantized("gaussian", [(16, 2)], 8, 4), left=quantized("gaussian_int", [(16, 3)], 4, 3),
                    right=quantized("uniform", [(4, 4)], 8, 16, basis=ROTATION)),
     ),
 }  # fmt: skip

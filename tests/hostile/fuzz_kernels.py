@@ -17,8 +17,8 @@ from mediant.kernels import native
 from mediant.kernels.packed_matrix import LAYOUTS, PackedMatrix, PackedRun, WholeLevels
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import STORAGES, WIDTHS, scale_code_bytes, tile_bytes
-from mediant.methods.grids.bell import Bell
-from mediant.methods.grids.paired import Paired
+from mediant.methods.grids.gaussian_int import GaussianInt
+from mediant.methods.grids.vq2d import Vq2d
 from mediant.values import RowSpan
 
 VALUES = np.float32([0, -0.0, 1, -1, 1e-45, 1e-38, 3e38, np.inf, -np.inf, np.nan])
@@ -42,7 +42,7 @@ def case(generator: np.random.Generator) -> str:
 
     made = []
     for run in runs:
-        grid = Paired() if run.bits > 1 and generator.integers(2) else Bell()
+        grid = Vq2d() if run.bits > 1 and generator.integers(2) else GaussianInt()
         levels = WholeLevels.of(grid.levels(run.bits).reshape(-1).astype(np.float32), run.bits)
         widths = WIDTHS[storage][run.bits] if generator.integers(16) else LAYOUTS[generator.integers(len(LAYOUTS))]
         if generator.integers(16) == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mediant.statistics.lattice import damped
+from mediant.statistics.metric_factors import damped
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from mediant.kernels import babai as module
 from mediant.kernels.babai import babai
 from mediant.kernels.nearest_code import nearest_code
 from mediant.kernels.scale_codes import ScaleForm
-from mediant.statistics.lattice import damped, lattice
+from mediant.statistics.metric_factors import damped, factorize
 
 TABLE = np.float32([-2.1, -1.3, -0.7, -0.2, 0.2, 0.7, 1.3, 2.1])
 # More rows than are taken together, and strips, chunks and groups that end in the midst of one another.
@@ -32,7 +32,7 @@ GRIDS = {
 def test_native_is_the_reference_to_the_bit(grid, rows, columns, group, form, monkeypatch, problem):
     w, metric = problem(rows, columns, seed=rows)
     w[0, 0] = 0
-    levels, basis = GRIDS[grid], lattice(metric)
+    levels, basis = GRIDS[grid], factorize(metric)
     native = babai(w, basis, levels, group, form)
     monkeypatch.setattr(module, "native", None)
     reference = babai(w, basis, levels, group, form)
@@ -46,7 +46,7 @@ def test_threads_do_not_change_a_bit(monkeypatch, problem):
     results = []
     for count in ("1", "3"):
         monkeypatch.setenv("MEDIANT_THREADS", count)
-        results.append(babai(w, lattice(metric), TABLE, 16, ScaleForm(5)))
+        results.append(babai(w, factorize(metric), TABLE, 16, ScaleForm(5)))
     np.testing.assert_array_equal(results[0].codes, results[1].codes)
 
 
@@ -54,7 +54,7 @@ def test_a_diagonal_metric_gives_nearest_rounding(problem):
     w, _ = problem(8, 24)
     metric = np.diag(np.random.default_rng(1).uniform(0.5, 2, 24))
     form = ScaleForm(6)
-    result = babai(w, lattice(metric), TABLE, 24, form)
+    result = babai(w, factorize(metric), TABLE, 24, form)
     scale = result.scales(form)[:, 0]
     expected = nearest_code(w, scale, np.zeros(8, np.float32), TABLE.astype(np.float64))
     np.testing.assert_array_equal(result.codes, expected)
@@ -94,7 +94,7 @@ def test_gptq_from_the_last_column_to_the_first_is_babais_nearest_plane(seed, pr
     """Three independent ways to the same codes (arXiv 2507.18553, theorem 4), at the scales that ours found."""
     w, metric = problem(5, 12, seed)
     form = ScaleForm(6)
-    ours = babai(w, lattice(metric), TABLE, 12, form)
+    ours = babai(w, factorize(metric), TABLE, 12, form)
     scale, levels = ours.scales(form)[:, 0].astype(np.float64), TABLE.astype(np.float64)
     np.testing.assert_array_equal(gptq(w, metric, scale, levels), ours.codes)
     backwards = slice(None, None, -1)
@@ -119,7 +119,7 @@ def test_the_comparison_with_the_nearest_plane_sees_the_order(problem):
 def test_the_error_is_the_sum_of_conditional_errors(problem, decoded, error):
     """sum_j d_j e_j^2 with the errors that were carried on equals (w^ - w) M (w^ - w)^T (arXiv 2507.18553)."""
     w, metric = problem(6, 20)
-    basis, form = lattice(metric), ScaleForm(6)
+    basis, form = factorize(metric), ScaleForm(6)
     result = babai(w, basis, TABLE, 20, form)
     value = decoded(result, TABLE, 20, form).astype(np.float64)
     left, total = w.astype(np.float64).copy(), np.zeros(6)
@@ -134,8 +134,8 @@ def test_the_error_is_the_sum_of_conditional_errors(problem, decoded, error):
 def test_far_better_than_nearest_rounding_on_correlated_inputs(problem, error):
     w, metric = problem(32, 48)
     form = ScaleForm(6)
-    with_metric = babai(w, lattice(metric), TABLE, 48, form)
-    without = babai(w, lattice(np.eye(48)), TABLE, 48, form)
+    with_metric = babai(w, factorize(metric), TABLE, 48, form)
+    without = babai(w, factorize(np.eye(48)), TABLE, 48, form)
     gain = error(w, with_metric, metric, TABLE, 48, form).sum() / error(w, without, metric, TABLE, 48, form).sum()
     assert gain < 0.7
 
@@ -144,19 +144,19 @@ def test_rows_of_zeros_and_dead_inputs(problem, decoded):
     w, metric = problem(3, 8)
     w[1] = 0
     metric[2] = metric[:, 2] = 0
-    result = babai(w, lattice(damped(metric, 0.01)), np.float32([-1, 0, 1]), 4, ScaleForm(4))
+    result = babai(w, factorize(damped(metric, 0.01)), np.float32([-1, 0, 1]), 4, ScaleForm(4))
     assert not decoded(result, np.float32([-1, 0, 1]), 4, ScaleForm(4))[1].any()
 
 
 @pytest.mark.parametrize("metric", [np.zeros((3, 3)), np.diag([1.0, -1, 1])])
 def test_a_metric_that_is_not_one_is_refused(metric):
     with pytest.raises(ValueError, match="positive definite"):
-        lattice(metric)
+        factorize(metric)
 
 
 def test_arguments_are_checked(problem):
     w, metric = problem(2, 4)
     with pytest.raises(ValueError, match="columns"):
-        babai(w[:, :3], lattice(metric), TABLE, 4, ScaleForm(4))
+        babai(w[:, :3], factorize(metric), TABLE, 4, ScaleForm(4))
     with pytest.raises(ValueError, match="16"):
-        babai(w, lattice(metric), TABLE, 4, ScaleForm(16))
+        babai(w, factorize(metric), TABLE, 4, ScaleForm(16))

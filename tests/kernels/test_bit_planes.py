@@ -9,7 +9,7 @@ from mediant.kernels import bit_planes, native
 from mediant.kernels.bit_planes import pack, pack_reference, packed_bytes, unpack, unpack_reference
 
 LENGTHS = range(71)
-DEPTHS = range(1, 9)
+BIT_WIDTHS = range(1, 9)
 
 
 def by_definition(codes: list[int], bits: int) -> bytes:
@@ -22,7 +22,7 @@ def by_definition(codes: list[int], bits: int) -> bytes:
     return bytes(packed)
 
 
-@pytest.mark.parametrize("bits", DEPTHS)
+@pytest.mark.parametrize("bits", BIT_WIDTHS)
 @pytest.mark.parametrize("path", ["dispatched", "reference"])
 def test_every_length_packs_as_defined_and_unpacks_again(bits: int, path: str) -> None:
     encode, read = (pack, unpack) if path == "dispatched" else (pack_reference, unpack_reference)
@@ -35,7 +35,7 @@ def test_every_length_packs_as_defined_and_unpacks_again(bits: int, path: str) -
         np.testing.assert_array_equal(read(packed, length, bits), codes)
 
 
-@pytest.mark.parametrize("bits", DEPTHS)
+@pytest.mark.parametrize("bits", BIT_WIDTHS)
 def test_every_number_in_every_place(bits: int) -> None:
     for place in range(9):
         for number in range(1 << bits):
@@ -44,7 +44,7 @@ def test_every_number_in_every_place(bits: int) -> None:
             np.testing.assert_array_equal(unpack(pack(codes, bits), 9, bits), codes)
 
 
-@pytest.mark.parametrize("bits", DEPTHS)
+@pytest.mark.parametrize("bits", BIT_WIDTHS)
 def test_a_flipped_bit_changes_one_number_by_its_place_value(bits: int) -> None:
     codes = np.random.default_rng(1).integers(1 << bits, size=16).astype(np.uint8)
     packed = pack(codes, bits)
@@ -90,7 +90,7 @@ def test_threads_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("bits", [-1, 0, 9, 16])
-def test_other_depths_are_refused(bits: int) -> None:
+def test_other_bit_widths_are_refused(bits: int) -> None:
     with pytest.raises(ValueError, match="1 to 8 bits"):
         pack(np.zeros(3, np.uint8), bits)
     with pytest.raises(ValueError, match="1 to 8 bits"):
@@ -102,7 +102,7 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
         pack(np.array([1, 8], np.uint8), 3)
 
 
-@pytest.mark.parametrize("bits", DEPTHS)
+@pytest.mark.parametrize("bits", BIT_WIDTHS)
 def test_too_few_bytes_are_refused(bits: int) -> None:
     with pytest.raises(ValueError, match=f"take {2 * bits} bytes, not {2 * bits - 1}"):
         unpack(np.zeros(2 * bits - 1, np.uint8), 9, bits)

@@ -11,7 +11,7 @@ from mediant.kernels import descent as module
 from mediant.kernels.babai import Rounded, babai
 from mediant.kernels.descent import descent
 from mediant.kernels.scale_codes import ScaleForm
-from mediant.statistics.lattice import lattice
+from mediant.statistics.metric_factors import factorize
 
 TABLE = np.float32([-2.1, -1.3, -0.7, -0.2, 0.2, 0.7, 1.3, 2.1])
 # More rows than are taken together, and strips, chunks and groups that end in the midst of one another.
@@ -25,7 +25,7 @@ FORM = ScaleForm(6)
 @pytest.mark.parametrize(("rows", "columns", "group"), [(1, 1, 4), (3, 7, 4), (9, 33, 16), (17, 40, 64), ODD])
 def test_native_is_the_reference_to_the_bit(grid, rows, columns, group, problem, monkeypatch):
     w, metric = problem(rows, columns, seed=rows)
-    levels, basis = GRIDS[grid], lattice(metric)
+    levels, basis = GRIDS[grid], factorize(metric)
     start = babai(w, basis, levels, group, FORM)
     scales = start.scales(FORM)
     scales[0] = 0
@@ -39,7 +39,7 @@ def test_native_is_the_reference_to_the_bit(grid, rows, columns, group, problem,
 
 def test_it_never_raises_the_error_and_ends_where_no_single_change_helps(problem, error):
     w, metric = problem(12, 24)
-    basis = lattice(metric)
+    basis = factorize(metric)
     start = babai(w, basis, TABLE, 24, FORM)
 
     def found(sweeps):
@@ -63,13 +63,13 @@ def test_it_never_raises_the_error_and_ends_where_no_single_change_helps(problem
 def test_with_a_diagonal_metric_nothing_is_left_to_do(problem):
     w, _ = problem(8, 24)
     metric = np.diag(np.random.default_rng(1).uniform(0.5, 2, 24)).astype(np.float32)
-    start = babai(w, lattice(metric.astype(np.float64)), TABLE, 24, FORM)
+    start = babai(w, factorize(metric.astype(np.float64)), TABLE, 24, FORM)
     np.testing.assert_array_equal(descent(w, start.codes, start.scales(FORM), metric, TABLE, 24, 2), start.codes)
 
 
 def test_it_does_not_write_into_what_it_is_given(problem):
     w, metric = problem(4, 12)
-    start = babai(w, lattice(metric), TABLE, 4, FORM)
+    start = babai(w, factorize(metric), TABLE, 4, FORM)
     before = start.codes.copy()
     descent(w, start.codes, start.scales(FORM), metric.astype(np.float32), TABLE, 4, 3)
     np.testing.assert_array_equal(start.codes, before)

@@ -160,7 +160,7 @@ def test_native_equals_reference(shape, levels, zero_point, weighted):
 
 @needs_native
 @pytest.mark.parametrize("bits", SIGNED)
-def test_native_equals_reference_at_every_depth(bits):
+def test_native_equals_reference_at_every_bit_width(bits):
     w = np.random.default_rng(bits).laplace(size=(20, 64)).astype(np.float32)
     assert_native_equals_reference(w, None, SIGNED[bits], False)
 

@@ -11,7 +11,7 @@ from mediant.kernels import k_best as module
 from mediant.kernels.babai import babai
 from mediant.kernels.k_best import k_best
 from mediant.kernels.scale_codes import ScaleForm
-from mediant.statistics.lattice import lattice
+from mediant.statistics.metric_factors import factorize
 
 TABLE = np.float32([-2.1, -1.3, -0.7, -0.2, 0.2, 0.7, 1.3, 2.1])
 GRIDS = {"affine": np.arange(-4, 4, dtype=np.float32), "table": TABLE, "one level": np.float32([0.5])}
@@ -25,7 +25,7 @@ ONE_SCALE = ScaleForm(2, signed=False, steps=1)
 def test_native_is_the_reference_to_the_bit(grid, rows, columns, group, beams, problem, monkeypatch):
     w, metric = problem(rows, columns, seed=rows)
     w[0, 0] = 0
-    arguments = w, lattice(metric), GRIDS[grid], group, ScaleForm(3, signed=False, steps=4), beams
+    arguments = w, factorize(metric), GRIDS[grid], group, ScaleForm(3, signed=False, steps=4), beams
     native = k_best(*arguments)
     monkeypatch.setattr(module, "native", None)
     reference = k_best(*arguments)
@@ -39,7 +39,7 @@ def test_one_beam_is_babai(grid, problem):
     for seed in range(5):
         w, metric = problem(9, 40, seed)
         form = ScaleForm(4, signed=False, steps=4)
-        one, plain = (f(w, lattice(metric), GRIDS[grid], 8, form, *b) for f, b in ((k_best, (1,)), (babai, ())))
+        one, plain = (f(w, factorize(metric), GRIDS[grid], 8, form, *b) for f, b in ((k_best, (1,)), (babai, ())))
         np.testing.assert_array_equal(one.codes, plain.codes)
         np.testing.assert_array_equal(one.scale_codes, plain.scale_codes)
 
@@ -50,7 +50,7 @@ def test_enough_beams_find_the_closest_vector(columns, levels, problem, error):
     exact = wrong_with_one = 0
     for seed in range(12):
         w, metric = problem(1, columns, seed)
-        found = k_best(w, lattice(metric), levels, columns, ONE_SCALE, module.MOST_BEAMS)
+        found = k_best(w, factorize(metric), levels, columns, ONE_SCALE, module.MOST_BEAMS)
         scale = found.scales(ONE_SCALE)[0, 0]
         points = np.array(list(itertools.product(scale * levels, repeat=columns)), np.float64) - w
         best = np.einsum("ij,jk,ik->i", points, metric, points).min()
@@ -59,7 +59,7 @@ def test_enough_beams_find_the_closest_vector(columns, levels, problem, error):
         ours = error(w, found, metric, levels, columns, ONE_SCALE)[0]
         assert ours >= best * (1 - tolerance)
         exact += ours <= best * (1 + tolerance)
-        one = error(w, babai(w, lattice(metric), levels, columns, ONE_SCALE), metric, levels, columns, ONE_SCALE)[0]
+        one = error(w, babai(w, factorize(metric), levels, columns, ONE_SCALE), metric, levels, columns, ONE_SCALE)[0]
         wrong_with_one += one > best * (1 + tolerance)
     assert exact == 12
     assert wrong_with_one > 0
@@ -69,7 +69,7 @@ def test_more_beams_err_less(problem, error):
     w, metric = problem(64, 48)
     form = ScaleForm(4, signed=False, steps=4)
     one, two, eight = (
-        error(w, k_best(w, lattice(metric), TABLE, 16, form, beams), metric, TABLE, 16, form).sum()
+        error(w, k_best(w, factorize(metric), TABLE, 16, form, beams), metric, TABLE, 16, form).sum()
         for beams in (1, 2, 8)
     )
     assert eight < two < one
@@ -80,7 +80,7 @@ def test_threads_do_not_change_a_bit(problem, monkeypatch):
     results = []
     for count in ("1", "3"):
         monkeypatch.setenv("MEDIANT_THREADS", count)
-        results.append(k_best(w, lattice(metric), TABLE, 16, ScaleForm(5), 3))
+        results.append(k_best(w, factorize(metric), TABLE, 16, ScaleForm(5), 3))
     np.testing.assert_array_equal(results[0].codes, results[1].codes)
 
 
@@ -88,4 +88,4 @@ def test_threads_do_not_change_a_bit(problem, monkeypatch):
 def test_the_number_of_beams_is_checked(beams, problem):
     w, metric = problem(2, 4)
     with pytest.raises(ValueError, match="beams"):
-        k_best(w, lattice(metric), TABLE, 4, ScaleForm(4), beams)
+        k_best(w, factorize(metric), TABLE, 4, ScaleForm(4), beams)

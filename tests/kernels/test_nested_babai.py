@@ -10,7 +10,7 @@ from mediant.kernels.babai import babai
 from mediant.kernels.descent import descent
 from mediant.kernels.nested_babai import nested_babai
 from mediant.kernels.scale_codes import ScaleForm
-from mediant.statistics.lattice import lattice
+from mediant.statistics.metric_factors import factorize
 
 TABLE = np.float32([-2.1, -1.3, -0.7, -0.2, 0.2, 0.7, 1.3, 2.1])
 COARSE = np.repeat(TABLE.reshape(4, 2).mean(axis=1), 2).astype(np.float32)
@@ -27,7 +27,7 @@ def test_native_is_the_reference_to_the_bit(rows, columns, group, weights, probl
     w, metric = problem(rows, columns, seed=rows)
     w[0, 0] = 0
     for sweeps in (0, 2):
-        arguments = w, lattice(metric), READINGS, np.float32(weights), group, FORM, sweeps
+        arguments = w, factorize(metric), READINGS, np.float32(weights), group, FORM, sweeps
         native = nested_babai(*arguments)
         with monkeypatch.context() as patch:
             patch.setattr(module, "native", None)
@@ -39,7 +39,7 @@ def test_native_is_the_reference_to_the_bit(rows, columns, group, weights, probl
 
 def test_one_reading_is_babai_with_descent(problem):
     w, metric = problem(9, 40)
-    basis = lattice(metric)
+    basis = factorize(metric)
     found = nested_babai(w, basis, READINGS[:1], np.float32([1]), 8, FORM, 2)
     plain = babai(w, basis, TABLE, 8, FORM)
     np.testing.assert_array_equal(found.scale_codes, plain.scale_codes)
@@ -50,7 +50,7 @@ def test_a_reading_that_counts_errs_less(problem, error):
     w, metric = problem(64, 48)
 
     def errors(weights):
-        found = nested_babai(w, lattice(metric), READINGS, np.float32(weights), 16, FORM, 2)
+        found = nested_babai(w, factorize(metric), READINGS, np.float32(weights), 16, FORM, 2)
         return [error(w, found, metric, table, 16, FORM).sum() for table in READINGS]
 
     fine_alone, both, coarse_alone = errors([1, 0]), errors([4, 1]), errors([0, 1])
@@ -63,4 +63,4 @@ def test_a_reading_that_counts_errs_less(problem, error):
 def test_arguments_are_checked(problem):
     w, metric = problem(2, 4)
     with pytest.raises(ValueError, match="readings"):
-        nested_babai(w, lattice(metric), READINGS, np.float32([1]), 4, FORM, 0)
+        nested_babai(w, factorize(metric), READINGS, np.float32([1]), 4, FORM, 0)

@@ -19,8 +19,8 @@ from mediant.kernels.packed_matrix import (
 from mediant.kernels.rotation import rotate, rotate_back
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import WIDTHS, pack_scale_codes, pack_tiles
-from mediant.methods.grids.bell import Bell
-from mediant.methods.grids.paired import Paired
+from mediant.methods.grids.gaussian_int import GaussianInt
+from mediant.methods.grids.vq2d import Vq2d
 from mediant.values import RowSpan
 
 SETS = [] if native is None else native.instruction_sets()
@@ -51,7 +51,7 @@ def packed(runs, columns, form=THREE, group=32, storage="tiles", seed=None, kept
     def run(count: int, bits: int) -> PackedRun:
         codes = generator.integers(0, 1 << bits, (count, columns)).astype(np.uint8)
         used = min(bits, kept or bits)
-        levels = (grid or Bell()).levels(used).reshape(-1).astype(np.float32)
+        levels = (grid or GaussianInt()).levels(used).reshape(-1).astype(np.float32)
         data = placed(pack_tiles(codes, bits, storage))
         return PackedRun(count, widths_of(storage, bits, used), data, WholeLevels.of(levels, used))
 
@@ -91,7 +91,7 @@ def test_native_equals_the_reference(instruction_set, runs, columns, count, prec
 
 @pytest.mark.parametrize("storage", ["tiles", "nested"])
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_every_depth(instruction_set, storage, bits):
+def test_every_bit_width(instruction_set, storage, bits):
     matrix = packed([(43, bits)], 100, storage=storage)
     for count in (1, 5):
         x = np.random.default_rng(bits).standard_normal((count, 100)).astype(np.float32)
@@ -101,7 +101,7 @@ def test_every_depth(instruction_set, storage, bits):
 @pytest.mark.parametrize("columns", [96, 100, 35])
 @pytest.mark.parametrize("seed", [None, 5])
 def test_codes_in_pairs(instruction_set, columns, seed):
-    matrix = packed([(19, 2), (9, 3), (5, 2)], columns, grid=Paired(), seed=seed)
+    matrix = packed([(19, 2), (9, 3), (5, 2)], columns, grid=Vq2d(), seed=seed)
     for count in (1, 5):
         x = np.random.default_rng(count).standard_normal((count, columns)).astype(np.float32)
         for precise in (False, True):
@@ -113,7 +113,7 @@ def test_codes_in_pairs(instruction_set, columns, seed):
 
 
 def test_the_code_of_a_partner_that_is_not_there_is_refused():
-    matrix = packed([(9, 2)], 35, grid=Paired())
+    matrix = packed([(9, 2)], 35, grid=Vq2d())
     run, codes = matrix.runs[0], np.zeros((9, 64), np.uint8)
     codes[4, 39] = 1
     data = pack_tiles(codes, 2, "tiles")
@@ -244,9 +244,9 @@ def test_levels_that_kernels_do_not_take(levels, bits, what):
         WholeLevels.of(np.float32(levels), bits)
 
 
-def test_every_depth_of_the_bell_grid_is_taken():
+def test_every_bit_width_of_the_bell_grid_is_taken():
     for bits in range(1, 9):
-        levels = Bell().levels(bits)
+        levels = GaussianInt().levels(bits)
         whole = WholeLevels.of(levels.astype(np.float32), bits)
         assert np.array_equal(whole.unit * (whole.numbers - whole.zero), levels)
 

@@ -16,10 +16,10 @@ from mediant.kernels.pair_babai import pair_babai, pair_babai_reference
 from mediant.kernels.pair_descent import pair_descent, pair_descent_reference
 from mediant.kernels.pairs import PAIRS
 from mediant.kernels.scale_codes import ScaleForm
-from mediant.methods.grids.paired import Paired
-from mediant.statistics.lattice import lattice
+from mediant.methods.grids.vq2d import Vq2d
+from mediant.statistics.metric_factors import factorize
 
-POINTS = Paired().levels(2).astype(np.float32)
+POINTS = Vq2d().levels(2).astype(np.float32)
 FORM = ScaleForm(3, False, 4)
 FOUR = np.float32([-11.5, -3.5, 3.5, 11.5])
 SHAPES = [(1, 2), (1, 1), (3, 5), (5, 8), (9, 32), (4, 46), (6, 75), (2, 96), (37, 175)]
@@ -36,7 +36,7 @@ def paired_of(columns: int) -> int:
 @pytest.mark.parametrize("group", [32, 6])
 def test_native_equals_reference(problem, rows, columns, group):
     w, metric = problem(rows, columns, seed=columns)
-    space, paired = lattice(metric), paired_of(columns)
+    space, paired = factorize(metric), paired_of(columns)
     expected = empty(w.shape, group)
     pair_babai_reference(w, space, POINTS, group, scale_factors(FORM), paired, expected)
     found = pair_babai(w, space, POINTS, group, FORM, paired)
@@ -50,7 +50,7 @@ def test_native_equals_reference(problem, rows, columns, group):
 
 def test_without_native_kernels_the_result_is_the_same(problem, monkeypatch):
     w, metric = problem(3, 22)
-    space = lattice(metric)
+    space = factorize(metric)
     found = pair_babai(w, space, POINTS, 8, FORM, 20)
     better = pair_descent(w, found.codes, found.scales(FORM), space.metric, POINTS, 8, 20, 2)
     monkeypatch.setattr(babai_module, "native", None)
@@ -62,7 +62,7 @@ def test_without_native_kernels_the_result_is_the_same(problem, monkeypatch):
 
 def test_a_pair_alone_takes_the_point_nearest_in_the_metric(problem, decoded, error):
     w, metric = problem(200, 2)
-    found = pair_babai(w, lattice(metric), POINTS, 2, FORM, 2)
+    found = pair_babai(w, factorize(metric), POINTS, 2, FORM, 2)
     least = error(w, found, metric, POINTS.reshape(-1), 2, FORM)
     for p in range(PAIRS):
         found.codes[:] = p, PAIRS + p
@@ -72,7 +72,7 @@ def test_a_pair_alone_takes_the_point_nearest_in_the_metric(problem, decoded, er
 def test_pairs_of_independent_levels_are_those_of_babai(problem):
     """With a diagonal metric and all pairs of four levels, weights do not see one another: two roundings in one."""
     w, metric = problem(40, 32)
-    space = lattice(np.diag(np.diag(metric)))
+    space = factorize(np.diag(np.diag(metric)))
     product = np.array(list(itertools.product(FOUR, FOUR)), np.float32).T
     found, usual = pair_babai(w, space, product, 32, FORM, 32), babai(w, space, FOUR, 32, FORM)
     np.testing.assert_array_equal(found.row_scales, usual.row_scales)
@@ -84,7 +84,7 @@ def test_pairs_of_independent_levels_are_those_of_babai(problem):
 
 def test_points_err_less_than_levels(problem, error):
     w, metric = problem(300, 64, spread=0.3)
-    space = lattice(metric)
+    space = factorize(metric)
     found, usual = pair_babai(w, space, POINTS, 32, FORM, 64), babai(w, space, FOUR, 32, FORM)
     pairs = error(w, found, metric, POINTS.reshape(-1), 32, FORM).sum()
     levels = error(w, usual, metric, FOUR, 32, FORM).sum()
@@ -103,7 +103,7 @@ def test_points_err_less_than_levels(problem, error):
 
 def test_descent_ends_where_no_pair_can_gain(problem, error):
     w, metric = problem(4, 12)
-    space = lattice(metric)
+    space = factorize(metric)
     found = pair_babai(w, space, POINTS, 12, FORM, 10)
     codes = pair_descent(w, found.codes, found.scales(FORM), space.metric, POINTS, 12, 10, 100)
     settled = type(found)(codes, found.row_scales, found.scale_codes)
@@ -132,11 +132,11 @@ def test_descent_ends_where_no_pair_can_gain(problem, error):
 def test_what_are_no_pairs_is_refused(problem, points, group, paired, message):
     w, metric = problem(2, 8)
     with pytest.raises(ValueError, match=message):
-        pair_babai(w, lattice(metric), points, group, FORM, paired)
+        pair_babai(w, factorize(metric), points, group, FORM, paired)
 
 
 def test_codes_of_different_points_are_refused(problem):
     w, metric = problem(2, 8)
     scales = np.ones((2, 1), np.float32)
     with pytest.raises(ValueError, match="one point"):
-        pair_descent(w, np.zeros((2, 8), np.uint8), scales, lattice(metric).metric, POINTS, 8, 8, 1)
+        pair_descent(w, np.zeros((2, 8), np.uint8), scales, factorize(metric).metric, POINTS, 8, 8, 1)

@@ -10,7 +10,7 @@ import pytest
 
 from mediant.kernels import rate_babai as module
 from mediant.kernels.rate_babai import MOST, STEEP, Prices, Steps, rate_babai
-from mediant.statistics.lattice import damped, lattice
+from mediant.statistics.metric_factors import damped, factorize
 
 
 def problem(rows, columns, seed=0):
@@ -30,9 +30,9 @@ def problem(rows, columns, seed=0):
 def test_native_is_the_reference_to_the_bit(rows, columns, sweeps, monkeypatch):
     w, metric, steps, prices = problem(rows, columns, seed=rows)
     w[0, 0], w[-1, -1] = 0, 1e9
-    native = rate_babai(w, lattice(metric), steps, prices, sweeps)
+    native = rate_babai(w, factorize(metric), steps, prices, sweeps)
     monkeypatch.setattr(module, "native", None)
-    np.testing.assert_array_equal(native, rate_babai(w, lattice(metric), steps, prices, sweeps))
+    np.testing.assert_array_equal(native, rate_babai(w, factorize(metric), steps, prices, sweeps))
     assert np.abs(native).max() == MOST or columns > 1
 
 
@@ -41,7 +41,7 @@ def test_threads_do_not_change_a_bit(monkeypatch):
     found = []
     for count in ("1", "3"):
         monkeypatch.setenv("MEDIANT_THREADS", count)
-        found.append(rate_babai(w, lattice(metric), steps, prices))
+        found.append(rate_babai(w, factorize(metric), steps, prices))
     np.testing.assert_array_equal(*found)
 
 
@@ -49,14 +49,14 @@ def test_a_diagonal_metric_and_no_price_give_nearest_rounding():
     w, _, steps, prices = problem(8, 24)
     # No price at all, beyond the table either: all magnitudes are in it.
     nothing = Prices(np.zeros((4, 4096), np.float32), prices.row_classes, prices.column_classes)
-    found = rate_babai(w, lattice(np.diag(np.linspace(1, 2, 24))), steps, nothing)
+    found = rate_babai(w, factorize(np.diag(np.linspace(1, 2, 24))), steps, nothing)
     step = steps.rows[:, None] * steps.columns
     np.testing.assert_array_equal(found, np.rint(w * (1 / step)))
 
 
 def test_without_correlations_the_choice_is_the_best_of_its_three_and_rarely_beaten():
     w, _, steps, prices = problem(16, 24)
-    found = rate_babai(w, lattice(np.eye(24)), steps, prices)
+    found = rate_babai(w, factorize(np.eye(24)), steps, prices)
     x = w / (steps.rows[:, None] * steps.columns)
     weights = steps.row_weights[:, None] * steps.column_weights
     table = prices.table[prices.row_classes[:, None] + prices.column_classes]
@@ -77,7 +77,7 @@ def test_without_correlations_the_choice_is_the_best_of_its_three_and_rarely_bea
 def test_the_error_is_the_sum_of_conditional_errors():
     """sum_j d_j e_j^2 with the errors that were carried on equals (w^ - w) M (w^ - w)^T (arXiv 2507.18553)."""
     w, metric, steps, prices = problem(6, 20)
-    basis = lattice(metric)
+    basis = factorize(metric)
     value = (steps.rows[:, None] * steps.columns).astype(np.float64) * rate_babai(w, basis, steps, prices)
     left, total = w.astype(np.float64).copy(), np.zeros(6)
     for j in range(20):
@@ -94,7 +94,7 @@ def test_numbers_shrink_as_prices_rise_and_vanish_at_the_end():
     totals = []
     for factor in (0, 0.1, 1, 1e6):
         table = np.float32(factor) * np.arange(256, dtype=np.float32)[None].repeat(4, 0)
-        found = rate_babai(w, lattice(np.eye(24)), steps, Prices(table, prices.row_classes, prices.column_classes))
+        found = rate_babai(w, factorize(np.eye(24)), steps, Prices(table, prices.row_classes, prices.column_classes))
         totals.append(int(np.abs(found).sum()))
     assert all(a > b for a, b in itertools.pairwise(totals))
     assert totals[-1] == 0
@@ -102,7 +102,7 @@ def test_numbers_shrink_as_prices_rise_and_vanish_at_the_end():
 
 def test_sweeps_never_raise_error_and_price_and_end_where_no_zero_helps():
     w, metric, steps, _ = problem(8, 20)
-    basis = lattice(metric)
+    basis = factorize(metric)
     # Weights that are those of the metric, and one class, so that the sum is what the sweeps minimise.
     consistent = dataclasses.replace(
         steps,
@@ -131,6 +131,6 @@ def test_sweeps_never_raise_error_and_price_and_end_where_no_zero_helps():
 def test_arguments_are_checked():
     w, metric, steps, prices = problem(2, 4)
     with pytest.raises(ValueError, match="as many steps"):
-        rate_babai(w[:, :3], lattice(metric), steps, prices)
+        rate_babai(w[:, :3], factorize(metric), steps, prices)
     with pytest.raises(ValueError, match="of the class"):
-        rate_babai(w, lattice(metric), steps, Prices(prices.table[:1], np.uint8([1, 0]), prices.column_classes))
+        rate_babai(w, factorize(metric), steps, Prices(prices.table[:1], np.uint8([1, 0]), prices.column_classes))

@@ -9,12 +9,12 @@ from mediant.kernels import native
 from mediant.kernels.babai import scale_factors
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.storable_scales import Search, storable_scales, storable_scales_reference
-from mediant.methods.grids.bell import Bell
+from mediant.methods.grids.gaussian_int import GaussianInt
 from mediant.methods.grids.uniform import Uniform
 
 FORM = ScaleForm(3, signed=False, steps=4)
 GRIDS = {
-    "bell": lambda bits: Bell().levels(bits).astype(np.float32),
+    "gaussian_int": lambda bits: GaussianInt().levels(bits).astype(np.float32),
     "uniform": lambda bits: Uniform("symmetric").levels(bits).astype(np.float32),
 }
 
@@ -43,7 +43,7 @@ def test_the_native_twin_has_the_references_bits(grid, bits, form):
 
 def test_no_other_scale_code_errs_less():
     matrix, weights = _matrix(6, 64, 2)[2:], np.random.default_rng(3).random(64).astype(np.float32)
-    levels = Bell().levels(3)
+    levels = GaussianInt().levels(3)
     found = storable_scales(matrix, weights, levels.astype(np.float32), 32, FORM)
 
     def errors(scales: np.ndarray) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_no_other_scale_code_errs_less():
 
 def test_rows_are_independent():
     matrix, weights = _matrix(16, 64, 4), np.ones(64, np.float32)
-    levels = GRIDS["bell"](3)
+    levels = GRIDS["gaussian_int"](3)
     whole = storable_scales(matrix, weights, levels, 32, FORM)
     piece = storable_scales(matrix[8:], weights, levels, 32, FORM)
     np.testing.assert_array_equal(whole.codes[8:], piece.codes)
@@ -68,7 +68,7 @@ def test_rows_are_independent():
 
 
 def test_what_does_not_fit_is_refused():
-    levels = GRIDS["bell"](3)
+    levels = GRIDS["gaussian_int"](3)
     with pytest.raises(ValueError, match="columns need as many weights"):
         storable_scales(_matrix(2, 32), np.ones(31, np.float32), levels, 32, FORM)
     with pytest.raises(ValueError, match="not as numbers of 16"):

@@ -9,12 +9,12 @@ import pytest
 
 from mediant.kernels.tiles import (
     BLOCK,
-    OCTET,
+    PANEL,
     STORAGES,
     WIDTHS,
-    octets,
     pack_scale_codes,
     pack_tiles,
+    panels,
     scale_code_bytes,
     tile_bytes,
     unpack_scale_codes,
@@ -23,7 +23,7 @@ from mediant.kernels.tiles import (
 from mediant.values import RowSpan
 
 SHAPES = [(1, 1), (7, 31), (8, 32), (9, 33), (16, 64), (21, 70), (3, 200)]
-DEPTHS = list(itertools.product(STORAGES, range(1, 9)))
+BIT_WIDTHS = list(itertools.product(STORAGES, range(1, 9)))
 
 
 def random_codes(shape: tuple[int, int], bits: int) -> np.ndarray:
@@ -31,7 +31,7 @@ def random_codes(shape: tuple[int, int], bits: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("storage", "bits"), DEPTHS)
+@pytest.mark.parametrize(("storage", "bits"), BIT_WIDTHS)
 def test_round_trip_and_size(shape, storage, bits):
     codes = random_codes(shape, bits)
     packed = pack_tiles(codes, bits, storage)
@@ -40,7 +40,7 @@ def test_round_trip_and_size(shape, storage, bits):
 
 
 def test_widths_add_up_and_nested_ones_are_prefixes():
-    for storage, bits in DEPTHS:
+    for storage, bits in BIT_WIDTHS:
         assert sum(WIDTHS[storage][bits]) == bits
     for bits in (2, 3, 4):
         assert WIDTHS["nested"][bits][: len(WIDTHS["nested"][bits - 1])] == WIDTHS["nested"][bits - 1] or bits == 2
@@ -55,14 +55,14 @@ def test_the_first_regions_are_the_tiles_of_the_leading_bits(bits):
         assert np.array_equal(packed[: first.size], first)
 
 
-@pytest.mark.parametrize(("storage", "bits"), DEPTHS)
+@pytest.mark.parametrize(("storage", "bits"), BIT_WIDTHS)
 def test_one_code_touches_its_byte_lane_alone(storage, bits):
     for row, column in ((0, 0), (5, 9), (7, 31), (8, 32)):
         codes = np.zeros((9, 33), np.uint8)
         codes[row, column] = (1 << bits) - 1
         packed = pack_tiles(codes, bits, storage)
         lanes = np.flatnonzero(packed) % 32
-        assert set(lanes.tolist()) == {4 * (row % OCTET) + column % 4}
+        assert set(lanes.tolist()) == {4 * (row % PANEL) + column % 4}
         assert int(np.unpackbits(packed).sum()) == bits
 
 
@@ -71,12 +71,12 @@ def test_scale_codes(bits):
     runs = (RowSpan(9, 3), RowSpan(8, 4), RowSpan(3, 2))
     codes = random_codes((20, 5), bits)
     packed = pack_scale_codes(codes, runs, bits)
-    assert packed.size == scale_code_bytes(runs, 5, bits) == sum(octets(r.rows) for r in runs) * 5 * bits + 1
+    assert packed.size == scale_code_bytes(runs, 5, bits) == sum(panels(r.rows) for r in runs) * 5 * bits + 1
     assert packed[-1] == 0
     assert np.array_equal(unpack_scale_codes(packed, runs, 5, bits), codes)
-    # Row 8, the second octet's first, has the lowest bits of that octet's bytes.
+    # Row 8, the second panel's first, has the lowest bits of that panel's bytes.
     assert packed[5 * bits] & ((1 << min(bits, 8)) - 1) == codes[8, 0]
 
 
 def test_blocks_are_whole_vectors():
-    assert BLOCK == OCTET * 4
+    assert BLOCK == PANEL * 4

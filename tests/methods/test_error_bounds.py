@@ -13,9 +13,9 @@ from mediant.kernels.babai import babai
 from mediant.kernels.pairs import pair_order
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.methods.error_bounds import bounds, outside, reach
-from mediant.methods.grids.paired import Paired
+from mediant.methods.grids.vq2d import Vq2d
 from mediant.methods.layer import Layer, prepare
-from mediant.statistics.lattice import lattice
+from mediant.statistics.metric_factors import factorize
 from mediant.values import LayerStatistics, RowSpan
 
 ROWS, COLUMNS = 24, 40
@@ -88,7 +88,7 @@ def test_the_expected_loss_is_met_on_average():
     plan = dataclasses.replace(PLAN, rounding={"name": "babai", "sweeps": 0}, runs=(RowSpan(500, 6),))
     s = dataclasses.replace(statistics(0, False), output_fisher=np.ones(500))
     found = quantize(prepare(matrix(0, 500), plan.rotation, s, hessian(0)), plan).certificate
-    d = lattice(hessian(0)).conditional.astype(np.float64)
+    d = factorize(hessian(0)).conditional.astype(np.float64)
     effective = 500 * d.sum() ** 2 / np.square(d).sum()
     # Damping of 1 % makes the metric, and so the expected loss, larger by at most as much as its smallest direction.
     damped = 0.01 * np.diag(hessian(0)).mean() / np.linalg.eigvalsh(hessian(0))[0]
@@ -105,7 +105,7 @@ def test_descent_goes_below_the_expected_loss_but_the_bound_stays():
 
 def test_weights_outside_are_counted_as_their_turn_comes():
     """Against the recursion itself, weight by weight in float64."""
-    w, basis, form, levels = matrix(3), lattice(hessian(3)), ScaleForm(6), np.arange(-2.0, 3)
+    w, basis, form, levels = matrix(3), factorize(hessian(3)), ScaleForm(6), np.arange(-2.0, 3)
     found = babai(w, basis, levels.astype(np.float32), 16, form)
     scales = found.scales(form)
     wide = np.repeat(scales, 16, axis=1)[:, :COLUMNS]
@@ -133,9 +133,9 @@ def test_levels_of_uneven_cells():
 
 def test_pairs_keep_their_bound_where_nothing_is_outside():
     """Rows near points of the codebook, so that some come out with nothing clipped."""
-    points = Paired().levels(2)
+    points = Vq2d().levels(2)
     plan = dataclasses.replace(
-        PLAN, grid={"name": "paired"}, runs=(RowSpan(1, 2),), group=32, scale_bits=3, scale_signed=False, scale_steps=4
+        PLAN, grid={"name": "vq2d"}, runs=(RowSpan(1, 2),), group=32, scale_bits=3, scale_signed=False, scale_steps=4
     )
     g, kept = np.random.default_rng(0), 0
     for seed in range(60):
@@ -150,7 +150,7 @@ def test_pairs_keep_their_bound_where_nothing_is_outside():
 
 
 def test_no_target_between_points_is_farther_than_the_reach():
-    points = Paired().levels(2)
+    points = Vq2d().levels(2)
     weights = np.random.default_rng(1).dirichlet(np.full(16, 0.2), 4000)
     targets = weights @ points.T
     nearest = np.sqrt(np.square(targets[:, None] - points.T).sum(axis=2).min(axis=1))

@@ -5,7 +5,7 @@ import pytest
 
 from mediant.errors import ModelError
 from mediant.models import folder, source
-from mediant.models.companions import travelling
+from mediant.models.sidecar_files import travelling
 from mediant.models.stored import stored_tensors
 
 

@@ -12,7 +12,7 @@ from mediant.methods.training.distillation import Distillation
 from mediant.models import head_in_pieces
 from mediant.models.head_in_pieces import HeadInPieces, SomeLogits, logits_of
 from mediant.models.opening import open_model
-from mediant.statistics.calibration import CalibrationText
+from mediant.statistics.calibration_text import CalibrationText
 from mediant.statistics.hessian import Accumulator
 from mediant.statistics.sensitivity import collect
 

@@ -17,7 +17,7 @@ from mediant.models.opening import open_model
 from mediant.models.reference import load_reference, load_tokenizer
 from mediant.models.remote_code import trusting
 from mediant.pipeline.compress import compress
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.runtime.choosing import choose
 
 CONFIGURATION = """
@@ -229,6 +229,6 @@ def test_what_was_made_by_its_own_code_is_not_run_by_other(own, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog . " * 100)
     with trusting():
-        compress(Request(str(own), tmp_path / "small", size="45000", recipe="rtn", calibration=text))
+        compress(CompressRequest(str(own), tmp_path / "small", size="45000", recipe="rtn", calibration=text))
     with pytest.raises(ModelError, match="--trust-remote-code"):
         mediant.load(tmp_path / "small")

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from mediant.errors import ModelError
 from mediant.models.special_tokens import check_ids, special_tokens
 from mediant.models.tokenizer import open_tokenizer
-from mediant.statistics.calibration import token_ids
+from mediant.statistics.calibration_text import token_ids
 
 
 @pytest.fixture

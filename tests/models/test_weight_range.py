@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from mediant.models.opening import open_model
 from mediant.models.weight_range import beyond
 from mediant.pipeline.compress import compress
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 
 NORM = "model.norm.weight"
 FLOAT16_MAX = 65504.0
@@ -45,7 +45,7 @@ def test_the_largest_that_fits_is_not_beyond_and_the_next_is(wide, sign):
 
 def test_a_compressed_model_keeps_it_as_bfloat16(wide, tmp_path):
     folder = wide(9e4)
-    checkpoint = compress(Request(str(folder), tmp_path / "out", size="45%", recipe="rtn"))
+    checkpoint = compress(CompressRequest(str(folder), tmp_path / "out", size="45%", recipe="rtn"))
     assert abs(checkpoint.weight(NORM)[3] / 9e4 - 1) <= 2**-8
     stored = {name: entry.plan.to_dict().get("dtype") for name, entry in checkpoint.tensors.items()}
     assert stored[NORM] == "bfloat16"

@@ -11,7 +11,7 @@ import pytest
 from mediant.checkpoint.reader import Checkpoint
 from mediant.errors import SizeError
 from mediant.pipeline.compress import begun
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "and", "runs", "away", "from", "angry", "bees"]
 
@@ -33,14 +33,14 @@ def feasible(tiny_folder: Callable[[str], Path], text: Path, tmp_path_factory: p
 
     def offered(name: str, recipe: str = "default") -> tuple[int, int]:
         if (name, recipe) not in found:
-            request = Request(str(tiny_folder(name)), nowhere, size="1", recipe=recipe, calibration=text)
+            request = CompressRequest(str(tiny_folder(name)), nowhere, size="1", recipe=recipe, calibration=text)
             found[name, recipe] = sizes_on_offer(request)
         return found[name, recipe]
 
     return offered
 
 
-def sizes_on_offer(request: Request) -> tuple[int, int]:
+def sizes_on_offer(request: CompressRequest) -> tuple[int, int]:
     """The smallest and the largest size that can be met, as the refusal of a request says."""
     with pytest.raises(SizeError) as refusal, begun(request):
         pass
@@ -58,7 +58,7 @@ def compressed(
         if name not in made:
             out = tmp_path_factory.mktemp("compressed") / name
             size = str(sum(feasible(name)) // 2)
-            with begun(Request(str(tiny_folder(name)), out, size=size, calibration=text)) as run:
+            with begun(CompressRequest(str(tiny_folder(name)), out, size=size, calibration=text)) as run:
                 made[name] = run.pack(run.plan())
         return made[name]
 
@@ -69,7 +69,7 @@ def compressed(
 def stopped() -> Callable:
     """What a look at a run finds that is then interrupted."""
 
-    def run_until(request: Request, look: Callable) -> object:
+    def run_until(request: CompressRequest, look: Callable) -> object:
         found = []
 
         def interrupted() -> None:

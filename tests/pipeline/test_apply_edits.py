@@ -14,9 +14,9 @@ from mediant.cli.inspect import report
 from mediant.errors import PlanError
 from mediant.methods import structure
 from mediant.models.opening import open_model
-from mediant.pipeline.apply_edits import School, structured
+from mediant.pipeline.apply_edits import LearningContext, apply_edits
 from mediant.pipeline.compress import compress
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.pipeline.workspace import Workspace
 from mediant.planning.plan import Plan
 from mediant.runtime.loading import load
@@ -36,17 +36,19 @@ def planned(tiny_folder, compressed, tmp_path_factory):
 
 def test_a_plan_with_edits_is_repeated_bit_by_bit(planned, tiny_folder, text, contents, tmp_path):
     for name in ("one", "two"):
-        compress(Request(str(tiny_folder("llama_tied")), tmp_path / name, plan=planned, calibration=text))
+        compress(CompressRequest(str(tiny_folder("llama_tied")), tmp_path / name, plan=planned, calibration=text))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     again = tmp_path / "plan.json"
     again.write_text(open_checkpoint(tmp_path / "one").plan.to_json())
-    compress(Request(str(tiny_folder("llama_tied")), tmp_path / "three", plan=again, calibration=text))
+    compress(CompressRequest(str(tiny_folder("llama_tied")), tmp_path / "three", plan=again, calibration=text))
     assert contents(tmp_path / "three") == contents(tmp_path / "one")
     assert {f.name for f in tmp_path.iterdir()} == {"one", "two", "three", "plan.json"}
 
 
 def test_the_checkpoint_is_the_smaller_model_and_says_so(planned, tiny_folder, text, tmp_path):
-    checkpoint = compress(Request(str(tiny_folder("llama_tied")), tmp_path / "out", plan=planned, calibration=text))
+    checkpoint = compress(
+        CompressRequest(str(tiny_folder("llama_tied")), tmp_path / "out", plan=planned, calibration=text)
+    )
     network = load(tmp_path / "out")
     assert network.config.num_hidden_layers == 1
     assert torch.isfinite(network(input_ids=torch.arange(9)[None]).logits).all()
@@ -73,7 +75,7 @@ def test_edits_that_do_not_fit_are_one_sentence(edits, words, planned, tiny_fold
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps(json.loads(planned.read_text()) | {"structure": edits}))
     with pytest.raises(PlanError, match=words):
-        compress(Request(str(tiny_folder("llama_tied")), tmp_path / "out", plan=plan, calibration=text))
+        compress(CompressRequest(str(tiny_folder("llama_tied")), tmp_path / "out", plan=plan, calibration=text))
     assert {f.name for f in tmp_path.iterdir()} == {"plan.json"}
 
 
@@ -88,7 +90,7 @@ class Louder:
 
     stop = False
 
-    def learned(self, student, teacher, windows, progress, state, keep):
+    def train(self, student, teacher, windows, progress, state, keep):
         gain = state["gain"] if state else student.state_dict()["model.norm.weight"] + windows.sum()
         keep({"gain": gain})
         if self.stop:
@@ -105,9 +107,10 @@ def test_an_edit_that_learns_goes_on_where_it_was(tiny_folder, tmp_path, monkeyp
     edits = ({"edit": "louder"}, DROP)
     monkeypatch.setattr(Louder, "stop", True)
     with pytest.raises(KeyboardInterrupt):
-        structured(original, edits, School(original, lambda: torch.ones(1, 3), Workspace(tmp_path)))
+        apply_edits(original, edits, LearningContext(original, lambda: torch.ones(1, 3), Workspace(tmp_path)))
     monkeypatch.setattr(Louder, "stop", False)
-    model = structured(original, edits, School(original, lambda: torch.full((1, 3), 9.0), Workspace(tmp_path)))
+    context = LearningContext(original, lambda: torch.full((1, 3), 9.0), Workspace(tmp_path))
+    model = apply_edits(original, edits, context)
     before = AutoModelForCausalLM.from_pretrained(original.path).state_dict()
     after = AutoModelForCausalLM.from_pretrained(model.path).state_dict()
     assert torch.equal(after["model.norm.weight"], before["model.norm.weight"] + 3 + before["model.norm.weight"])

@@ -14,7 +14,7 @@ from mediant.pipeline import calibrate
 from mediant.pipeline.calibrate import Calibrator, whole_pass_bytes
 from mediant.pipeline.workspace import Workspace
 from mediant.progress import Silent
-from mediant.statistics.calibration import CalibrationText
+from mediant.statistics.calibration_text import CalibrationText
 
 
 class Said(Silent):

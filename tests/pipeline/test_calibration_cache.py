@@ -12,7 +12,7 @@ from mediant.errors import UsageError
 from mediant.pipeline import calibration_cache
 from mediant.pipeline.calibration_cache import offer, take
 from mediant.pipeline.compress import compress
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 
 
 @pytest.fixture(autouse=True)
@@ -107,10 +107,10 @@ def test_many_at_once_agree(tmp_path, again):
 
 def test_a_second_run_does_not_calibrate_and_gives_the_same_bytes(tiny_folder, text, tmp_path, contents, monkeypatch):
     monkeypatch.setenv("MEDIANT_CACHE_SIZE", str(10**9))
-    request = Request(str(tiny_folder("llama")), tmp_path / "one", size="60kB", calibration=text)
+    request = CompressRequest(str(tiny_folder("llama")), tmp_path / "one", size="60kB", calibration=text)
     first = compress(request)
     monkeypatch.setattr("mediant.pipeline.calibrate.collect", None)
-    second = compress(Request(str(tiny_folder("llama")), tmp_path / "two", size="60kB", calibration=text))
+    second = compress(CompressRequest(str(tiny_folder("llama")), tmp_path / "two", size="60kB", calibration=text))
     assert contents(first.folder) == contents(second.folder)
     with pytest.raises(TypeError):
-        compress(Request(str(tiny_folder("gpt2")), tmp_path / "three", size="60kB", calibration=text))
+        compress(CompressRequest(str(tiny_folder("gpt2")), tmp_path / "three", size="60kB", calibration=text))

@@ -11,12 +11,12 @@ import torch
 from mediant import files
 from mediant.allocation import check_recipe, strategy_of
 from mediant.errors import PlanError, UsageError
-from mediant.forms.compand.demands import depths
+from mediant.forms.compand.demands import bit_widths
 from mediant.forms.compand.measure import HINTS
 from mediant.models.reference import load_reference
 from mediant.pipeline.choose_plan import job_of
 from mediant.pipeline.compress import begun
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.planning.recipe import load_recipe
 from mediant.runtime.loading import load
 
@@ -24,7 +24,7 @@ from mediant.runtime.loading import load
 @pytest.fixture
 def request_for(tiny_folder, text, tmp_path):
     def make(name="llama", **more):
-        return Request(str(tiny_folder(name)), tmp_path / "out", recipe="cvxq", calibration=text, **more)
+        return CompressRequest(str(tiny_folder(name)), tmp_path / "out", recipe="cvxq", calibration=text, **more)
 
     return make
 
@@ -44,7 +44,9 @@ def test_any_size_is_met_and_the_file_loads(request_for, contents):
     network, original = load(out), load_reference(run.model)
     ids = torch.arange(20)[None]
     assert not torch.equal(network(input_ids=ids).logits, original(input_ids=ids).logits)
-    used = np.concatenate([depths(demands[n], t.multiplier).ravel() for n, t in plan.tensors.items() if n in demands])
+    used = np.concatenate(
+        [bit_widths(demands[n], t.multiplier).ravel() for n, t in plan.tensors.items() if n in demands]
+    )
     assert len(np.unique(used)) > 2
     # The plan alone repeats it.
     before = contents(out)
@@ -95,7 +97,12 @@ def test_tuning_is_refused_as_nothing_takes_it_up(request_for):
 
 @pytest.mark.parametrize(
     ("said", "more"),
-    [("cluster: 0", ""), ("renewal: -1", ""), ("cluster: 9", "grid: {name: uniform}"), ("cluster: 9", "depths: [2]")],
+    [
+        ("cluster: 0", ""),
+        ("renewal: -1", ""),
+        ("cluster: 9", "grid: {name: uniform}"),
+        ("cluster: 9", "bit_widths: [2]"),
+    ],
 )
 def test_recipes_that_contradict_themselves_are_refused(tmp_path, said, more):
     file = tmp_path / "wrong.yaml"

@@ -19,7 +19,7 @@ from mediant.models.weights import WeightReader
 from mediant.pipeline.calibrate import check_weights
 from mediant.pipeline.choose_plan import plan_for
 from mediant.pipeline.compress import begun, compress
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.planning.plan import Plan
 from mediant.planning.recipe import recipe_names
 from mediant.planning.size import FULLEST, parse_size
@@ -34,8 +34,8 @@ TARGETS = {
 
 
 def one_row_more(run, plan):
-    """Every plan that gives one row of one tensor its next depth."""
-    following = dict(zip(run.recipe.depths, run.recipe.depths[1:], strict=False))
+    """Every plan that gives one row of one tensor its next bit width."""
+    following = dict(zip(run.recipe.bit_widths, run.recipe.bit_widths[1:], strict=False))
     for name, tensor in plan.tensors.items():
         for i, given in enumerate(tensor.runs):
             if given.bits in following:
@@ -47,7 +47,7 @@ def one_row_more(run, plan):
 @pytest.mark.parametrize("shares", TARGETS.values(), ids=TARGETS)
 def test_sizes_are_met(shares, architecture, tiny_folder, text, feasible, tmp_path):
     smallest, largest = feasible(architecture)
-    request = Request(str(tiny_folder(architecture)), tmp_path / "out", size=str(smallest), calibration=text)
+    request = CompressRequest(str(tiny_folder(architecture)), tmp_path / "out", size=str(smallest), calibration=text)
     with begun(request) as run:
         for target in (smallest + int(share * (largest - smallest)) for share in shares):
             plan = plan_for(run, target)
@@ -57,7 +57,7 @@ def test_sizes_are_met(shares, architecture, tiny_folder, text, feasible, tmp_pa
             assert size <= target
             if target in (smallest, largest):
                 assert size == target
-            # A model as small as these has no room for one more depth in a tensor, with its table and its entry in
+            # A model as small as these has no room for one more bit width in a tensor, with its table and its entry in
             # the manifest, where a large one would have used the bytes.
             assert size >= FULLEST * target or all(run.folder_bytes(more) > target for more in one_row_more(run, plan))
 
@@ -68,17 +68,17 @@ def test_every_recipe_meets_its_named_sizes(recipe, end, tiny_folder, text, feas
     folder = str(tiny_folder("llama"))
     # What entropy coding takes at most is known only after measuring, so a size in the middle stands for it.
     size = feasible("llama", recipe)[end == "largest"] or parse_size("42%", open_model(folder))
-    request = Request(folder, tmp_path / "out", size=str(size), recipe=recipe, calibration=text)
+    request = CompressRequest(folder, tmp_path / "out", size=str(size), recipe=recipe, calibration=text)
     assert compress(request).plan.recipe == recipe
     # A companded plan's smallest is known only to within the digits of its multipliers.
-    exact = recipe not in ("cvxq", "denominator")
+    exact = recipe not in ("cvxq", "entropy")
     assert (size if exact else FULLEST * size) <= files.folder_bytes(request.out) <= size
 
 
 def test_one_byte_less_or_half_a_percent_more_is_refused(tiny_folder, text, feasible, tmp_path):
     smallest, largest = feasible("llama")
     for size in (smallest - 1, int(largest / FULLEST) + 1):
-        request = Request(str(tiny_folder("llama")), tmp_path / "out", size=str(size), calibration=text)
+        request = CompressRequest(str(tiny_folder("llama")), tmp_path / "out", size=str(size), calibration=text)
         with pytest.raises(SizeError, match=rf"\({size} bytes\)"):
             compress(request)
     assert list(tmp_path.iterdir()) == []
@@ -88,7 +88,7 @@ def test_what_is_refused_is_refused_before_any_work(tiny_folder, tmp_path, monke
     monkeypatch.setattr("mediant.pipeline.run.calibration_tokens", None)
     monkeypatch.setattr("mediant.pipeline.calibrate.collect", None)
     with pytest.raises(SizeError):
-        compress(Request(str(tiny_folder("llama")), tmp_path / "out", size="1"))
+        compress(CompressRequest(str(tiny_folder("llama")), tmp_path / "out", size="1"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -97,7 +97,9 @@ def test_the_same_request_gives_the_same_bytes(name, compressed, tiny_folder, te
     first = compressed(name)
     for count in ("1", "3"):
         monkeypatch.setenv("MEDIANT_THREADS", count)
-        request = Request(str(tiny_folder(name)), tmp_path / count, size=str(first.plan.target_bytes), calibration=text)
+        request = CompressRequest(
+            str(tiny_folder(name)), tmp_path / count, size=str(first.plan.target_bytes), calibration=text
+        )
         compress(request)
         assert contents(request.out) == contents(first.folder)
 
@@ -113,7 +115,7 @@ def test_the_comparison_of_folders_sees_a_bit(compressed, contents, tmp_path):
 
 def test_another_seed_is_another_text(tiny_folder, tmp_path):
     model, size = str(tiny_folder("llama_tied")), "48kB"
-    one, other = (compress(Request(model, tmp_path / str(seed), size=size, seed=seed)) for seed in (0, 1))
+    one, other = (compress(CompressRequest(model, tmp_path / str(seed), size=size, seed=seed)) for seed in (0, 1))
     assert (one.manifest.seed, other.manifest.seed) == (0, 1)
     assert one.manifest.calibration.text_fingerprint != other.manifest.calibration.text_fingerprint
     assert one.manifest.calibration.source == "written by the model, seed 0"
@@ -136,7 +138,7 @@ def test_it_loads_as_a_network_with_the_decoded_weights(architecture, compressed
 def test_more_bytes_come_closer_to_the_original(name, tiny_folder, text, feasible, tmp_path):
     smallest, largest = feasible(name)
     errors = []
-    with begun(Request(str(tiny_folder(name)), tmp_path / "out", size=str(smallest), calibration=text)) as run:
+    with begun(CompressRequest(str(tiny_folder(name)), tmp_path / "out", size=str(smallest), calibration=text)) as run:
         for target in (smallest, (smallest + largest) // 2, largest):
             checkpoint = run.pack(plan_for(run, target))
             with WeightReader(run.model) as weights:
@@ -159,10 +161,10 @@ def saved(plan: Plan, file, edit=lambda data: None):
 @pytest.mark.parametrize("recipe", ["default", "rtn"])
 def test_a_saved_plan_gives_the_same_bytes(recipe, tiny_folder, text, feasible, contents, tmp_path):
     model, size = str(tiny_folder("llama")), str(sum(feasible("llama", recipe)) // 2)
-    first = compress(Request(model, tmp_path / "first", size=size, recipe=recipe, calibration=text, seed=3))
+    first = compress(CompressRequest(model, tmp_path / "first", size=size, recipe=recipe, calibration=text, seed=3))
     plan = saved(first.plan, tmp_path / "plan.json")
     # The plan says its recipe and its seed, so neither has to be given again.
-    second = compress(Request(model, tmp_path / "second", plan=plan, calibration=text))
+    second = compress(CompressRequest(model, tmp_path / "second", plan=plan, calibration=text))
     assert contents(second.folder) == contents(first.folder)
 
 
@@ -175,7 +177,7 @@ def test_a_plan_can_be_edited_by_hand(compressed, tiny_folder, text, tmp_path):
         data["tensors"]["lm_head.weight"] = {"method": "cast", "dtype": "float32"}
 
     plan = saved(first.plan, tmp_path / "plan.json", edit)
-    second = compress(Request(str(tiny_folder("llama")), tmp_path / "second", plan=plan, calibration=text))
+    second = compress(CompressRequest(str(tiny_folder("llama")), tmp_path / "second", plan=plan, calibration=text))
     assert second.plan.tensors[name].runs == (RowSpan(40, 8), RowSpan(8, 5))
     with WeightReader(open_model(str(tiny_folder("llama")))) as weights:
         assert np.array_equal(second.weight("lm_head.weight"), weights.read("lm_head.weight"))
@@ -193,7 +195,7 @@ EDITS = {
     "no such rounding": (lambda d: d["tensors"][NAME].update(rounding={}), "no method None among the rounding"),
     "rows that are not there": (lambda d: d["tensors"][NAME].update(runs=[[49, 3]]), "do not add up to its 48 rows"),
     "too deep": (lambda d: d["tensors"][NAME].update(runs=[[48, 9]]), "1 to 8 bits, not 9"),
-    "a depth in words": (lambda d: d["tensors"][NAME].update(runs=[[48, "3"]]), "not pairs of whole numbers"),
+    "a bit width in words": (lambda d: d["tensors"][NAME].update(runs=[[48, "3"]]), "not pairs of whole numbers"),
     "no type": (lambda d: d["tensors"]["model.norm.weight"].update(dtype="int8"), "cannot be cast to 'int8'"),
     "a vector quantized": (
         lambda d: d["tensors"].update({"model.norm.weight": d["tensors"][NAME]}),
@@ -201,7 +203,8 @@ EDITS = {
     ),
     "scales of no bits": (lambda d: d["tensors"][NAME].update(scale_bits=0), "scales"),
     "a group of words": (lambda d: d["tensors"][NAME].update(group="64"), "'group' is '64', not a whole number"),
-    "another version": (lambda d: d.update(version=2), "version 2"),
+    "another version": (lambda d: d.update(version=3), "version 3"),
+    "an older version": (lambda d: d.update(version=1), "had other names before it; plan again"),
 }
 
 
@@ -210,14 +213,14 @@ def test_a_plan_that_does_not_fit_is_refused(edit, compressed, tiny_folder, text
     change, words = EDITS[edit]
     plan = saved(compressed("llama").plan, tmp_path / "plan.json", change)
     with pytest.raises(PlanError, match=words) as refusal:
-        compress(Request(str(tiny_folder("llama")), tmp_path / "out", plan=plan, calibration=text))
+        compress(CompressRequest(str(tiny_folder("llama")), tmp_path / "out", plan=plan, calibration=text))
     assert "\n" not in str(refusal.value)
     assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_an_older_checkpoint_is_replaced_and_survives_a_refusal(compressed, tiny_folder, text, contents, tmp_path):
     out = tmp_path / "out"
-    request = Request(str(tiny_folder("llama")), out, size="60kB", calibration=text)
+    request = CompressRequest(str(tiny_folder("llama")), out, size="60kB", calibration=text)
     compress(request)
     before = contents(out)
     with pytest.raises(SizeError):
@@ -230,7 +233,7 @@ def test_an_older_checkpoint_is_replaced_and_survives_a_refusal(compressed, tiny
 
 
 def test_the_work_folder_stays_after_a_stop_and_goes_after_an_error(tiny_folder, text, stopped, tmp_path):
-    request = Request(str(tiny_folder("llama")), tmp_path / "out", size="60kB", calibration=text)
+    request = CompressRequest(str(tiny_folder("llama")), tmp_path / "out", size="60kB", calibration=text)
     stopped(request, lambda run: run.statistics)
     assert [entry.name for entry in tmp_path.iterdir()] == [".out.mediant-work"]
     with begun(request) as again:
@@ -242,7 +245,7 @@ def test_the_work_folder_stays_after_a_stop_and_goes_after_an_error(tiny_folder,
 
 
 def test_other_sizes_share_the_measurements_and_other_texts_do_not(tiny_folder, text, stopped, tmp_path):
-    request = Request(str(tiny_folder("llama")), tmp_path / "out", size="60kB", calibration=text)
+    request = CompressRequest(str(tiny_folder("llama")), tmp_path / "out", size="60kB", calibration=text)
     other_text = tmp_path / "other.txt"
     other_text.write_text(text.read_text(encoding="utf-8") + " and so on", encoding="utf-8")
     for changed, kept in (
@@ -269,7 +272,7 @@ class Recorder(Silent):
 
 def test_progress_tells_what_is_done_once(tiny_folder, text, tmp_path):
     progress = Recorder()
-    compress(Request(str(tiny_folder("llama")), tmp_path / "out", size="60kB", calibration=text), progress)
+    compress(CompressRequest(str(tiny_folder("llama")), tmp_path / "out", size="60kB", calibration=text), progress)
     assert progress.tracked[-4:] == [
         "Checking the weights",
         "Measuring sensitivity",
@@ -287,7 +290,7 @@ def test_weights_are_looked_at_before_the_model_runs(tiny_folder):
 
 def test_the_other_coding_of_coded_numbers_is_counted(tiny_folder, text, feasible, tmp_path):
     size = feasible("llama_tied")[0]
-    request = Request(
+    request = CompressRequest(
         str(tiny_folder("llama_tied")), tmp_path / "out", size=str(size), coding="entropy", calibration=text
     )
     checkpoint = compress(request)

@@ -14,8 +14,8 @@ from mediant.methods.structure import Learner, edit_from
 from mediant.methods.training.distillation import Distillation
 from mediant.models.opening import open_model
 from mediant.pipeline.compress import compress
-from mediant.pipeline.distill import Lesson, distill
-from mediant.pipeline.request import Request
+from mediant.pipeline.distill import DistillRequest, distill
+from mediant.pipeline.request import CompressRequest
 
 FAST = Distillation(rate=5e-3)
 
@@ -37,7 +37,7 @@ def spoilt(tiny_network, tokenizer, tmp_path_factory):
 @pytest.fixture(scope="module")
 def taught(spoilt, tiny_folder, text, tmp_path_factory):
     out = tmp_path_factory.mktemp("taught") / "out"
-    lesson = Lesson(str(spoilt), str(tiny_folder("llama_tied")), out, steps=25, text=text, method=FAST)
+    lesson = DistillRequest(str(spoilt), str(tiny_folder("llama_tied")), out, steps=25, text=text, method=FAST)
     return lesson, distill(lesson)
 
 
@@ -57,14 +57,14 @@ def test_the_student_comes_closer_and_is_an_ordinary_model(taught, spoilt):
 
 def test_the_same_command_gives_the_same_bytes(taught, contents, tmp_path):
     lesson, _ = taught
-    again = Lesson(lesson.student, lesson.teacher, tmp_path / "again", steps=25, text=lesson.text, method=FAST)
+    again = DistillRequest(lesson.student, lesson.teacher, tmp_path / "again", steps=25, text=lesson.text, method=FAST)
     distill(again)
     assert contents(again.out) == contents(lesson.out)
 
 
 def test_a_killed_run_goes_on_with_the_same_bytes(taught, contents, tmp_path, monkeypatch):
     lesson, _ = taught
-    again = Lesson(lesson.student, lesson.teacher, tmp_path / "again", steps=25, text=lesson.text, method=FAST)
+    again = DistillRequest(lesson.student, lesson.teacher, tmp_path / "again", steps=25, text=lesson.text, method=FAST)
     monkeypatch.setattr("mediant.pipeline.distill.KEEP_SECONDS", 1e-6)
     kept = []
 
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_with_the_same_bytes(taught, contents, tmp_path, mo
 
 def test_what_does_not_help_is_not_kept(taught, tmp_path):
     lesson, _ = taught
-    wild = Lesson(
+    wild = DistillRequest(
         lesson.student, lesson.teacher, tmp_path / "o", steps=1, text=lesson.text, method=Distillation(rate=0.9)
     )
     assert not distill(wild).kept
@@ -96,15 +96,15 @@ def test_what_does_not_help_is_not_kept(taught, tmp_path):
 
 def test_minutes_become_steps(taught, tmp_path):
     lesson, _ = taught
-    found = distill(Lesson(lesson.student, lesson.teacher, tmp_path / "o", minutes=0.002, text=lesson.text))
+    found = distill(DistillRequest(lesson.student, lesson.teacher, tmp_path / "o", minutes=0.002, text=lesson.text))
     assert found.steps >= 1
 
 
 def test_a_compressed_student_becomes_an_ordinary_model(taught, text, feasible, tmp_path):
     lesson, _ = taught
     size = str(feasible("llama_tied")[0] + 3000)
-    checkpoint = compress(Request(lesson.teacher, tmp_path / "small", size=size, calibration=text))
-    found = distill(Lesson(str(checkpoint.folder), lesson.teacher, tmp_path / "o", steps=8, text=text))
+    checkpoint = compress(CompressRequest(lesson.teacher, tmp_path / "small", size=size, calibration=text))
+    found = distill(DistillRequest(str(checkpoint.folder), lesson.teacher, tmp_path / "o", steps=8, text=text))
     assert found.kl_after < found.kl_before
     plain = open_model(str(tmp_path / "o"))
     assert {t.dtype for t in plain.tensors} == {"float16"}
@@ -116,15 +116,15 @@ def test_it_is_an_edit_of_a_plan(tiny_folder, text, contents, tmp_path):
     edits = [{"edit": "drop_layers", "layers": [0]}, {"edit": "distill", "steps": 30, "rate": 5e-3}]
     assert isinstance(edit_from(edits[1]), Learner)
     model = str(tiny_folder("llama"))
-    plain = compress(Request(model, tmp_path / "plain", size="70kB", calibration=text))
+    plain = compress(CompressRequest(model, tmp_path / "plain", size="70kB", calibration=text))
     tensors = {n: t for n, t in json.loads(plain.plan.to_json())["tensors"].items() if ".layers.1." not in n}
     plan = json.loads(plain.plan.to_json()) | {"tensors": tensors, "structure": edits}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    first = compress(Request(model, tmp_path / "a", plan=tmp_path / "plan.json", calibration=text))
-    compress(Request(model, tmp_path / "b", plan=tmp_path / "plan.json", calibration=text))
+    first = compress(CompressRequest(model, tmp_path / "a", plan=tmp_path / "plan.json", calibration=text))
+    compress(CompressRequest(model, tmp_path / "b", plan=tmp_path / "plan.json", calibration=text))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     (tmp_path / "plan.json").write_text(json.dumps(plan | {"structure": edits[:1]}))
-    dropped = compress(Request(model, tmp_path / "c", plan=tmp_path / "plan.json", calibration=text))
+    dropped = compress(CompressRequest(model, tmp_path / "c", plan=tmp_path / "plan.json", calibration=text))
     name = "model.layers.0.mlp.up_proj.weight"
     assert (first.weight(name) != dropped.weight(name)).any()
 
@@ -146,15 +146,15 @@ def test_refusals(taught, tmp_path, change, error, message):
     lesson, _ = taught
     given = {"student": lesson.student, "teacher": lesson.teacher, "out": tmp_path / "o", "steps": 3} | change
     with pytest.raises(error, match=message):
-        distill(Lesson(**given))
+        distill(DistillRequest(**given))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_encoder_and_a_foreign_folder_are_refused(taught, tiny_folder, tmp_path):
     lesson, _ = taught
     with pytest.raises(ModelError, match="predict tokens"):
-        distill(Lesson(lesson.student, str(tiny_folder("bert")), tmp_path / "o", steps=1))
+        distill(DistillRequest(lesson.student, str(tiny_folder("bert")), tmp_path / "o", steps=1))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
     with pytest.raises(StorageError, match="not a distilled model"):
-        distill(Lesson(lesson.student, lesson.teacher, tmp_path / "full", steps=1))
+        distill(DistillRequest(lesson.student, lesson.teacher, tmp_path / "full", steps=1))

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from mediant.errors import MediantError, SizeError
 from mediant.pipeline.compress import begun, compress
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 
 COMMAND = [sys.executable, "-c", "from mediant.cli import main; main()"]
 
@@ -38,7 +38,7 @@ def test_the_same_bytes_twice_and_on_any_number_of_threads(tiny_folder, text, co
     for count in ("1", "2"):
         result = cli(*arguments(model, tmp_path / count, text, "45%"), MEDIANT_THREADS=count)
         assert result.returncode == 0, result.stderr
-    compress(Request(str(model), tmp_path / "again", size="45%", calibration=text))
+    compress(CompressRequest(str(model), tmp_path / "again", size="45%", calibration=text))
     assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "again")
 
 
@@ -76,7 +76,7 @@ def test_killed_at_ten_moments(tiny_folder, text, contents, tmp_path):
 
 
 def test_a_corrected_bias_takes_up_the_mean_error(tiny_folder, text, tmp_path):
-    with begun(Request(str(tiny_folder("opt")), tmp_path / "out", size="55%", calibration=text)) as run:
+    with begun(CompressRequest(str(tiny_folder("opt")), tmp_path / "out", size="55%", calibration=text)) as run:
         checkpoint, layers = run.pack(run.plan()), run.statistics.layers
     original = load_file(next(tiny_folder("opt").glob("*.safetensors")))
     corrected = {n: n.removesuffix("bias") + "weight" for n, t in checkpoint.plan.tensors.items() if t.bias_correction}
@@ -130,12 +130,12 @@ def test_a_full_disk_is_one_clear_sentence(tiny_folder, text, tmp_path, monkeypa
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(MediantError, match="no space left"):
-        compress(Request(str(tiny_folder("llama")), tmp_path / "out", size="40%", calibration=text))
+        compress(CompressRequest(str(tiny_folder("llama")), tmp_path / "out", size="40%", calibration=text))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupt_keeps_what_is_done(tiny_folder, text, tmp_path, monkeypatch):
-    request = Request(str(tiny_folder("llama")), tmp_path / "out", size="40%", calibration=text)
+    request = CompressRequest(str(tiny_folder("llama")), tmp_path / "out", size="40%", calibration=text)
 
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
@@ -150,7 +150,7 @@ def test_an_interrupt_keeps_what_is_done(tiny_folder, text, tmp_path, monkeypatc
 
 
 def test_the_smallest_file_within_a_loss(tiny_folder, text, tmp_path):
-    checkpoint = compress(Request(str(tiny_folder("llama")), tmp_path / "out", max_kl=0.02, calibration=text))
+    checkpoint = compress(CompressRequest(str(tiny_folder("llama")), tmp_path / "out", max_kl=0.02, calibration=text))
     assert checkpoint.plan.target_bytes is not None
     with pytest.raises(SizeError, match="cannot be met"):
-        compress(Request(str(tiny_folder("llama")), tmp_path / "out", max_kl=1e-12, calibration=text))
+        compress(CompressRequest(str(tiny_folder("llama")), tmp_path / "out", max_kl=1e-12, calibration=text))

@@ -11,9 +11,9 @@ from mediant.allocation.operations import Operations
 from mediant.models.opening import open_model
 from mediant.pipeline.compress import begun
 from mediant.pipeline.estimate import Speeds, measure_speeds, of, operations, seconds
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.planning.recipe import recipe_names
-from mediant.statistics.calibration import calibration_tokens, tokens_to_write
+from mediant.statistics.calibration_text import calibration_tokens, tokens_to_write
 
 SPEEDS = Speeds(products=1e9, few_vectors=1e9, factors=1e9, rounding=1e9)
 
@@ -30,7 +30,7 @@ def begin(tiny_folder, text, tmp_path, monkeypatch):
 
     def run(recipe, **more):
         wanted = {"size": "42%", "calibration": text, "recipe": recipe, **more}
-        return begun(Request(str(tiny_folder("llama")), tmp_path / "out", **wanted))
+        return begun(CompressRequest(str(tiny_folder("llama")), tmp_path / "out", **wanted))
 
     return run
 
@@ -44,7 +44,7 @@ def test_every_recipe_has_an_estimate_that_goes_with_the_speed(recipe, begin, mo
     fast, slow = (seconds(run.model, 512, work, speeds) for speeds in (SPEEDS, slower()))
     assert slow == pytest.approx(2 * fast, rel=1e-12)
     assert seconds(run.model, 0, work, SPEEDS) < fast
-    if recipe in ("default", "denominator"):
+    if recipe in ("default", "entropy"):
         for name in ("products", "factors", "rounding"):
             assert seconds(run.model, 512, work, slower(name)) > fast
 
@@ -59,7 +59,7 @@ def test_training_and_tuning_count_by_their_steps(begin, tmp_path):
     for steps in (0, 10, 20):
         file = tmp_path / "steps.yaml"
         file.write_text(
-            f"description: s\nstages:\n- quantize: {{recipe: default, grid: {{name: bell}}}}\n"
+            f"description: s\nstages:\n- quantize: {{recipe: default, grid: {{name: gaussian_int}}}}\n"
             f"- train_codes: {{block_steps: {steps}, code_steps: {steps}}}\n- tune: {{steps: {steps}}}\n"
         )
         with begin(str(file)) as run:
@@ -77,7 +77,7 @@ def test_text_that_the_model_has_yet_to_write_counts(model):
 
 def test_text_in_the_cache_is_not_written_again(model, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDIANT_CACHE", str(tmp_path))
-    monkeypatch.setattr("mediant.statistics.calibration.WRITTEN", (2, 8))
+    monkeypatch.setattr("mediant.statistics.calibration_text.WRITTEN", (2, 8))
     assert tokens_to_write(model, 0) == 16
     calibration_tokens(model, None, 0)
     assert tokens_to_write(model, 0) == 0

@@ -7,10 +7,10 @@ import pytest
 from mediant import files
 from mediant.pipeline.compress import begun
 from mediant.pipeline.estimate import of
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.planning.recipe import recipe_names
 
-QUICK = ("denominator", "cvxq", "svd-llm")
+QUICK = ("entropy", "cvxq", "svd-llm")
 RECIPES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in recipe_names()]
 
 
@@ -20,12 +20,12 @@ def test_a_plan_alone_an_estimate_and_a_loss(recipe, tiny_folder, text, tmp_path
         monkeypatch.setattr(f"mediant.pipeline.search.{name}", value)
     monkeypatch.setattr("mediant.pipeline.estimate.FEWEST_WEIGHTS", 0)
     model, out = str(tiny_folder("llama")), tmp_path / "out"
-    with begun(Request(model, out, size="42%", recipe=recipe, calibration=text)) as run:
+    with begun(CompressRequest(model, out, size="42%", recipe=recipe, calibration=text)) as run:
         plan = run.plan()
         assert 0.9 * run.target() < run.folder_bytes(plan) <= run.target()
         assert of(run).startswith("This takes about ")
     assert not out.exists()
-    with begun(Request(model, out, max_kl=5.0, recipe=recipe, calibration=text)) as run:
+    with begun(CompressRequest(model, out, max_kl=5.0, recipe=recipe, calibration=text)) as run:
         plan = run.plan()
         run.pack(plan)
     assert files.folder_bytes(out) <= plan.target_bytes

@@ -1,4 +1,4 @@
-"""Experts through the whole path: depths of their own, statistics that pay at equal bytes, and both shown."""
+"""Experts through the whole path: bit widths of their own, statistics that pay at equal bytes, and both shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mediant.models.matrix_form import to_matrix
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.pipeline.compress import begun, compress
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.planning.recipe import load_recipe
 from mediant.values import RowSpan
 
@@ -46,12 +46,12 @@ def lopsided(tiny_folder, tmp_path_factory):
 
 
 def test_statistics_by_expert_pay_at_equal_bytes(lopsided, text, tmp_path):
-    """The same depth, hence the same bytes: less loss with each expert's own Hessian than with none, as before."""
+    """The same bit width, hence the same bytes: less loss with each expert's own Hessian than with none, as before."""
     model = open_model(str(lopsided))
     plan = load_recipe("default").tensor_plan(())
     before = after = 0.0
-    middle = sum(sizes_on_offer(Request(str(lopsided), tmp_path / "none", size="1", calibration=text))) // 2
-    request = Request(str(lopsided), tmp_path / "out", size=str(middle), calibration=text)
+    middle = sum(sizes_on_offer(CompressRequest(str(lopsided), tmp_path / "none", size="1", calibration=text))) // 2
+    request = CompressRequest(str(lopsided), tmp_path / "out", size=str(middle), calibration=text)
     with begun(request) as run, WeightReader(model) as w:
         statistics, hessians = run.statistics, run.hessians
         for info in (t for t in quantizable(model) if t.role == "expert"):
@@ -65,17 +65,17 @@ def test_statistics_by_expert_pay_at_equal_bytes(lopsided, text, tmp_path):
     assert after < 0.8 * before
 
 
-def test_experts_get_depths_of_their_own_and_are_shown(lopsided, text, tmp_path):
-    low, high = sizes_on_offer(Request(str(lopsided), tmp_path / "none", size="1", calibration=text))
+def test_experts_get_bit_widths_of_their_own_and_are_shown(lopsided, text, tmp_path):
+    low, high = sizes_on_offer(CompressRequest(str(lopsided), tmp_path / "none", size="1", calibration=text))
     out = tmp_path / "out"
-    compress(Request(str(lopsided), out, size=str((2 * low + high) // 3), calibration=text))
+    compress(CompressRequest(str(lopsided), out, size=str((2 * low + high) // 3), calibration=text))
     answer = CliRunner().invoke(app, ["inspect", str(out), "--json", "-"])
     assert answer.exit_code == 0
     stacks = [t for t in json.loads(answer.stdout)["tensors"] if t["role"] == "expert"]
     assert all(len(t["expert_bits"]) == 4 for t in stacks)
     assert len({bits for t in stacks for bits in t["expert_bits"]}) > 1
     shown = CliRunner().invoke(app, ["inspect", str(out)]).stdout
-    assert "experts of each depth" in shown
+    assert "experts of each bit width" in shown
 
 
 def test_analyze_shows_who_is_used(lopsided, text, tmp_path):

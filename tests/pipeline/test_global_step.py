@@ -16,7 +16,7 @@ from mediant.allocation.strategies.global_step import Curve, StepSearch, curves_
 from mediant.checkpoint.reader import open_checkpoint
 from mediant.errors import SizeError, UsageError
 from mediant.pipeline.compress import compress
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.pipeline.sizes import sides
 from mediant.planning.plan import Plan
 from mediant.planning.size import FULLEST
@@ -25,7 +25,7 @@ from mediant.planning.size import FULLEST
 @pytest.fixture
 def asked(tiny_folder, text, tmp_path):
     """A request for a tiny model, coded by entropy."""
-    return lambda name, size: Request(
+    return lambda name, size: CompressRequest(
         str(tiny_folder(name)), tmp_path / "out", size=str(size), coding="entropy", calibration=text
     )
 
@@ -40,11 +40,11 @@ def test_sizes_are_met_and_weights_load(name, asked):
         weight = checkpoint.weight(tensor)
         assert np.array_equal(state[tensor].detach().numpy(), weight)
         assert np.array_equal(checkpoint.encoding(tensor).decode(), weight)
-        assert (entry.plan.method == "lattice") == (entry.info.size >= 1024 and entry.info.layout != "none")
+        assert (entry.plan.method == "entropy_coded") == (entry.info.size >= 1024 and entry.info.layout != "none")
 
 
 def test_there_is_one_step_but_for_tensors_that_calibration_never_saw(asked):
-    steps = {t.step for t in compress(asked("llama", 48_000)).plan.tensors.values() if t.method == "lattice"}
+    steps = {t.step for t in compress(asked("llama", 48_000)).plan.tensors.values() if t.method == "entropy_coded"}
     assert len(steps) == 1
 
 

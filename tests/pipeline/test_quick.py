@@ -1,4 +1,4 @@
-"""The recipe `quick`: weights alone, the same bytes each time, and memory that does not grow with depth."""
+"""The recipe `quick`: weights alone, the same bytes each time, and memory that does not grow with bit width."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from mediant import files
 from mediant.checkpoint.reader import open_checkpoint
 from mediant.pipeline.compress import compress
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.planning.plan import Plan
 
 MEASURED = """
@@ -37,41 +37,43 @@ def no_text(monkeypatch):
 
 def test_the_same_bytes_without_any_text(no_text, tiny_folder, tmp_path, contents):
     for name in ("one", "two"):
-        compress(Request(str(tiny_folder("llama")), tmp_path / name, size="45%", recipe="quick"))
+        compress(CompressRequest(str(tiny_folder("llama")), tmp_path / name, size="45%", recipe="quick"))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert open_checkpoint(tmp_path / "one").manifest.calibration is None
 
 
 def test_its_plan_leads_to_it_again(no_text, tiny_folder, tmp_path, contents):
     model = str(tiny_folder("llama"))
-    plan = compress(Request(model, tmp_path / "one", size="45%", recipe="quick")).plan
+    plan = compress(CompressRequest(model, tmp_path / "one", size="45%", recipe="quick")).plan
     assert Plan.from_json(plan.to_json()) == plan
     assert not plan.calibrated
     (tmp_path / "plan.json").write_text(plan.to_json())
-    compress(Request(model, tmp_path / "two", plan=tmp_path / "plan.json"))
+    compress(CompressRequest(model, tmp_path / "two", plan=tmp_path / "plan.json"))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 def test_what_is_worth_more_gets_more_bits(no_text, tiny_folder, tmp_path):
     recipe = tmp_path / "mine.yaml"
     text = Path(files.__file__).with_name("recipes").joinpath("quick.yaml").read_text()
-    depths = {}
+    bit_widths = {}
     for kind in ("q_proj", "down_proj"):
         recipe.write_text(text.partition("  nats:")[0] + f"  nats: {{{kind}: 1000, linear: 0.001}}\n")
-        plan = compress(Request(str(tiny_folder("llama")), tmp_path / kind, size="45%", recipe=str(recipe))).plan
+        plan = compress(
+            CompressRequest(str(tiny_folder("llama")), tmp_path / kind, size="45%", recipe=str(recipe))
+        ).plan
         runs = {
             name: plan.tensors[f"model.layers.0.{name}.weight"].runs for name in ("self_attn.q_proj", "mlp.down_proj")
         }
-        depths[kind] = {
+        bit_widths[kind] = {
             name: sum(r.bits * r.rows for r in found) / sum(r.rows for r in found) for name, found in runs.items()
         }
-    assert depths["q_proj"]["self_attn.q_proj"] > depths["down_proj"]["self_attn.q_proj"]
-    assert depths["q_proj"]["mlp.down_proj"] < depths["down_proj"]["mlp.down_proj"]
+    assert bit_widths["q_proj"]["self_attn.q_proj"] > bit_widths["down_proj"]["self_attn.q_proj"]
+    assert bit_widths["q_proj"]["mlp.down_proj"] < bit_widths["down_proj"]["mlp.down_proj"]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
-def test_memory_does_not_grow_with_depth(tmp_path):
+def test_memory_does_not_grow_with_bit_width(tmp_path):
     peaks = []
     for layers in (6, 24):
         config = LlamaConfig(

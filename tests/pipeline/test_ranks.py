@@ -20,7 +20,7 @@ from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.pipeline.choose_plan import job_of, plan_for
 from mediant.pipeline.compress import begun, compress
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.planning.recipe import load_recipe
 from mediant.values import TensorInfo
 
@@ -34,7 +34,7 @@ def folders(tiny_folder, text, feasible, tmp_path_factory):
     model = str(tiny_folder("llama_tied"))
     targets = {name: sum(feasible("llama_tied", name)) // 2 for name in RECIPES}
     return {
-        name: (compress(Request(model, out / name, size=str(target), recipe=name, calibration=text)), target)
+        name: (compress(CompressRequest(model, out / name, size=str(target), recipe=name, calibration=text)), target)
         for name, target in targets.items()
     }
 
@@ -61,7 +61,9 @@ def test_it_loads_as_an_ordinary_network(folders, recipe):
 @pytest.mark.parametrize("recipe", ["svd-llm", "factor-quantize", "lqer"])
 def test_more_bytes_predict_less_loss(tiny_folder, text, feasible, tmp_path, recipe):
     low, high = feasible("llama_tied", recipe)
-    request = Request(str(tiny_folder("llama_tied")), tmp_path / "out", size=str(high), recipe=recipe, calibration=text)
+    request = CompressRequest(
+        str(tiny_folder("llama_tied")), tmp_path / "out", size=str(high), recipe=recipe, calibration=text
+    )
     with begun(request) as run:
         losses = [plan_for(run, low + (high - low) * i // 6).predicted_loss for i in range(7)]
     assert all(a >= b for a, b in pairwise(losses))
@@ -71,7 +73,7 @@ def test_more_bytes_predict_less_loss(tiny_folder, text, feasible, tmp_path, rec
 def test_predicted_loss_is_that_of_what_is_stored(folders, tiny_folder, text, tmp_path):
     """Exactly known before anything is encoded, but for the rounding of factors to half precision."""
     checkpoint, target = folders["svd-llm"]
-    request = Request(
+    request = CompressRequest(
         str(tiny_folder("llama_tied")), tmp_path / "o", size=str(target), recipe="svd-llm", calibration=text
     )
     with begun(request) as run:
@@ -91,7 +93,9 @@ def test_predicted_loss_is_that_of_what_is_stored(folders, tiny_folder, text, tm
 def test_a_plan_repeats_it(folders, tiny_folder, text, contents, tmp_path):
     checkpoint, _ = folders["lqer"]
     (tmp_path / "plan.json").write_text(checkpoint.plan.to_json())
-    request = Request(str(tiny_folder("llama_tied")), tmp_path / "again", plan=tmp_path / "plan.json", calibration=text)
+    request = CompressRequest(
+        str(tiny_folder("llama_tied")), tmp_path / "again", plan=tmp_path / "plan.json", calibration=text
+    )
     compress(request)
     assert contents(tmp_path / "again") == contents(checkpoint.folder)
 
@@ -111,7 +115,9 @@ def test_rows_of_products_take_up_gains(folders, recipe):
 
 def test_sizes_that_cannot_be_met(tiny_folder, text, tmp_path):
     for size in ("1", "1GB"):
-        request = Request(str(tiny_folder("llama")), tmp_path / "o", size=size, recipe="svd-llm", calibration=text)
+        request = CompressRequest(
+            str(tiny_folder("llama")), tmp_path / "o", size=size, recipe="svd-llm", calibration=text
+        )
         with pytest.raises(SizeError), begun(request):
             pass
     assert list(tmp_path.iterdir()) == []
@@ -155,7 +161,9 @@ def test_recipes_that_are_not_usable(tmp_path):
 
 def test_encoders_are_factored_too(tiny_folder, text, feasible, tmp_path):
     target = sum(feasible("bert", "svd-llm")) // 2
-    request = Request(str(tiny_folder("bert")), tmp_path / "b", size=str(target), recipe="svd-llm", calibration=text)
+    request = CompressRequest(
+        str(tiny_folder("bert")), tmp_path / "b", size=str(target), recipe="svd-llm", calibration=text
+    )
     assert open_model(str(tiny_folder("bert"))).causal is False
     assert any(e.plan.method == "factors" for e in compress(request).tensors.values())
 
@@ -163,7 +171,7 @@ def test_encoders_are_factored_too(tiny_folder, text, feasible, tmp_path):
 def test_dense_sparse_and_thin_compete(tiny_folder, text, feasible, tmp_path):
     """More ways on offer never predict more loss; a sparse one is priced by what it stores and loses."""
     model, size = str(tiny_folder("llama_tied")), sum(feasible("llama_tied", "free")) // 2
-    with begun(Request(model, tmp_path / "f", size=str(size), recipe="free", calibration=text)) as run:
+    with begun(CompressRequest(model, tmp_path / "f", size=str(size), recipe="free", calibration=text)) as run:
         sizing, plan = strategy_of(run.recipe).measured(job_of(run)), run.plan()
         sparse = {c.tensor: [o for o in c.options if o.plan.method == "sparse"] for c in sizing.choices}
         layers = {i.name for i in run.model.tensors if i.role == "linear"}
@@ -182,7 +190,7 @@ def test_dense_sparse_and_thin_compete(tiny_folder, text, feasible, tmp_path):
 
 
 def test_a_sparse_way_loses_what_is_stored(tiny_folder, text, tmp_path):
-    request = Request(str(tiny_folder("llama")), tmp_path / "s", size="60kB", recipe="free", calibration=text)
+    request = CompressRequest(str(tiny_folder("llama")), tmp_path / "s", size="60kB", recipe="free", calibration=text)
     with begun(request) as run:
         info = next(i for i in run.model.tensors if i.role == "linear")
         with WeightReader(run.model) as weights:
@@ -192,7 +200,7 @@ def test_a_sparse_way_loses_what_is_stored(tiny_folder, text, tmp_path):
         offered = offer("free")
         losses = _Losses(layer, offered)
         offered = [plan for plan in plans(info, offered) if plan.method == "sparse"]
-        assert [plan.runs[0].bits for plan in offered] == list(run.recipe.depths)
+        assert [plan.runs[0].bits for plan in offered] == list(run.recipe.bit_widths)
         for plan in offered[:2]:
             assert losses.of(plan) == pytest.approx(layer.loss(encode(layer, plan, info).matrix), rel=1e-6)
         assert losses.of(offered[0]) > losses.of(offered[1])

@@ -9,7 +9,7 @@ import pytest
 
 from mediant.errors import PlanError, StorageError, UsageError
 from mediant.pipeline.compress import compress
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 
 
 @pytest.mark.parametrize(
@@ -17,26 +17,26 @@ from mediant.pipeline.request import Request
 )
 def test_exactly_one_limit(limits, tmp_path):
     with pytest.raises(UsageError, match="exactly one of --size, --max-kl and --plan"):
-        Request("demo", tmp_path / "out", **limits).check()
+        CompressRequest("demo", tmp_path / "out", **limits).check()
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, math.inf, math.nan])
 def test_a_loss_is_a_positive_number(limit, tmp_path):
     with pytest.raises(UsageError, match="takes a positive number of nats per token, such as"):
-        Request("demo", tmp_path / "out", max_kl=limit).check()
+        CompressRequest("demo", tmp_path / "out", max_kl=limit).check()
 
 
 def test_a_seed_is_not_negative(tmp_path):
     with pytest.raises(UsageError, match="--seed is -1"):
-        Request("demo", tmp_path / "out", size="1MB", seed=-1).check()
+        CompressRequest("demo", tmp_path / "out", size="1MB", seed=-1).check()
 
 
 def test_what_is_in_the_way_is_named(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     with pytest.raises(StorageError, match="not a Mediant checkpoint"):
-        Request("demo", tmp_path / "out", size="1MB").check()
-    Request("demo", tmp_path / "new", size="1MB").check()
+        CompressRequest("demo", tmp_path / "out", size="1MB").check()
+    CompressRequest("demo", tmp_path / "new", size="1MB").check()
 
 
 def test_a_plan_file_that_is_none(tmp_path):
@@ -44,8 +44,8 @@ def test_a_plan_file_that_is_none(tmp_path):
     binary.write_bytes(b"\xff\xfe{")
     for file, words in ((tmp_path / "none.json", "There is no plan"), (tmp_path, "cannot be read"), (binary, "cannot")):
         with pytest.raises(PlanError, match=words):
-            Request("demo", tmp_path / "out", plan=file).given_plan()
-    assert Request("demo", tmp_path / "out", size="1MB").given_plan() is None
+            CompressRequest("demo", tmp_path / "out", plan=file).given_plan()
+    assert CompressRequest("demo", tmp_path / "out", size="1MB").given_plan() is None
 
 
 def test_a_disk_that_is_too_full_is_refused_before_any_work(tiny_folder, text, feasible, tmp_path, monkeypatch):
@@ -53,5 +53,5 @@ def test_a_disk_that_is_too_full_is_refused_before_any_work(tiny_folder, text, f
     monkeypatch.setattr("mediant.pipeline.calibrate.collect", None)
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=2 * target - 1))
     with pytest.raises(StorageError, match="too little space"):
-        compress(Request(str(tiny_folder("llama")), tmp_path / "out", size=str(target), calibration=text))
+        compress(CompressRequest(str(tiny_folder("llama")), tmp_path / "out", size=str(target), calibration=text))
     assert list(tmp_path.iterdir()) == []

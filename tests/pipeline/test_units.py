@@ -21,7 +21,7 @@ from mediant.allocation.units import (
 )
 from mediant.models.opening import open_model
 from mediant.planning.recipe import load_recipe, recipe_names
-from mediant.statistics.calibration import calibration_tokens
+from mediant.statistics.calibration_text import calibration_tokens
 from mediant.statistics.sensitivity import collect
 from mediant.values import RowSpan
 
@@ -51,7 +51,7 @@ def test_every_large_matrix_is_quantized_and_nothing_else(architecture, tiny_fol
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_bytes_are_known_before_losses(recipe, model):
     chosen = load_recipe(recipe)
-    for bits in chosen.depths:
+    for bits in chosen.bit_widths:
         for info in quantizable(model):
             units = [u for u in outline(model, chosen) if u.tensor == info.name]
             most = {"embedding": EMBEDDING_RUNS, "head": EMBEDDING_RUNS, "expert": min(EXPERT_RUNS, info.shape[0])}
@@ -72,7 +72,7 @@ def test_bytes_are_known_before_losses(recipe, model):
 def test_measuring_adds_losses_to_the_outline(model, statistics):
     recipe = load_recipe("nearest")
     measured = measure(model, statistics, recipe)
-    plain = [dataclasses.replace(unit, losses=dict.fromkeys(recipe.depths, 0.0)) for unit in measured]
+    plain = [dataclasses.replace(unit, losses=dict.fromkeys(recipe.bit_widths, 0.0)) for unit in measured]
     assert plain == outline(model, recipe)
     for unit in measured:
         losses = [unit.losses[bits] for bits in sorted(unit.losses)]

@@ -29,7 +29,12 @@ def test_stages_become_fields(tmp_path):
     default = load_recipe("default")
     assert list(found.structure) == [["prune", {"neurons": "25%", "layers": 1}], ["drop_layers", {"layers": [0]}]]
     assert (found.pattern, found.score, found.tune_steps) == ({"name": "n_of_m"}, {"name": "wanda"}, 7)
-    assert (found.grid, found.depths, found.group, found.rotate) == ({"name": "bell"}, default.depths, 16, False)
+    assert (found.grid, found.bit_widths, found.group, found.rotate) == (
+        {"name": "gaussian_int"},
+        default.bit_widths,
+        16,
+        False,
+    )
     assert found.tensor_plan((), "linear").method == "sparse"
     assert found.tensor_plan((), "embedding").method == "quantize"
 

@@ -14,13 +14,13 @@ from mediant.values import Certificate, Role, RowSpan, TensorInfo
 HOSTILE = "<script>alert('x')</script> $x^2$ & \"q\" {{ 7*7 }} --> ]]>"
 
 
-def quantized(name: str, layer: int, role: Role, depths: tuple[int, ...], error: float) -> Entry:
-    info = TensorInfo(f"{name}.weight", (len(depths) * 8, 64), "bfloat16", role, "out_in", name, layer)
-    runs = tuple(RowSpan(8, bits) for bits in depths)
+def quantized(name: str, layer: int, role: Role, bit_widths: tuple[int, ...], error: float) -> Entry:
+    info = TensorInfo(f"{name}.weight", (len(bit_widths) * 8, 64), "bfloat16", role, "out_in", name, layer)
+    runs = tuple(RowSpan(8, bits) for bits in bit_widths)
     plan = Quantize(grid={"name": "uniform"}, scale={"name": "exact"}, rounding={"name": "nearest"}, runs=runs)
     parts = {
-        "codes": Part("uint8", (sum(depths) * 64,)),
-        "row_scale": Part("float16", (8 * len(depths),)),
+        "codes": Part("uint8", (sum(bit_widths) * 64,)),
+        "row_scale": Part("float16", (8 * len(bit_widths),)),
     }
     return Entry(info, plan, None, parts, Certificate(error, error / 2, 0.5, 0.001))
 

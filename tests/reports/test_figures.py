@@ -70,7 +70,7 @@ def test_without_layers_there_is_no_heat_map(manifest: Manifest, file_sizes: dic
     assert bits_by_layer(row for row in summarize(manifest, file_sizes).tensors if row.layer < 0) is None
 
 
-def test_equal_depths_make_a_chart_too(manifest: Manifest, file_sizes: dict[str, int]) -> None:
+def test_equal_bit_widths_make_a_chart_too(manifest: Manifest, file_sizes: dict[str, int]) -> None:
     one = [row for row in summarize(manifest, file_sizes).tensors if row.layer == 0][:1]
     assert bits_by_layer(one) is not None
 

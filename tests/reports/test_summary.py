@@ -25,11 +25,11 @@ def test_kinds_are_paths_within_a_layer_or_roles(manifest: Manifest, file_sizes:
     assert kinds[5] == "self_attn.c_proj"
 
 
-def test_methods_and_depths_are_said_in_words(manifest: Manifest, file_sizes: dict[str, int]) -> None:
+def test_methods_and_bit_widths_are_said_in_words(manifest: Manifest, file_sizes: dict[str, int]) -> None:
     rows = summarize(manifest, file_sizes).tensors
-    assert (rows[0].method, rows[0].depth) == ("uniform × exact × nearest", "3–5 (3.67)")
-    assert (rows[1].method, rows[1].depth) == ("uniform × exact × nearest", "2")
-    assert (rows[4].method, rows[4].depth) == ("float16", "–")
+    assert (rows[0].method, rows[0].bit_width) == ("uniform × exact × nearest", "3–5 (3.67)")
+    assert (rows[1].method, rows[1].bit_width) == ("uniform × exact × nearest", "2")
+    assert (rows[4].method, rows[4].bit_width) == ("float16", "–")
 
 
 def test_largest_errors_come_first_and_only_known_ones(manifest: Manifest, file_sizes: dict[str, int]) -> None:

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from mediant.checkpoint.writer import write
 from mediant.forms import Encoding
 from mediant.forms.cast.form import Cast
-from mediant.models.companions import companion_files
 from mediant.models.opening import open_model
+from mediant.models.sidecar_files import sidecar_files
 from mediant.models.weights import WeightReader
 from mediant.planning.plan import Plan
 from mediant.values import TensorInfo
@@ -52,7 +52,7 @@ def write_encoded(
         found = {t.name: encode(t, weights.read(t.name)) for t in model.tensors}
     plan = Plan(model.fingerprint, "test", 0, {name: encoding.plan for name, encoding in found.items()})
     sides = {name: encoding.side for name, encoding in found.items() if encoding.plan.measured}
-    write(target, model, plan, None, found.values(), companion_files(model, "a test"), sides)
+    write(target, model, plan, None, found.values(), sidecar_files(model, "a test"), sides)
     return found
 
 

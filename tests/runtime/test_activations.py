@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mediant.errors import PlanError
-from mediant.methods.balancing._folding import folded
+from mediant.methods.equalization._folding import folded
 from mediant.runtime.activations import (
     Activations,
     Recorder,

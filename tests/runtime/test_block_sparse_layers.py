@@ -14,8 +14,8 @@ from mediant.forms import Encoding
 from mediant.forms.cast.form import Cast
 from mediant.forms.sparse.form import Sparse
 from mediant.kernels import native
-from mediant.models.companions import companion_files
 from mediant.models.opening import open_model
+from mediant.models.sidecar_files import sidecar_files
 from mediant.models.weights import WeightReader
 from mediant.planning.plan import Plan
 from mediant.runtime.decoder import Decoder
@@ -42,7 +42,7 @@ def folder(tiny_folder, tmp_path_factory):
                 parts, values = {"positions": positions.encode(mask)}, values[mask]
             encodings.append(Encoding(info, plans[info.name], parts | {"data": values}))
     plan = Plan(model.fingerprint, "prune", 0, plans)
-    write(target, model, plan, None, encodings, companion_files(model, "a test"))
+    write(target, model, plan, None, encodings, sidecar_files(model, "a test"))
     return target
 
 
@@ -72,7 +72,7 @@ def test_zero_blocks_are_not_multiplied(folder, monkeypatch):
     network, seen = load(folder), []
     multiply = type(network.model.layers[0].mlp.up_proj.forward.__self__.blocks).multiply
     monkeypatch.setattr(
-        "mediant.kernels.block_sparse.BlockSparse.multiply", lambda s, x: seen.append(s) or multiply(s, x)
+        "mediant.kernels.block_sparse_matrix.BlockSparse.multiply", lambda s, x: seen.append(s) or multiply(s, x)
     )
     logits(network)
     assert len(seen) == 14

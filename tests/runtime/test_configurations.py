@@ -26,7 +26,7 @@ from mediant.models.configuration import resolve, sealed
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.description import UnsupportedModel
 from mediant.runtime.families import describe
-from mediant.runtime.weights import dense
+from mediant.runtime.tensor_source import dense
 
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native kernels")
 

@@ -18,7 +18,7 @@ from mediant.runtime import reference_decoder
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.description import Description, UnsupportedModel
 from mediant.runtime.families import describe
-from mediant.runtime.weights import dense
+from mediant.runtime.tensor_source import dense
 
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native kernels")
 

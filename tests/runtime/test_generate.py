@@ -14,7 +14,7 @@ from mediant.kernels import native
 from mediant.runtime.choosing import choose
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.generate import NativeWriter, TransformersWriter, text_pieces
-from mediant.runtime.generation import Request
+from mediant.runtime.generation import GenerationRequest
 from mediant.runtime.sampling import Sampler, Sampling, sampler
 
 Folder = Callable[[str], Path]
@@ -80,7 +80,7 @@ def test_impossible_samplings_are_refused(wrong: dict[str, float]) -> None:
 def test_both_writers_write_the_same(
     sampling: Sampling, tiny_folder: Folder, tiny_network: Callable[[str], PreTrainedModel]
 ) -> None:
-    request = Request(max_tokens=30, sampling=sampling)
+    request = GenerationRequest(max_tokens=30, sampling=sampling)
     ours = NativeWriter(Decoder.open(tiny_folder("qwen3"), threads=2, kv_bits=32))
     theirs = TransformersWriter(tiny_network("qwen3"))
     found = list(ours.write(PROMPT, request))
@@ -89,14 +89,16 @@ def test_both_writers_write_the_same(
     stop = frozenset({found[11]})
     short = found[: found.index(found[11]) + 1]
     for writer in (ours, theirs):
-        assert list(writer.write(PROMPT, Request(max_tokens=30, sampling=sampling, stop_tokens=stop))) == short
+        assert (
+            list(writer.write(PROMPT, GenerationRequest(max_tokens=30, sampling=sampling, stop_tokens=stop))) == short
+        )
         assert len(list(writer.write([3] * 120, request))) == 8
 
 
 @needs_native
 def test_a_conversation_reads_only_what_is_new(tiny_folder: Folder) -> None:
     decoder = Decoder.open(tiny_folder("mistral"), threads=1, kv_bits=32, chunk=8)
-    writer, request = NativeWriter(decoder), Request(max_tokens=20)
+    writer, request = NativeWriter(decoder), GenerationRequest(max_tokens=20)
     texts = [PROMPT, [*PROMPT, 4, 9, 9], [*PROMPT, 4, 7], [*PROMPT[:2], 4], [*PROMPT * 9, 3], PROMPT[:1], PROMPT]
     for text in texts:
         fresh = NativeWriter(decoder)
@@ -125,4 +127,4 @@ def test_one_function_chooses_and_says_why(tiny_folder: Folder) -> None:
 
 def test_transformers_has_no_precision(tiny_network: Callable[[str], PreTrainedModel]) -> None:
     with pytest.raises(UsageError, match="Only the native"):
-        next(TransformersWriter(tiny_network("gpt2")).write(PROMPT, Request(precision=3)))
+        next(TransformersWriter(tiny_network("gpt2")).write(PROMPT, GenerationRequest(precision=3)))

@@ -22,8 +22,8 @@ from mediant.checkpoint.reader import open_checkpoint
 from mediant.errors import CheckpointError, ModelError, StorageError
 from mediant.forms import Encoding
 from mediant.forms.cast.form import Cast
-from mediant.forms.lattice.coded_matrix import CodedMatrix, SideInformation
-from mediant.forms.lattice.form import EntropyCoded
+from mediant.forms.entropy_coded.coded_matrix import CodedMatrix, SideInformation
+from mediant.forms.entropy_coded.form import EntropyCoded
 from mediant.forms.quantize.encode import quantize
 from mediant.forms.quantize.form import Quantize
 from mediant.kernels import native
@@ -33,8 +33,8 @@ from mediant.runtime import expansion
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.expansion import expanded
 from mediant.runtime.generate import NativeWriter
-from mediant.runtime.generation import Request
-from mediant.runtime.weights import dense
+from mediant.runtime.generation import GenerationRequest
+from mediant.runtime.tensor_source import dense
 from mediant.values import RowSpan, TensorInfo
 
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native kernels")
@@ -73,7 +73,7 @@ def coded(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
 def tiled(info: TensorInfo, weights: NDArray[np.float32]) -> Encoding:
     if info.layout != "out_in":
         return cast(info, weights)
-    plan = Quantize(grid={"name": "bell"}, scale={"name": "absmax"}, rounding={"name": "nearest"},
+    plan = Quantize(grid={"name": "gaussian_int"}, scale={"name": "absmax"}, rounding={"name": "nearest"},
         runs=(RowSpan(len(weights), 4),), group=32, scale_bits=4, scale_signed=False, scale_steps=4, storage="tiles",
     )  # fmt: skip
     found = quantize(prepare(weights, plan.rotation, None), plan)
@@ -110,7 +110,7 @@ def test_an_entropy_coded_model_is_expanded_once(
     assert len(heard.said) == 1
     for name, encoding in encodings.items():
         exact = encoding.decode()
-        stored = exact.astype(np.float16) if encoding.plan.method == "lattice" else exact
+        stored = exact.astype(np.float16) if encoding.plan.method == "entropy_coded" else exact
         np.testing.assert_array_equal(first.weight(name), stored)
     monkeypatch.setattr(expansion, "_expand", None)
     again = expanded(open_checkpoint(tmp_path / "coded"), heard)
@@ -254,4 +254,4 @@ def test_a_text_from_numbers_that_are_not_finite_is_refused(tiny_folder: Callabl
     write_encoded(tiny_folder("llama"), tmp_path / "model", halved)
     spoil(tmp_path / "model", "model.layers.0.mlp.up_proj.weight.data", b"\x00\x7e" * 8)
     with pytest.raises(ModelError, match="--verify"):
-        list(NativeWriter(Decoder.open(tmp_path / "model", threads=1)).write(TOKENS, Request(4)))
+        list(NativeWriter(Decoder.open(tmp_path / "model", threads=1)).write(TOKENS, GenerationRequest(4)))

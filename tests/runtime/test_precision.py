@@ -20,11 +20,11 @@ from mediant.runtime import reference_decoder
 from mediant.runtime.decoder import Decoder
 from mediant.runtime.families import describe
 from mediant.runtime.generate import NativeWriter
-from mediant.runtime.generation import Request
+from mediant.runtime.generation import GenerationRequest
 from mediant.runtime.precision import Budget, Confidence, Load, divergence, own_text, policy_of, surest
 from mediant.runtime.sampling import Sampling, sampler
-from mediant.runtime.weights import dense
-from mediant.values import Drop, RowSpan, TensorInfo
+from mediant.runtime.tensor_source import dense
+from mediant.values import RowSpan, TensorInfo, Truncation
 
 pytestmark = pytest.mark.skipif(native is None, reason="needs the native kernels")
 
@@ -42,7 +42,7 @@ class Packed:
     """A random model whose matrices are stored nested, 4 bits a weight."""
 
     def __init__(self) -> None:
-        self.drops: dict[str, tuple[Drop, ...]] = {}
+        self.truncations: dict[str, tuple[Truncation, ...]] = {}
         random, d = np.random.default_rng(2), describe(resolve(CONFIG))
         self.decoded: dict[str, NDArray[np.float32]] = {}
         self._encodings: dict[str, Encoding] = {}
@@ -80,7 +80,7 @@ class Packed:
         views = [packed_matrix(e.plan, e.info, e.parts, e.side, bits) for bits in (None, 3, 2)]
         runs = self._encodings[name].plan.runs
         packed = tuple(native.packed_linear(view.handle) for view in views)
-        return Views(packed, (4, 3, 2), runs, self.drops.get(name, ()))
+        return Views(packed, (4, 3, 2), runs, self.truncations.get(name, ()))
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +139,12 @@ def test_precision_changes_between_tokens(decoder: Decoder) -> None:
 def test_precision_follows_the_stored_order() -> None:
     source = Packed()
     names = [f"model.layers.{layer}.mlp.{part}_proj.weight" for layer in range(2) for part in ("up", "down")]
-    source.drops = {names[3]: (Drop(3, 0), Drop(2, 1)), names[0]: (Drop(3, 2), Drop(2, 3))}
+    source.truncations = {
+        names[3]: (Truncation(3, 0), Truncation(2, 1)),
+        names[0]: (Truncation(3, 2), Truncation(2, 3)),
+    }
     decoder = Decoder(describe(resolve(CONFIG)), source, threads=1, kv_bits=32)
-    order = [matrix for matrix in range(len(decoder.matrices)) if decoder.matrices[matrix].drops]
+    order = [matrix for matrix in range(len(decoder.matrices)) if decoder.matrices[matrix].truncations]
     least, codes = decoder.precisions[0], sum(matrix.codes for matrix in decoder.matrices)
     assert decoder.precisions == (least, *(bits / 4 for bits in range(int(4 * least) + 1, 16)), 4)
     assert 0 <= least - (4 - 4 * 96 * 64 / codes) < 0.01
@@ -171,17 +174,17 @@ def test_greedy_speculation_writes_the_same_text(draft: int, penalty: float, dec
     for seed in range(6):
         prompt = np.random.default_rng(seed).integers(0, VOCABULARY, 5 + seed).tolist()
         sampling = Sampling(repetition_penalty=penalty)
-        plain = list(NativeWriter(decoder).write(prompt, Request(40, sampling)))
-        request = Request(40, sampling, draft=draft, draft_length=1 + seed)
+        plain = list(NativeWriter(decoder).write(prompt, GenerationRequest(40, sampling)))
+        request = GenerationRequest(40, sampling, draft=draft, draft_length=1 + seed)
         assert list(NativeWriter(decoder).write(prompt, request)) == plain
         stop = frozenset({plain[17]})
         short = plain[: plain.index(plain[17]) + 1]
-        assert list(NativeWriter(decoder).write(prompt, Request(40, sampling, stop, draft=draft))) == short
+        assert list(NativeWriter(decoder).write(prompt, GenerationRequest(40, sampling, stop, draft=draft))) == short
     assert 0 < decoder.drafts.accepted <= decoder.drafts.drafted
 
 
 def test_all_bits_accept_their_own_drafts(decoder: Decoder) -> None:
-    list(NativeWriter(decoder).write(PROMPT, Request(40, draft=4)))
+    list(NativeWriter(decoder).write(PROMPT, GenerationRequest(40, draft=4)))
     assert decoder.drafts.accepted == decoder.drafts.drafted > 0
 
 
@@ -242,21 +245,21 @@ def test_a_budget_is_kept_by_fewer_bits(decoder: Decoder) -> None:
 
     for share, settled in ((2.0, 4), (0.9, 3), (0.1, 2)):
         policy = Budget(share * decoder.bytes_at(4), Clock())
-        list(NativeWriter(decoder).write(PROMPT, Request(40, policy=policy)))
+        list(NativeWriter(decoder).write(PROMPT, GenerationRequest(40, policy=policy)))
         assert policy._precision == settled
 
 
 def test_load_and_confidence_choose_bits(decoder: Decoder) -> None:
     def bits_under(load: float) -> int | None:
         policy = Load(load=lambda: load)
-        list(NativeWriter(decoder).write(PROMPT, Request(1, policy=policy)))
+        list(NativeWriter(decoder).write(PROMPT, GenerationRequest(1, policy=policy)))
         return policy._precision
 
     assert [bits_under(load) for load in (0.0, 0.6, 5.0)] == [4, 3, 2]
     sure, unsure = Confidence(least=0.0), Confidence(least=1.0)
-    full = list(NativeWriter(decoder).write(PROMPT, Request(20)))
-    assert list(NativeWriter(decoder).write(PROMPT, Request(20, policy=unsure))) == full
-    list(NativeWriter(decoder).write(PROMPT, Request(20, policy=sure)))
+    full = list(NativeWriter(decoder).write(PROMPT, GenerationRequest(20)))
+    assert list(NativeWriter(decoder).write(PROMPT, GenerationRequest(20, policy=unsure))) == full
+    list(NativeWriter(decoder).write(PROMPT, GenerationRequest(20, policy=sure)))
     assert (sure.again, unsure.again) == (0, 20)
     assert surest(np.zeros(4, np.float32)) == 0.25
     for wrong in (lambda: Budget(0), lambda: Confidence(2)):

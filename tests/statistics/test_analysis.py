@@ -14,10 +14,10 @@ from mediant.models.matrix_form import to_matrix
 from mediant.models.opening import open_model
 from mediant.models.weights import WeightReader
 from mediant.statistics.analysis import analyze
-from mediant.statistics.families import families
+from mediant.statistics.distributions import families
 from mediant.statistics.moments import moments, outliers
+from mediant.statistics.quantization_order import nominal_loss
 from mediant.statistics.spectrum import spectrum
-from mediant.statistics.targets import nominal_loss
 from mediant.values import LayerStatistics, Model, Statistics
 
 Folder = Callable[[str], Path]

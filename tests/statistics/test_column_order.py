@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mediant.statistics.column_order import column_order
-from mediant.statistics.lattice import lattice
+from mediant.statistics.metric_factors import factorize
 
 
 def metric(columns, seed=0):
@@ -29,7 +29,7 @@ def test_groups_stay_together_and_a_shorter_one_stays_last(name, columns, group)
 def test_without_groups_less_is_left_to_the_columns(name):
     for seed in range(10):
         m = metric(24, seed)
-        kept, natural = (lattice(m, column_order(m, 1, n)).conditional.sum() for n in (name, "natural"))
+        kept, natural = (factorize(m, column_order(m, 1, n)).conditional.sum() for n in (name, "natural"))
         assert kept < natural
 
 

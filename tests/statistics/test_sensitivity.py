@@ -9,7 +9,7 @@ import torch
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.statistics import storage
-from mediant.statistics.calibration import CalibrationText, calibration_tokens
+from mediant.statistics.calibration_text import CalibrationText, calibration_tokens
 from mediant.statistics.hessian import Accumulator
 from mediant.statistics.sensitivity import MOST_ENERGY, collect, sampled, tempered
 

@@ -11,7 +11,7 @@ import transformers
 
 from mediant.models import head_in_pieces
 from mediant.models.opening import open_model
-from mediant.statistics.calibration import CalibrationText
+from mediant.statistics.calibration_text import CalibrationText
 from mediant.statistics.hessian import Accumulator, file_name
 from mediant.statistics.sensitivity import BACKWARD_SHARE, Recorder, collect
 from mediant.statistics.streamed import collect_streamed

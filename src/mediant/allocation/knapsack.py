@@ -1,10 +1,10 @@
 """Which part of a model gets how many bits: least predicted loss under an exact byte budget.
 
-Minimises sum_u D_u(b_u) subject to sum_u bytes_u(b_u) <= budget over one depth b_u for each unit u: the
+Minimises sum_u D_u(b_u) subject to sum_u bytes_u(b_u) <= budget over one bit width b_u for each unit u: the
 multiple-choice knapsack problem. It is solved exactly on a grid of bytes (dynamic programming; Kellerer, Pferschy
 and Pisinger 2004, chapter 11), every size rounded up, so the budget is never exceeded and a larger one never
 predicts more loss. A Lagrange multiplier would find only the convex hull of choices. Then one unit is split by rows
-to use what rounding left. Cost: units x depths x 2^18 additions.
+to use what rounding left. Cost: units x bit widths x 2^18 additions.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from mediant.planning.size import check_range
 from mediant.values import RowSpan
 
 CELLS = 1 << 18
-# Where a unit has dozens of options instead of seven depths.
+# Where a unit has dozens of options instead of seven bit widths.
 FEWER_CELLS = 1 << 15
-# The part of a budget that may stay unused where no depth predicts any gain for it.
+# The part of a budget that may stay unused where no bit width predicts any gain for it.
 SPARE = 1 / 2000
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Consecutive rows of one tensor that get one depth: bytes and predicted loss at each depth on offer.
+    """Consecutive rows of one tensor that get one bit width: bytes and predicted loss at each bit width on offer.
 
     Rows are stored `together` at a time, with `columns` each, filled up with zeros where there are fewer.
     """
@@ -51,16 +51,16 @@ class Allocation:
 
 
 def allocate(units: Sequence[Unit], budget: int, fixed: int = 0) -> Allocation:
-    """Depths of all units within `budget` bytes; `fixed` bytes of other things are only named in the refusal.
+    """Bit widths of all units within `budget` bytes; `fixed` bytes of other things are only named in the refusal.
 
     Raises:
-        SizeError: not even the smallest depths fit, or the largest leave more than half a percent unused.
+        SizeError: not even the smallest bit widths fit, or the largest leave more than half a percent unused.
     """
     smallest = sum(min(u.sizes.values()) for u in units)
     largest = sum(max(u.sizes.values()) for u in units)
     check_range(budget + fixed, smallest + fixed, largest + fixed)
-    depths = _knapsack(units, budget, largest)
-    return _split_one(units, depths, budget)
+    bit_widths = _knapsack(units, budget, largest)
+    return _split_one(units, bit_widths, budget)
 
 
 def choose_whole(units: Sequence[Unit], budget: int) -> list[int]:
@@ -73,7 +73,7 @@ def choose_whole(units: Sequence[Unit], budget: int) -> list[int]:
 
 
 def predicted_loss(units: Sequence[Unit], runs: Mapping[str, Sequence[RowSpan]]) -> float:
-    """The loss predicted for runs that need not end where units end: each unit counts by the rows at each depth."""
+    """The loss predicted for runs that need not end where units end: each unit counts by the rows at each bit width."""
     pending = {name: deque(given) for name, given in runs.items()}
     total = 0.0
     for unit in units:
@@ -107,22 +107,22 @@ def _knapsack(units: Sequence[Unit], budget: int, largest: int, most_cells: int 
             total[extra:][better] = candidate[better]
             picks[i, extra:][better] = k
         best = total
-    depths = [0] * len(units)
+    bit_widths = [0] * len(units)
     cell = int(np.argmin(best))
     for i in reversed(range(len(units))):
-        depths[i] = options[i][picks[i, cell]]
-        cell -= -(-(units[i].sizes[depths[i]] - floor[i]) // quantum)
-    return depths
+        bit_widths[i] = options[i][picks[i, cell]]
+        cell -= -(-(units[i].sizes[bit_widths[i]] - floor[i]) // quantum)
+    return bit_widths
 
 
-def _split_one(units: Sequence[Unit], depths: list[int], budget: int) -> Allocation:
-    left = budget - sum(u.sizes[b] for u, b in zip(units, depths, strict=True))
+def _split_one(units: Sequence[Unit], bit_widths: list[int], budget: int) -> Allocation:
+    left = budget - sum(u.sizes[b] for u, b in zip(units, bit_widths, strict=True))
     spare = int(SPARE * budget)
-    left -= _fill(units, depths, left, spare)
-    split, rows, gain = _best_split(units, depths, left, spare)
+    left -= _fill(units, bit_widths, left, spare)
+    split, rows, gain = _best_split(units, bit_widths, left, spare)
     runs: dict[str, list[RowSpan]] = {}
     total = 0
-    for i, (unit, bits) in enumerate(zip(units, depths, strict=True)):
+    for i, (unit, bits) in enumerate(zip(units, bit_widths, strict=True)):
         pieces = [RowSpan(unit.rows, bits)]
         if i == split:
             pieces = [RowSpan(rows, _next(unit, bits)), RowSpan(unit.rows - rows, bits)]
@@ -130,19 +130,19 @@ def _split_one(units: Sequence[Unit], depths: list[int], budget: int) -> Allocat
         else:
             total += unit.sizes[bits]
         runs.setdefault(unit.tensor, []).extend(pieces)
-    loss = sum(u.losses[b] for u, b in zip(units, depths, strict=True)) - (gain if rows else 0.0)
+    loss = sum(u.losses[b] for u, b in zip(units, bit_widths, strict=True)) - (gain if rows else 0.0)
     return Allocation({name: merged(r) for name, r in runs.items()}, total, loss)
 
 
-def _fill(units: Sequence[Unit], depths: list[int], left: int, spare: int) -> int:
-    """Raises whole units to their next depth while they fit, best gain per byte first; returns the bytes used.
+def _fill(units: Sequence[Unit], bit_widths: list[int], left: int, spare: int) -> int:
+    """Raises whole units to their next bit width while they fit, best gain per byte first; returns the bytes used.
 
     Where nothing is predicted to gain, `spare` bytes may stay; more are used all the same, since a size is a promise.
     """
     used = 0
     while True:
         options = []
-        for i, (unit, bits) in enumerate(zip(units, depths, strict=True)):
+        for i, (unit, bits) in enumerate(zip(units, bit_widths, strict=True)):
             if (higher := _next(unit, bits)) != bits:
                 cost = unit.sizes[higher] - unit.sizes[bits]
                 gain = unit.losses[bits] - unit.losses[higher]
@@ -150,14 +150,14 @@ def _fill(units: Sequence[Unit], depths: list[int], left: int, spare: int) -> in
                     options.append((gain / max(cost, 1), i, higher, cost))
         if not options:
             return used
-        _, i, depths[i], cost = max(options)
+        _, i, bit_widths[i], cost = max(options)
         used += cost
 
 
-def _best_split(units: Sequence[Unit], depths: Sequence[int], left: int, spare: int) -> tuple[int, int, float]:
-    """The unit whose first rows are worth most when raised by one depth within `left` bytes: index, rows, gain."""
+def _best_split(units: Sequence[Unit], bit_widths: Sequence[int], left: int, spare: int) -> tuple[int, int, float]:
+    """The unit whose first rows are worth most when raised by one bit width within `left` bytes: index, rows, gain."""
     best = (-1, 0, 0.0 if left <= spare else -math.inf)
-    for i, (unit, bits) in enumerate(zip(units, depths, strict=True)):
+    for i, (unit, bits) in enumerate(zip(units, bit_widths, strict=True)):
         higher = _next(unit, bits)
         if higher == bits:
             continue
@@ -176,17 +176,17 @@ def _next(unit: Unit, bits: int) -> int:
 
 
 def _split_bytes(unit: Unit, bits: int, rows: int) -> int:
-    """Bytes when the first `rows` get the next depth: the code planes change, all else stays."""
+    """Bytes when the first `rows` get the next bit width: the code planes change, all else stays."""
 
-    def planes(count: int, depth: int) -> int:
-        return -(-count // unit.together * unit.together * unit.columns // 8) * depth
+    def planes(count: int, bit_width: int) -> int:
+        return -(-count // unit.together * unit.together * unit.columns // 8) * bit_width
 
     codes = planes(rows, _next(unit, bits)) + planes(unit.rows - rows, bits)
     return unit.sizes[bits] - planes(unit.rows, bits) + codes
 
 
 def merged(runs: Sequence[RowSpan]) -> tuple[RowSpan, ...]:
-    """Neighbouring runs of equal depth as one."""
+    """Neighbouring runs of equal bit width as one."""
     merged: list[RowSpan] = []
     for run in runs:
         if merged and merged[-1].bits == run.bits:

@@ -12,20 +12,20 @@ def check_quantized(recipe: Recipe) -> None:
 
     Raises:
         ValueError: a field is missing, or fields do not go together.
-        PlanError: a method does not exist, or does not have the recipe's parameters or depths.
+        PlanError: a method does not exist, or does not have the recipe's parameters or bit widths.
     """
     for kind in ("grid", "scale", "rounding"):
         if "name" not in getattr(recipe, kind):
             raise ValueError(f"the {kind} names no method")
-    if recipe.balance and ("name" not in recipe.balance or recipe.rotate):
+    if recipe.equalize and ("name" not in recipe.equalize or recipe.rotate):
         raise ValueError("the balance names no method, or goes with rotate, which it cannot")
     if recipe.outliers < 0:
         raise ValueError("the outliers are not a whole number from 0")
-    if not recipe.depths:
-        raise ValueError("the depths are not whole numbers from 1 to 8")
+    if not recipe.bit_widths:
+        raise ValueError("the bit widths are not whole numbers from 1 to 8")
     if recipe.group < 2:
         raise ValueError("the group is not a whole number from 2")
-    runs = tuple(RowSpan(1, bits) for bits in recipe.depths)
+    runs = tuple(RowSpan(1, bits) for bits in recipe.bit_widths)
     any_matrix = TensorInfo("any matrix", (len(runs), recipe.group), "float32", "embedding", "out_in")
     recipe.tensor_plan(runs, "embedding").check(any_matrix)
     if recipe.pattern:
@@ -39,7 +39,7 @@ def check_pattern(recipe: Recipe) -> None:
     Raises:
         ValueError: it does.
     """
-    apart = recipe.rotate or bool(recipe.balance) or recipe.outliers > 0 or recipe.storage != "rows"
+    apart = recipe.rotate or bool(recipe.equalize) or recipe.outliers > 0 or recipe.storage != "rows"
     if recipe.pattern and apart:
         raise ValueError("a pattern goes with a score and storage rows, and not with rotate, balance or outliers")
     if recipe.pattern and (recipe.block_steps or recipe.code_steps):

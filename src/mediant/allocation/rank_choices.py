@@ -1,10 +1,10 @@
 """Ways to store a matrix as factors, whole or sparse: measures what it loses by each that is on offer.
 
 The loss of the first r components is known exactly for all r from one decomposition (forms/factors/encode.py).
-Where factors are quantized too, what that adds is measured at one middle rank for every depth, as a share of what the
-factors stand for, and taken to be the same share at other ranks. Methods whose factors of one rank say nothing of
+Where factors are quantized too, what that adds is measured at one middle rank for every bit width, as a share of what
+the factors stand for, and taken to be the same share at other ranks. Methods whose factors of one rank say nothing of
 another's are run for every rank on offer. With a pattern of zeros, each matrix may be sparse as well: what it then
-loses is measured at every depth, so dense, sparse and thin compete for the same bytes.
+loses is measured at every bit width, so dense, sparse and thin compete for the same bytes.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def plans(info: TensorInfo, offer: Offer) -> Iterator[Form]:
         yield from _with_whole(info, offer, cast, thin)
         return
     rows = info.matrix_shape[0]
-    for bits in offer.recipe.depths:
+    for bits in offer.recipe.bit_widths:
         base = Quantize.of_recipe(vars(offer.recipe), (RowSpan(rows, bits),))
         if offer.factors == "residual":
             yield from [base] if offer.whole else []
@@ -191,7 +191,7 @@ class _Losses:
         self._factors: Product | None = None
         self._curves: dict[int, np.ndarray] = {}
         self._noise: dict[int, float] = {}
-        self._depths: dict[int, float] = {}
+        self._bit_widths: dict[int, float] = {}
         self._pruned: dict[int, float] = {}
 
     def of(self, plan: Form) -> float:
@@ -233,17 +233,17 @@ class _Losses:
         return found
 
     def _whole(self, bits: int) -> float:
-        if not self._depths:
+        if not self._bit_widths:
             plan = Quantize.of_recipe(vars(self.offer.recipe), ())
-            self._depths = error_curve(in_basis(self.layer, plan.rotation), plan, self.offer.recipe.depths)
-        return self._depths[bits]
+            self._bit_widths = error_curve(in_basis(self.layer, plan.rotation), plan, self.offer.recipe.bit_widths)
+        return self._bit_widths[bits]
 
     def _sparse(self, plan: Form) -> float:
-        """Measured for all depths at once, as the matrix is pruned once."""
+        """Measured for all bit widths at once, as the matrix is pruned once."""
         if not self._pruned:
             rows = plan.runs[0].rows
             self._pruned = trial_losses(
-                self.layer, {bits: plan.with_runs((RowSpan(rows, bits),)) for bits in self.offer.recipe.depths}
+                self.layer, {bits: plan.with_runs((RowSpan(rows, bits),)) for bits in self.offer.recipe.bit_widths}
             )
         return self._pruned[plan.runs[0].bits]
 

@@ -27,7 +27,7 @@ Extreme = Callable[[Iterable[int]], int]
 class Sizing:
     """Finds the plan of a folder of at most `target` bytes, everything counted.
 
-    `folder_bytes` says how many bytes the folder of a plan has, exactly; `spend` gives units their depths within a
+    `folder_bytes` says how many bytes the folder of a plan has, exactly; `spend` gives units their bit widths within a
     budget. Where nothing was `measured`, plans predict no loss, and say no order in which a nested model gives up bits.
     """
 
@@ -40,7 +40,7 @@ class Sizing:
     measured: bool = True
 
     def smallest(self) -> Plan:
-        """The plan with the smallest depth everywhere."""
+        """The plan with the smallest bit width everywhere."""
         return self._plan(self._everywhere(min), 0)
 
     def plan(self, target: int) -> Plan:
@@ -71,7 +71,7 @@ class Sizing:
         return self._plan(self._topped_up(best, target), target)
 
     def check(self, target: int) -> None:
-        """Refuses a target that no choice of depths meets; losses play no part.
+        """Refuses a target that no choice of bit widths meets; losses play no part.
 
         Raises:
             SizeError: naming the size that can be met.
@@ -83,7 +83,7 @@ class Sizing:
         return self._fixed_point(min), self._fixed_point(max)
 
     def _fixed_point(self, extreme: Extreme) -> int:
-        """The least target that the folder with this depth everywhere keeps: the folder states its target."""
+        """The least target that the folder with this bit width everywhere keeps: the folder states its target."""
         target, runs = 0, self._everywhere(extreme)
         while (left := self._left(runs, target)) < 0:
             target -= left
@@ -99,14 +99,14 @@ class Sizing:
         return self.spend(self.units, budget, target - budget).runs
 
     def _topped_up(self, runs: Runs, target: int) -> Runs:
-        """Uses what a small model leaves, where one more depth in a tensor costs more than the rows that get it.
+        """Uses what a small model leaves, where one more bit width in a tensor costs more than the rows that get it.
 
-        Rows that cost nothing at a higher depth, as theirs needs a table of its own, come first; then, each time, the
-        tensor that can use most.
+        Rows that cost nothing at a higher bit width, as theirs needs a table of its own, come first; then, each time,
+        the tensor that can use most.
         """
         while (left := self._left(runs, target)) > CLOSE * target:
             together = {unit.tensor: unit.together for unit in self.units}
-            options = [_Raise(runs, n, *_next_step(runs[n], self.recipe.depths), together[n]) for n in runs]
+            options = [_Raise(runs, n, *_next_step(runs[n], self.recipe.bit_widths), together[n]) for n in runs]
             free = (r for o in options if o.bits and self._left(r := o.rows(o.most), target) >= left)
             best = next(free, None) or min(
                 (self._raised(o, target) for o in options), key=lambda r: self._left(r, target)
@@ -117,7 +117,7 @@ class Sizing:
         return runs
 
     def _raised(self, option: _Raise, target: int) -> Runs:
-        """The rows at the other depth that use most of what is left; none if even one is too much."""
+        """The rows at the other bit width that use most of what is left; none if even one is too much."""
         most = option.most if option.bits else 0
         steps = range(1, -(-most // option.together) + 1)
         count = bisect.bisect(
@@ -131,18 +131,18 @@ class Sizing:
     def _plan(self, runs: Runs, target: int) -> Plan:
         quantized = {n: self.recipe.tensor_plan(given, self.model.tensor(n).role) for n, given in runs.items()}
         if self.recipe.storage == "nested" and self.measured:
-            for name, drops in plane_order(self.units, runs).items():
-                quantized[name] = quantized[name].with_drops(drops)
+            for name, truncations in plane_order(self.units, runs).items():
+                quantized[name] = quantized[name].with_truncations(truncations)
         loss = predicted_loss(self.units, runs) if self.measured else None
         return whole_plan(self.model, self.recipe, quantized, self.seed, target, loss)
 
 
-def _next_step(runs: Sequence[RowSpan], depths: Sequence[int]) -> tuple[int, int]:
-    """The run of a tensor that is cheapest to raise, and its next depth; the latter is 0 if all are at the deepest.
+def _next_step(runs: Sequence[RowSpan], bit_widths: Sequence[int]) -> tuple[int, int]:
+    """The run of a tensor that is cheapest to raise, and its next bit width; the latter is 0 if all are at the deepest.
 
-    A depth that the tensor has already needs no table of its own, and right behind a run of it not even an entry.
+    A bit width that the tensor has already needs no table of its own, and right behind a run of it not even an entry.
     """
-    following, present = dict(pairwise(sorted(depths))), {run.bits for run in runs}
+    following, present = dict(pairwise(sorted(bit_widths))), {run.bits for run in runs}
     steps = [
         (at, min((bits for bits in present if bits > run.bits), default=following[run.bits]))
         for at, run in enumerate(runs)
@@ -157,7 +157,7 @@ def _next_step(runs: Sequence[RowSpan], depths: Sequence[int]) -> tuple[int, int
 
 @dataclass(frozen=True, eq=False)
 class _Raise:
-    """One run of a tensor that may have its first rows at another depth."""
+    """One run of a tensor that may have its first rows at another bit width."""
 
     runs: Runs
     tensor: str

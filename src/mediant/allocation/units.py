@@ -1,4 +1,4 @@
-"""Parts of a model that get one depth each, with their bytes and what they lose at every depth on offer."""
+"""Parts of a model that get one bit width each, with their bytes and what they lose at every bit width on offer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from mediant.allocation.error_curves import error_curve
 from mediant.allocation.knapsack import Unit
 from mediant.allocation.layers import Matrix, matrices, quantizable
-from mediant.kernels.tiles import OCTET
+from mediant.kernels.tiles import PANEL
 from mediant.methods.layer import Layer
 from mediant.methods.stack import prepare_any
 from mediant.models.weights import WeightReader
@@ -22,9 +22,9 @@ from mediant.statistics.hessian import Hessians
 from mediant.values import Model, RowSpan, Statistics, TensorInfo
 from mediant.workers import AHEAD, compute_alone, ordered
 
-# An embedding is cut into runs of rows that may differ in depth; rare tokens stand late in most vocabularies.
+# An embedding is cut into runs of rows that may differ in bit width; rare tokens stand late in most vocabularies.
 EMBEDDING_RUNS = 16
-# A stack of experts may have so many depths; more experts than that share them with their neighbours.
+# A stack of experts may have so many bit widths; more experts than that share them with their neighbours.
 EXPERT_RUNS = 16
 
 
@@ -35,7 +35,7 @@ def measure(
     hessians: Hessians | None = None,
     progress: Progress = SILENT,
 ) -> list[Unit]:
-    """Units of all quantizable tensors with bytes and predicted loss at each depth of the recipe."""
+    """Units of all quantizable tensors with bytes and predicted loss at each bit width of the recipe."""
     targets = quantizable(model)
 
     def curves(matrix: Matrix) -> tuple[str, list[Unit]]:
@@ -57,7 +57,7 @@ def outline(model: Model, recipe: Recipe) -> list[Unit]:
         columns = info.matrix_shape[1]
         for rows in _row_runs(info):
             sizes = _sizes(info, rows.stop - rows.start, columns, recipe)
-            losses = dict.fromkeys(recipe.depths, 0.0)
+            losses = dict.fromkeys(recipe.bit_widths, 0.0)
             count = rows.stop - rows.start
             wide, together = recipe.tensor_plan((), info.role).stored_row(_part(info, count, columns))
             units.append(Unit(info.name, count, wide, sizes, losses, together))
@@ -71,7 +71,7 @@ def _row_runs(info: TensorInfo) -> list[slice]:
         inner = np.linspace(0, experts, min(EXPERT_RUNS, experts) + 1)[1:-1].astype(int) * (rows // experts)
     else:
         count = min(EMBEDDING_RUNS, rows) if info.role in ("embedding", "head") else 1
-        inner = np.unique(np.linspace(0, rows, count + 1)[1:-1].astype(int) // OCTET * OCTET)
+        inner = np.unique(np.linspace(0, rows, count + 1)[1:-1].astype(int) // PANEL * PANEL)
     edges = [0, *inner[inner > 0].tolist(), rows]
     return [slice(a, b) for a, b in pairwise(edges)]
 
@@ -79,7 +79,7 @@ def _row_runs(info: TensorInfo) -> list[slice]:
 def _unit(info: TensorInfo, layer: Layer, recipe: Recipe) -> Unit:
     rows, columns = layer.matrix.shape
     plan = recipe.tensor_plan((), info.role)
-    losses = error_curve(layer, plan, recipe.depths)
+    losses = error_curve(layer, plan, recipe.bit_widths)
     wide, together = plan.stored_row(_part(info, rows, columns))
     return Unit(info.name, rows, wide, _sizes(info, rows, columns, recipe), losses, together)
 
@@ -90,10 +90,10 @@ def _part(info: TensorInfo, rows: int, columns: int) -> TensorInfo:
 
 
 def _sizes(info: TensorInfo, rows: int, columns: int, recipe: Recipe) -> dict[int, int]:
-    """Bytes at each depth. What runs of one depth share, their table of levels, is split between all runs."""
+    """Bytes at each bit width. What runs of one bit width share, their table of levels, is split between all runs."""
     alone = TensorInfo(info.name, (rows, columns), "float32", info.role, "out_in")
     sizes = {}
-    for bits in recipe.depths:
+    for bits in recipe.bit_widths:
         plan = recipe.tensor_plan((RowSpan(rows, bits),), info.role)
         table = plan.shared_bytes()
         sizes[bits] = plan.nbytes(alone) - table + -(-table // len(_row_runs(info)))
@@ -108,7 +108,7 @@ def units_to_json(units: Sequence[Unit]) -> bytes:
 def units_from_json(data: bytes) -> list[Unit]:
     """The inverse of `units_to_json`."""
 
-    def by_depth(table: Mapping[str, float]) -> dict[int, float]:
+    def by_bit_width(table: Mapping[str, float]) -> dict[int, float]:
         return {int(b): v for b, v in table.items()}
 
     return [
@@ -116,8 +116,8 @@ def units_from_json(data: bytes) -> list[Unit]:
             u["tensor"],
             u["rows"],
             u["columns"],
-            {b: int(v) for b, v in by_depth(u["sizes"]).items()},
-            by_depth(u["losses"]),
+            {b: int(v) for b, v in by_bit_width(u["sizes"]).items()},
+            by_bit_width(u["losses"]),
             u["together"],
         )
         for u in json.loads(data)

@@ -18,7 +18,7 @@ from mediant.planning.plan import Plan
 from mediant.values import MOST_STEPS, Certificate, Model, TensorInfo
 
 FORMAT = "mediant"
-VERSION = 1
+VERSION = 2
 MANIFEST_FILE = "mediant.json"
 PAYLOAD_FILE = "mediant.safetensors"
 NUMBER_WIDTH = len("1.000000e-01")
@@ -134,7 +134,7 @@ def installed_version() -> str:
     return version("mediant")
 
 
-def forecast(
+def planned_manifest(
     model: Model,
     plan: Plan,
     calibration: Calibration | None,
@@ -189,12 +189,12 @@ def entry_bytes(info: TensorInfo, plan: Form) -> int:
     return len(f"{_compact(info.name)}:{_entry_json(entry)},\n".encode()) + len(header_bytes(slots, {})) - beside
 
 
-def is_companion(name: str) -> bool:
+def is_sidecar(name: str) -> bool:
     """Checks that a file of that path may lie in a checkpoint's folder beside the two that are always there.
 
-    >>> is_companion("config.json"), is_companion("1_Pooling/config.json"), is_companion("mediant.json")
+    >>> is_sidecar("config.json"), is_sidecar("1_Pooling/config.json"), is_sidecar("mediant.json")
     (True, True, False)
-    >>> is_companion("../config.json"), is_companion("/config.json"), is_companion("C:/config.json")
+    >>> is_sidecar("../config.json"), is_sidecar("/config.json"), is_sidecar("C:/config.json")
     (False, False, False)
     """
     parts = name.split("/")

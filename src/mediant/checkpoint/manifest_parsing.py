@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from mediant.checkpoint import strict_json
 from mediant.checkpoint.header import MOST_AXES
-from mediant.checkpoint.manifest import FORMAT, VERSION, Calibration, Entry, Manifest, Origin, Part, is_companion
+from mediant.checkpoint.manifest import FORMAT, VERSION, Calibration, Entry, Manifest, Origin, Part, is_sidecar
 from mediant.errors import CheckpointError, PlanError
 from mediant.forms import Form, from_dict
 from mediant.planning.plan import checked_after, checked_edits
@@ -61,8 +61,10 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     if value.get("format") != FORMAT:
         raise CheckpointError(f"{where} is not the manifest of a Mediant checkpoint.")
     if type(value.get("version")) is not int or value["version"] != VERSION:
+        old = value.get("version") == 1 and type(value["version"]) is int
         raise CheckpointError(
             f"{where} has version {str(value.get('version'))[:20]}; this Mediant reads version {VERSION}."
+            + (" Methods and grids had other names before it; compress the model again." if old else "")
         )
     sometimes: strict_json.Kinds = {name: dict for name in ("structure", "code_training", "after") if name in value}
     head = strict_json.fields(value, {**MANIFEST, **sometimes}, where)
@@ -216,7 +218,7 @@ def _texts(value: list[Any], where: str) -> tuple[str, ...]:
 
 def _files(value: list[Any], where: str) -> tuple[str, ...]:
     names = _texts(value, f"'files' of {where}")
-    if not all(map(is_companion, names)) or len(set(names)) != len(names):
+    if not all(map(is_sidecar, names)) or len(set(names)) != len(names):
         raise CheckpointError(f"'files' of {where} are not different names of files beside the manifest.")
     return names
 

@@ -23,8 +23,8 @@ from mediant.checkpoint.manifest import (
     Calibration,
     Entry,
     Manifest,
-    forecast,
-    is_companion,
+    is_sidecar,
+    planned_manifest,
 )
 from mediant.checkpoint.manifest_parsing import parse_manifest
 from mediant.checkpoint.reader import read_manifest
@@ -40,19 +40,19 @@ def overhead_bytes(
     model: Model,
     plan: Plan,
     calibration: Calibration | None,
-    companions: Iterable[str],
+    sidecar_files: Iterable[str],
     sides: Mapping[str, Side] | None = None,
 ) -> int:
-    """Bytes of a checkpoint beside the parts and the companions: the manifest and the safetensors header, exactly.
+    """Bytes of a checkpoint beside the parts and the sidecar files: the manifest and the safetensors header, exactly.
 
     Args:
         model, plan, calibration, sides: as for `write`.
-        companions: names of the other files.
+        sidecar_files: names of the other files.
 
     Raises:
         PlanError: the plan does not fit the model.
     """
-    manifest = _forecast(model, plan, calibration, companions, sides)
+    manifest = _planned(model, plan, calibration, sidecar_files, sides)
     return len(manifest.to_json().encode()) + len(_header(place(manifest.part_shapes()), UNKNOWN_HASH))
 
 
@@ -62,7 +62,7 @@ def write(
     plan: Plan,
     calibration: Calibration | None,
     encodings: Iterable[Encoding],
-    companions: Mapping[str, bytes | Path],
+    sidecar_files: Mapping[str, bytes | Path],
     sides: Mapping[str, Side] | None = None,
 ) -> None:
     """Writes a checkpoint; the same arguments give the same bytes.
@@ -77,25 +77,25 @@ def write(
         plan: what became of each tensor.
         calibration: which text the statistics came from.
         encodings: the tensors, approximated by the plan.
-        companions: content, or file to copy, by the name of every other file.
+        sidecar_files: content, or file to copy, by the name of every other file.
         sides: side information of all tensors of which the plan does not tell it, by name (`forms.Encoding.side`).
 
     Raises:
         StorageError: something else is at `folder`, or the disk refuses; nothing has changed then.
         CheckpointError: an encoding is not sound, or a text for the manifest cannot be printed.
         PlanError: the plan does not fit the model.
-        ValueError: the encodings are not those of the plan, or a companion's name is not that of a file.
+        ValueError: the encodings are not those of the plan, or the name of a sidecar file is not that of a file.
     """
     folder = folder.resolve()
     check_replaceable(folder)
-    planned = _forecast(model, plan, calibration, companions, sides)
+    planned = _planned(model, plan, calibration, sidecar_files, sides)
     # What the reader would refuse is refused before hours of work.
     parse_manifest(planned.to_json().encode(), "the manifest to be written")
     with staged(folder) as staging:
         text = _write_payload(folder, staging / PAYLOAD_FILE, planned, encodings)
         with storage_errors(folder):
             _write_file(staging / MANIFEST_FILE, text)
-            for name, content in companions.items():
+            for name, content in sidecar_files.items():
                 _write_file(staging / name, content)
             files.sync(staging)
 
@@ -127,17 +127,17 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def _forecast(
+def _planned(
     model: Model,
     plan: Plan,
     calibration: Calibration | None,
-    companions: Iterable[str],
+    sidecar_files: Iterable[str],
     sides: Mapping[str, Side] | None,
 ) -> Manifest:
-    names = tuple(companions)
-    if wrong := [name for name in names if not is_companion(name)]:
+    names = tuple(sidecar_files)
+    if wrong := [name for name in names if not is_sidecar(name)]:
         raise ValueError(f"{wrong[0]!r} is not the name of a file that may lie in a checkpoint")
-    return forecast(model, plan, calibration, names, sides)
+    return planned_manifest(model, plan, calibration, names, sides)
 
 
 def _write_payload(folder: Path, file: Path, planned: Manifest, encodings: Iterable[Encoding]) -> bytes:

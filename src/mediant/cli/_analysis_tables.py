@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from mediant.statistics.analysis import Analysis, KindAnalysis, TensorAnalysis
-from mediant.statistics.families import Families
-from mediant.statistics.targets import human_count, human_share
+from mediant.statistics.distributions import Families
+from mediant.statistics.quantization_order import human_count, human_share
 from mediant.values import Model, Statistics
 
 WIDTH = 100

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mediant.cli._analysis_tables import table_of
-from mediant.statistics.attention import LOCAL_SHARE, Reach, local_layers
+from mediant.statistics.attention_distance import LOCAL_SHARE, Reach, local_layers
 
 
 def show_reaches(console: Console, reaches: Sequence[Reach], window: int) -> None:

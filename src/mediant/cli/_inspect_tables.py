@@ -82,20 +82,20 @@ def _tensors_table(entries: Iterable[Figures], plans: Mapping[str, Form]) -> Tab
     table = _table("Tensors", ("tensor", "stored as"), columns)
     for entry in entries:
         shape, said = "×".join(map(str, entry["shape"])), plans[entry["name"]].words()
-        depth = f"({entry['bits_per_weight']:.2f})" if said.depth is None else said.depth
-        cells = (shape, depth, f"{entry['bytes']:,}", *_errors(entry["certificate"]))
+        bit_width = f"({entry['bits_per_weight']:.2f})" if said.bit_width is None else said.bit_width
+        cells = (shape, bit_width, f"{entry['bytes']:,}", *_errors(entry["certificate"]))
         name = entry["name"].removesuffix(".weight")
         table.add_row(escape(name), escape(said.short), *cells)
     return table
 
 
 def _experts_table(entries: Iterable[Figures]) -> Table:
-    """The depths of the experts of every stack, those with the fewest bits first."""
-    table = _table("Experts", ("tensor", "experts of each depth"), ("experts",))
+    """The bit widths of the experts of every stack, those with the fewest bits first."""
+    table = _table("Experts", ("tensor", "experts of each bit width"), ("experts",))
     for entry in entries:
-        bits = Counter(f"{depth:.3g}" for depth in sorted(entry["expert_bits"]))
-        depths = ", ".join(f"{count} of {depth} bits" for depth, count in bits.items())
-        table.add_row(escape(entry["name"]), depths, str(len(entry["expert_bits"])))
+        bits = Counter(f"{bit_width:.3g}" for bit_width in sorted(entry["expert_bits"]))
+        bit_widths = ", ".join(f"{count} of {bit_width} bits" for bit_width, count in bits.items())
+        table.add_row(escape(entry["name"]), bit_widths, str(len(entry["expert_bits"])))
     return table
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mediant.models.chat_template import Message
     from mediant.models.tokenizer import Tokenizer
     from mediant.progress import Progress
-    from mediant.runtime.generation import Request, Writer
+    from mediant.runtime.generation import GenerationRequest, Writer
     from mediant.runtime.precision import Policy
 
 TemperatureOption = Annotated[
@@ -190,7 +190,9 @@ class Written:
     tokens: list[int] = field(default_factory=list)
 
 
-def show(loaded: Loaded, tokens: Sequence[int], request: Request, stops: Iterable[str], written: Written) -> None:
+def show(
+    loaded: Loaded, tokens: Sequence[int], request: GenerationRequest, stops: Iterable[str], written: Written
+) -> None:
     """Prints the text behind the tokens as it comes, to standard output, and notes it in `written`.
 
     The line is ended also at Ctrl-C, which goes on to the caller.

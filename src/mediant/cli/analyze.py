@@ -17,7 +17,7 @@ from mediant.errors import UsageError
 if TYPE_CHECKING:
     from mediant.progress import Progress
     from mediant.statistics.analysis import Analysis, KindAnalysis, TensorAnalysis
-    from mediant.statistics.attention import Reach
+    from mediant.statistics.attention_distance import Reach
     from mediant.values import Model, Statistics, TensorInfo
 
 FIGURES = (
@@ -86,15 +86,15 @@ def choose(model: Model, pattern: str) -> list[TensorInfo]:
 
 
 def _calibrated(model: Model, file: Path | None, seed: int, progress: Progress) -> Statistics:
-    from mediant.statistics.calibration import calibration_tokens
+    from mediant.statistics.calibration_text import calibration_tokens
     from mediant.statistics.sensitivity import collect
 
     return collect(model, calibration_tokens(model, file, seed, progress), progress)
 
 
 def _reaches(model: Model, file: Path | None, window: int, seed: int, progress: Progress) -> tuple[Reach, ...]:
-    from mediant.statistics.attention import attention_reach
-    from mediant.statistics.calibration import calibration_tokens
+    from mediant.statistics.attention_distance import attention_reach
+    from mediant.statistics.calibration_text import calibration_tokens
 
     text = calibration_tokens(model, file, seed, progress, REACH_WINDOWS, REACH_TIMES * window)
     return attention_reach(model, text.windows, window, progress=progress)

@@ -49,12 +49,12 @@ def command(
 
     Lines can also come from a pipe: each is a message, and only answers go to standard output.
     """
-    from mediant.runtime.generation import Request
+    from mediant.runtime.generation import GenerationRequest
     from mediant.runtime.sampling import Sampling
 
     policy = options.policy(precision_policy, precision, draft)
     loaded = options.load(model, runtime, RichProgress(), threads, kv_bits, activations, activation_ranges)
-    request = Request(
+    request = GenerationRequest(
         max_tokens=max_tokens,
         sampling=Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed),
         stop_tokens=options.stop_tokens(loaded),

@@ -73,10 +73,10 @@ def command(
     Calibration is done once for all. Every compressed model and every score is kept in DIR, so that a run that is
     stopped, or asked for more recipes, sizes or windows, only does what is missing. Sizes are whole folders.
     """
-    from mediant.pipeline.comparison import Question, compare
+    from mediant.pipeline.compare import CompareRequest, compare
 
     name = Path(model).stem or "model"
-    asked = Question(
+    asked = CompareRequest(
         model=model,
         out=out or Path(f"compare-{name}"),
         sizes=tuple(size),

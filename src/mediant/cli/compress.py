@@ -98,12 +98,12 @@ def command(
     """
     from mediant.errors import UsageError
     from mediant.pipeline.compress import begun
-    from mediant.pipeline.request import Request
+    from mediant.pipeline.request import CompressRequest
 
     for file in (save_plan, json):
         if file not in (None, "-") and Path(file).resolve().is_relative_to(out.resolve()):
             raise UsageError(f"{file} would lie in {out}, whose bytes all count; name another place.")
-    request = Request(model, out, size, max_kl, plan, recipe, coding, calibration, seed, resume, tune, wait)
+    request = CompressRequest(model, out, size, max_kl, plan, recipe, coding, calibration, seed, resume, tune, wait)
     progress = RichProgress()
     try:
         with begun(request, progress) as run:

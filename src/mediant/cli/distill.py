@@ -59,14 +59,14 @@ def command(
     are not learned from and judge the result. A run that is stopped or killed goes on when the command is given again.
     """
     from mediant.methods.training.distillation import Distillation
-    from mediant.pipeline.distill import Lesson, distill
+    from mediant.pipeline.distill import DistillRequest, distill
 
     minutes = 15.0 if minutes is None and steps is None else minutes
     method = Distillation(alpha, temperature, hidden, rate, lora)
     progress = RichProgress()
-    lesson = Lesson(student, teacher, out, minutes, steps, text, method, batch, seed, resume, wait)
+    request = DistillRequest(student, teacher, out, minutes, steps, text, method, batch, seed, resume, wait)
     try:
-        found = distill(lesson, progress)
+        found = distill(request, progress)
     except KeyboardInterrupt:
         progress.say("What is finished is kept; the same command goes on from there.")
         raise

@@ -51,12 +51,12 @@ def command(
     The result is an ordinary qwen2_moe model that transformers, and whatever else knows that architecture, loads
     without Mediant. It has as many weights as before; `mediant compress` makes it small.
     """
-    from mediant.pipeline.experts import Wish, convert
+    from mediant.pipeline.experts import ExpertsRequest, convert
 
-    wish = Wish(model, out, experts, _share(active), shared, calibration, tune, learn, seed, resume, wait)
+    wanted = ExpertsRequest(model, out, experts, _share(active), shared, calibration, tune, learn, seed, resume, wait)
     progress = RichProgress()
     try:
-        figures = convert(wish, progress)
+        figures = convert(wanted, progress)
     except KeyboardInterrupt:
         progress.say("What is finished is kept; the same command goes on from there.")
         raise

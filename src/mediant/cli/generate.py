@@ -47,13 +47,13 @@ def command(
 
     Example: mediant generate smol-60 "The sea is" --max-tokens 40
     """
-    from mediant.runtime.generation import Request
+    from mediant.runtime.generation import GenerationRequest
     from mediant.runtime.sampling import Sampling
 
     policy = options.policy(precision_policy, precision, draft)
     loaded = options.load(model, runtime, RichProgress(), threads, kv_bits, activations, activation_ranges)
     ids = _prompt_ids(loaded, prompt, chat, template)
-    request = Request(
+    request = GenerationRequest(
         max_tokens=max_tokens,
         sampling=Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed),
         stop_tokens=options.stop_tokens(loaded),

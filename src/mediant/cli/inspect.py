@@ -104,16 +104,16 @@ def _tensor(entry: Entry, tokens: int | None) -> dict[str, Any]:
 
 
 def _expert_bits(experts: int, runs: Iterable[RowSpan]) -> list[float]:
-    """The mean depth of each expert's rows."""
+    """The mean bit width of each expert's rows."""
     import numpy as np
 
-    depths = np.repeat([run.bits for run in runs], [run.rows for run in runs])
-    found: list[float] = depths.reshape(experts, -1).mean(axis=1).tolist()
+    bit_widths = np.repeat([run.bits for run in runs], [run.rows for run in runs])
+    found: list[float] = bit_widths.reshape(experts, -1).mean(axis=1).tolist()
     return found
 
 
 def _part_bytes(checkpoint: Checkpoint) -> dict[str, int]:
-    """Bytes by kind of part; the levels of all depths are one kind."""
+    """Bytes by kind of part; the levels of all bit widths are one kind."""
     totals: dict[str, int] = {}
     for name, entry in checkpoint.tensors.items():
         for part in entry.parts:

@@ -78,20 +78,22 @@ def command(
     compressed folder that stores only what is not zero; 'mediant export' writes it out in full.
     """
     from mediant import files
-    from mediant.pipeline.prune import Wish, prune
-    from mediant.pipeline.request import Request
+    from mediant.pipeline.prune import PruneRequest, prune
+    from mediant.pipeline.request import CompressRequest
 
     parts = {"layers": layers, "neurons": neurons, "heads": heads, "hidden": hidden}
-    wish = Wish({n: v for n, v in parts.items() if v is not None}, _pattern(pattern, sparsity), score, refit=refit)
+    wanted = PruneRequest(
+        {n: v for n, v in parts.items() if v is not None}, _pattern(pattern, sparsity), score, refit=refit
+    )
     progress = RichProgress()
-    request = Request(model, out, calibration=calibration, seed=seed, resume=resume, wait=wait)
+    request = CompressRequest(model, out, calibration=calibration, seed=seed, resume=resume, wait=wait)
     try:
-        prune(request, wish, progress)
+        prune(request, wanted, progress)
     except KeyboardInterrupt:
         progress.say("What is finished is kept; the same command goes on from there.")
         raise
     size = files.folder_bytes(out)
-    write_json(json, {"out": str(out), "bytes": size, "parts": wish.parts, "pattern": wish.pattern, "seed": seed})
+    write_json(json, {"out": str(out), "bytes": size, "parts": wanted.parts, "pattern": wanted.pattern, "seed": seed})
     table_console(json).print(f"[bold]{escape(str(out))}[/bold]: {size / 1e6:.2f} MB ({size} bytes).", soft_wrap=True)
     next_command = f"mediant evaluate {shlex.quote(str(out))} --reference {shlex.quote(model)}"
     stderr.print(f"What it cost: {escape(next_command)}", style="dim", soft_wrap=True)

@@ -35,7 +35,7 @@ def command(
     from mediant.errors import UsageError
     from mediant.evaluation.windows import cut
     from mediant.runtime import static_ranges
-    from mediant.statistics.calibration import token_ids
+    from mediant.statistics.calibration_text import token_ids
 
     if method not in METHODS:
         raise UsageError(f"There is no method {method!r}; it is {', '.join(METHODS[:-1])} or {METHODS[-1]}.")

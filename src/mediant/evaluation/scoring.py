@@ -20,7 +20,7 @@ from mediant.models.reference import load_reference, load_tokenizer
 from mediant.models.running import hidden_states
 from mediant.models.special_tokens import check_ids, vocabulary
 from mediant.progress import SILENT, Progress
-from mediant.statistics.calibration import held_out_windows, token_ids
+from mediant.statistics.calibration_text import held_out_windows, token_ids
 from mediant.values import Model, Scorecard
 
 WINDOWS = 20  # enough for a trend; published figures take at least 60

@@ -16,11 +16,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from mediant.checkpoint.manifest import MANIFEST_FILE
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.models import architecture
-from mediant.models.companions import travelling
 from mediant.models.file_names import as_in_files
 from mediant.models.lazy import LazyTensor
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
+from mediant.models.sidecar_files import travelling
 from mediant.models.source import locate
 from mediant.models.weights import WeightReader
 from mediant.progress import SILENT, Progress

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mediant.values import Drop, RowSpan
+from mediant.values import RowSpan, Truncation
 
 if TYPE_CHECKING:
     from mediant.kernels.packed_matrix import PackedMatrix
@@ -22,13 +22,14 @@ Bytes = NDArray[np.uint8]
 class Words:
     """A form for people to read.
 
-    `short` and `full` say how weights are stored, the latter with the methods that found it. `depth` is the bit width
-    of codes, or their range and mean over rows; None where only the bytes of all arrays tell. `fields` are for JSON.
+    `short` and `full` say how weights are stored, the latter with the methods that found it. `bit_width` is the bit
+    width of codes, or their range and mean over rows; None where only the bytes of all arrays tell. `fields` are for
+    JSON.
     """
 
     short: str
     full: str
-    depth: str | None = "–"
+    bit_width: str | None = "–"
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -37,14 +38,14 @@ class Views:
     """A matrix for the native decoder: whole, and then with less and less of it.
 
     `linears` are native operators, the first of the whole matrix; `bits` are the most that each reads of a code, `runs`
-    the bit widths of all codes where there are any, `drops` the places of the views in the order in which the model
-    gives up bits, where the file has one. `packed` are the matrices behind them, where kernels multiply by codes.
+    the bit widths of all codes where there are any, `truncations` the places of the views in the order in which the
+    model gives up bits, where the file has one. `packed` are the matrices behind them, where kernels multiply by codes.
     """
 
     linears: tuple[Any, ...]
     bits: tuple[int, ...] = ()
     runs: tuple[RowSpan, ...] = ()
-    drops: tuple[Drop, ...] = ()
+    truncations: tuple[Truncation, ...] = ()
     packed: tuple[PackedMatrix, ...] = ()
     name: str = ""
 

@@ -14,10 +14,10 @@ from mediant.errors import PlanError
 from mediant.forms.answers import Bytes, Codes, Floats, Views, Words
 from mediant.forms.parts import Parts, check_arrays, check_finite, nbytes
 from mediant.models.matrix_form import from_matrix
-from mediant.values import Array, Drop, RowSpan, TensorInfo
+from mediant.values import Array, RowSpan, TensorInfo, Truncation
 
 if TYPE_CHECKING:
-    from mediant.kernels.block_sparse import BlockSparse
+    from mediant.kernels.block_sparse_matrix import BlockSparse
 
 Arrays = Mapping[str, Array]
 # Side information: what a file says of a tensor beside its plan. Each form has a type of its own, or None.
@@ -99,7 +99,7 @@ class Form:
         """
         raise PlanError(f"The method {self.method!r} has no bit widths by rows.")
 
-    def with_drops(self, drops: tuple[Drop, ...]) -> Form:
+    def with_truncations(self, truncations: tuple[Truncation, ...]) -> Form:
         """Returns this form with an order in which leading bits can be read alone; itself if it has no such bits."""
         return self
 

@@ -41,7 +41,7 @@ HEADROOM = np.float32(1.15)
 
 
 @dataclass(frozen=True)
-class Lattice:
+class MetricFactors:
     """A metric and its factors, as `babai` takes them: float32, C-contiguous.
 
     feedback: V [columns, columns], unit upper triangular. conditional: d [columns]. metric: M [columns, columns].
@@ -103,12 +103,12 @@ class Grid:
         return codes
 
 
-def babai(matrix: Floats, lattice: Lattice, levels: Floats, group: int, form: ScaleForm) -> Rounded:
+def babai(matrix: Floats, factored: MetricFactors, levels: Floats, group: int, form: ScaleForm) -> Rounded:
     """Rounds all rows of a matrix [rows, columns].
 
     Args:
         matrix: float32, finite.
-        lattice: of `columns` dimensions.
+        factored: of `columns` dimensions.
         levels: float32, ascending, at most 256; evenly spaced by 1 or any table.
         group: neighbouring columns that share a scale; the last group may be shorter.
         form: how scales are stored; with a sign, negative ones are tried too.
@@ -116,26 +116,26 @@ def babai(matrix: Floats, lattice: Lattice, levels: Floats, group: int, form: Sc
     Raises:
         ValueError: the shapes do not fit, or `form` has 16 bits.
     """
-    w, grid, factors = checked(matrix, lattice, levels, form)
+    w, grid, factors = checked(matrix, factored, levels, form)
     if native is None:
-        return babai_reference(w, lattice, grid, group, factors)
+        return babai_reference(w, factored, grid, group, factors)
     found = empty(w.shape, group)
     native.babai(
-        w, lattice.feedback, lattice.conditional, grid.levels, grid.middles, grid.affine, group, factors,
+        w, factored.feedback, factored.conditional, grid.levels, grid.middles, grid.affine, group, factors,
         found.codes, found.row_scales, found.scale_codes, threads(),
     )  # fmt: skip
     return found
 
 
-def checked(matrix: Floats, lattice: Lattice, levels: Floats, form: ScaleForm) -> tuple[Floats, Grid, Floats]:
+def checked(matrix: Floats, factored: MetricFactors, levels: Floats, form: ScaleForm) -> tuple[Floats, Grid, Floats]:
     """The matrix, the grid and the factors of the scale codes, as kernels take them.
 
     Raises:
         ValueError: as for `babai`.
     """
     columns = matrix.shape[1]
-    if lattice.metric.shape != (columns, columns):
-        raise ValueError(f"{columns} columns need a metric of as many, not one of {lattice.metric.shape}")
+    if factored.metric.shape != (columns, columns):
+        raise ValueError(f"{columns} columns need a metric of as many, not one of {factored.metric.shape}")
     if form.bits == FULL:
         raise ValueError("scales are found among the codes of 2 to 8 bits, not as numbers of 16")
     return np.ascontiguousarray(matrix, np.float32), Grid.of(levels), scale_factors(form)
@@ -155,9 +155,9 @@ def scale_factors(form: ScaleForm) -> Floats:
     return np.concatenate([powers, -powers]) if form.signed else powers
 
 
-def babai_reference(matrix: Floats, lattice: Lattice, grid: Grid, group: int, factors: Floats) -> Rounded:
+def babai_reference(matrix: Floats, factored: MetricFactors, grid: Grid, group: int, factors: Floats) -> Rounded:
     """`babai` in NumPy, for checked arguments: vectorised over rows."""
-    w, d = matrix.copy(), lattice.conditional
+    w, d = matrix.copy(), factored.conditional
     found = empty(w.shape, group)
     found.row_scales[:] = row_scales(w, d, grid, group)
     for g, here in enumerate(groups(w.shape[1], group)):
@@ -166,7 +166,7 @@ def babai_reference(matrix: Floats, lattice: Lattice, grid: Grid, group: int, fa
         for j in range(here.start, here.stop):
             codes = grid.nearest(w[:, j], scale)
             found.codes[:, j] = codes
-            w[:, j + 1 :] -= (w[:, j] - scale * grid.levels[codes])[:, None] * lattice.feedback[j, j + 1 :]
+            w[:, j + 1 :] -= (w[:, j] - scale * grid.levels[codes])[:, None] * factored.feedback[j, j + 1 :]
     return found
 
 

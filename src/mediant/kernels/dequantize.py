@@ -24,7 +24,7 @@ def dequantize(
     group: int,
     out: Floats | None = None,
 ) -> Floats:
-    """Decodes a matrix whose rows share one depth.
+    """Decodes a matrix whose rows share one bit width.
 
     Args:
         codes: uint8 [rows, columns], each below the number of levels.

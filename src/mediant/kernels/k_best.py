@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediant.kernels import native, threads
-from mediant.kernels.babai import Floats, Grid, Lattice, Rounded, best_scales, checked, empty, groups, row_scales
+from mediant.kernels.babai import Floats, Grid, MetricFactors, Rounded, best_scales, checked, empty, groups, row_scales
 from mediant.kernels.scale_codes import ScaleForm
 
 MOST_BEAMS = 256
 
 
-def k_best(matrix: Floats, lattice: Lattice, levels: Floats, group: int, form: ScaleForm, beams: int) -> Rounded:
+def k_best(matrix: Floats, factored: MetricFactors, levels: Floats, group: int, form: ScaleForm, beams: int) -> Rounded:
     """Rounds all rows of a matrix [rows, columns]; other arguments as for `babai`.
 
     Raises:
@@ -31,20 +31,22 @@ def k_best(matrix: Floats, lattice: Lattice, levels: Floats, group: int, form: S
     """
     if not 1 <= beams <= MOST_BEAMS:
         raise ValueError(f"1 to {MOST_BEAMS} beams can be kept, not {beams}")
-    w, grid, factors = checked(matrix, lattice, levels, form)
+    w, grid, factors = checked(matrix, factored, levels, form)
     if native is None:
-        return k_best_reference(w, lattice, grid, group, factors, beams)
+        return k_best_reference(w, factored, grid, group, factors, beams)
     found = empty(w.shape, group)
     native.k_best(
-        w, lattice.feedback, lattice.conditional, grid.levels, grid.middles, grid.affine, group, factors, beams,
+        w, factored.feedback, factored.conditional, grid.levels, grid.middles, grid.affine, group, factors, beams,
         found.codes, found.row_scales, found.scale_codes, threads(),
     )  # fmt: skip
     return found
 
 
-def k_best_reference(matrix: Floats, lattice: Lattice, grid: Grid, group: int, factors: Floats, beams: int) -> Rounded:
+def k_best_reference(
+    matrix: Floats, factored: MetricFactors, grid: Grid, group: int, factors: Floats, beams: int
+) -> Rounded:
     """`k_best` in NumPy, for checked arguments: vectorised over rows and beams; a beam that is not there costs inf."""
-    (rows, columns), d = matrix.shape, lattice.conditional
+    (rows, columns), d = matrix.shape, factored.conditional
     found = empty(matrix.shape, group)
     found.row_scales[:] = row_scales(matrix, d, grid, group)
     of_beams = np.repeat(found.row_scales, beams)
@@ -62,7 +64,7 @@ def k_best_reference(matrix: Floats, lattice: Lattice, grid: Grid, group: int, f
             parents[j], chosen, error, costs = _choose(w[:, :, j], scale, costs, d[j], grid, beams)
             codes[j] = chosen
             w, scale = w[every, parents[j]], scale[every, parents[j]]
-            w[:, :, j + 1 :] -= error[:, :, None] * lattice.feedback[j, j + 1 :]
+            w[:, :, j + 1 :] -= error[:, :, None] * factored.feedback[j, j + 1 :]
     _trace(found, codes, parents, scale_codes, group)
     return found
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediant.kernels import native, threads
-from mediant.kernels.babai import HEADROOM, TRIALS, Floats, Lattice, Rounded, checked, empty, groups, in_lanes
+from mediant.kernels.babai import HEADROOM, TRIALS, Floats, MetricFactors, Rounded, checked, empty, groups, in_lanes
 from mediant.kernels.bfloat16 import from_float32, to_float32
 from mediant.kernels.scale_codes import ScaleForm
 
@@ -32,13 +32,13 @@ MOST_READINGS = 8
 
 
 def nested_babai(
-    matrix: Floats, lattice: Lattice, levels: Floats, weights: Floats, group: int, form: ScaleForm, sweeps: int
+    matrix: Floats, factored: MetricFactors, levels: Floats, weights: Floats, group: int, form: ScaleForm, sweeps: int
 ) -> Rounded:
     """Rounds all rows of a matrix [rows, columns]; other arguments as for `babai` and `descent`.
 
     Args:
         matrix: float32, finite.
-        lattice: of `columns` dimensions.
+        factored: of `columns` dimensions.
         levels: float32 [readings, codes]: the level that each reading gives a code.
         weights: a, float32 [readings], not negative.
         group: neighbouring columns that share a scale.
@@ -51,23 +51,23 @@ def nested_babai(
     readings = len(levels)
     if not 1 <= readings <= MOST_READINGS or weights.shape != (readings,):
         raise ValueError(f"codes have 1 to {MOST_READINGS} readings and a weight for each, not {readings}")
-    w, _, factors = checked(matrix, lattice, levels[0], form)
+    w, _, factors = checked(matrix, factored, levels[0], form)
     table, a = np.ascontiguousarray(levels, np.float32), np.ascontiguousarray(weights, np.float32)
     if native is None:
-        return nested_babai_reference(w, lattice, table, a, group, factors, sweeps)
+        return nested_babai_reference(w, factored, table, a, group, factors, sweeps)
     found = empty(w.shape, group)
     native.nested_babai(
-        w, lattice.feedback, lattice.conditional, lattice.metric, table, a, group, factors, sweeps,
+        w, factored.feedback, factored.conditional, factored.metric, table, a, group, factors, sweeps,
         found.codes, found.row_scales, found.scale_codes, threads(),
     )  # fmt: skip
     return found
 
 
 def nested_babai_reference(
-    matrix: Floats, lattice: Lattice, levels: Floats, weights: Floats, group: int, factors: Floats, sweeps: int
+    matrix: Floats, factored: MetricFactors, levels: Floats, weights: Floats, group: int, factors: Floats, sweeps: int
 ) -> Rounded:
     """`nested_babai` in NumPy, for checked arguments: vectorised over rows; w is [readings, rows, columns]."""
-    columns, d = matrix.shape[1], lattice.conditional
+    columns, d = matrix.shape[1], factored.conditional
     w = np.repeat(matrix[None], len(levels), axis=0)
     found = empty(matrix.shape, group)
     found.row_scales[:] = _row_scales(w, d, levels, weights, group)
@@ -80,9 +80,9 @@ def nested_babai_reference(
             codes = _costs(w[:, :, j], scales[:, g], levels, weights).argmin(axis=0)
             found.codes[:, j] = codes
             error = w[:, :, j] - scales[:, g] * levels[:, codes]
-            w[:, :, j + 1 :] -= error[:, :, None] * lattice.feedback[j, j + 1 :]
+            w[:, :, j + 1 :] -= error[:, :, None] * factored.feedback[j, j + 1 :]
     if sweeps:
-        _descend(matrix, found.codes, scales, lattice.metric, levels, weights, group, sweeps)
+        _descend(matrix, found.codes, scales, factored.metric, levels, weights, group, sweeps)
     return found
 
 

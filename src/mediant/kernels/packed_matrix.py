@@ -31,7 +31,7 @@ from mediant.kernels.scale_codes import ScaleForm
 from mediant.kernels.tiles import (
     BLOCK,
     WIDTHS,
-    octets,
+    panels,
     regions,
     tile_bytes,
     unpack_scale_codes,
@@ -42,7 +42,7 @@ from mediant.values import RowSpan
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-# The largest whole number of a level by depth, so that 16 bits hold the sums of products that kernels add in them.
+# The largest whole number of a level by bit width, so that 16 bits hold the sums of products that kernels add in them.
 LARGEST = {1: 31, 2: 31, 3: 31, 4: 63, 5: 127}
 # Digit widths in the order in which the native twin numbers them.
 LAYOUTS = (
@@ -66,7 +66,7 @@ class WholeLevels:
         """The whole numbers behind a table; codes without a level get the number 0.
 
         Raises:
-            ValueError: levels are not whole steps apart, or too many steps for a kernel of that depth.
+            ValueError: levels are not whole steps apart, or too many steps for a kernel of that bit width.
         """
         gaps = np.diff(np.sort(levels.astype(np.float64)))
         unit = float(gaps.min()) if bits > 5 and len(gaps) else common_step(gaps)
@@ -121,7 +121,7 @@ def common_step(gaps: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class PackedRun:
-    """Rows of one depth: the widths of the digits in use, their regions, and what their codes stand for."""
+    """Rows of one bit width: the widths of the digits in use, their regions, and what their codes stand for."""
 
     rows: int
     widths: tuple[int, ...]
@@ -163,9 +163,9 @@ class PackedMatrix:
         if sum(run.rows for run in runs) != rows or len(row_scales) != rows or group % BLOCK:
             raise ValueError(f"the runs, scales or groups do not fit a matrix of {rows} rows")
         if any(not run.levels.suits(sum(run.widths)) for run in runs):
-            raise ValueError("the levels of a run are not those of its depth, or not evenly spaced from 6 bits on")
-        if scale_codes.size != sum(octets(run.rows) for run in runs) * groups * form.bits + 1:
-            raise ValueError("the scale codes do not have the size of the octets' groups and one byte")
+            raise ValueError("the levels of a run are not those of its bit width, or not evenly spaced from 6 bits on")
+        if scale_codes.size != sum(panels(run.rows) for run in runs) * groups * form.bits + 1:
+            raise ValueError("the scale codes do not have the size of the panels' groups and one byte")
         if columns % SPAN and any(_has_partners(run, columns) for run in runs):
             raise ValueError("a column without a partner in its run has the code of one")
         self.ranges: Floats | None = None
@@ -268,7 +268,7 @@ def _has_partners(run: PackedRun, columns: int) -> bool:
     """True if the padding after the last column holds pair codes: kernels read padding, other readers do not."""
     if not is_codebook(sum(run.widths), len(run.levels.numbers)):
         return False
-    if run.data.size < octets(run.rows) * -(-columns // BLOCK) * BLOCK * sum(run.widths):
+    if run.data.size < panels(run.rows) * -(-columns // BLOCK) * BLOCK * sum(run.widths):
         return False  # refused for its size
     wide = -(-columns // BLOCK) * BLOCK
     return bool(unpack_tiles(run.data, run.rows, wide, run.widths)[:, columns:].any())

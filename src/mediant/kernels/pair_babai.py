@@ -23,7 +23,7 @@ from mediant.kernels.babai import (
     HEADROOM,
     TRIALS,
     Floats,
-    Lattice,
+    MetricFactors,
     Rounded,
     empty,
     groups,
@@ -35,12 +35,14 @@ from mediant.kernels.pairs import PAIRS, SINGLES
 from mediant.kernels.scale_codes import FULL, ScaleForm
 
 
-def pair_babai(matrix: Floats, lattice: Lattice, points: Floats, group: int, form: ScaleForm, paired: int) -> Rounded:
+def pair_babai(
+    matrix: Floats, factored: MetricFactors, points: Floats, group: int, form: ScaleForm, paired: int
+) -> Rounded:
     """Rounds all rows of a matrix [rows, columns] whose pairs are neighbours; codes are as kernels/pairs.py has them.
 
     Args:
         matrix: float32, finite.
-        lattice: of `columns` dimensions.
+        factored: of `columns` dimensions.
         points: float32 [2, 16].
         group: neighbouring columns that share a scale, even; the last group may be shorter.
         form: how scales are stored.
@@ -50,18 +52,18 @@ def pair_babai(matrix: Floats, lattice: Lattice, points: Floats, group: int, for
         ValueError: the shapes do not fit, or `form` has 16 bits.
     """
     rows, columns = matrix.shape
-    if lattice.metric.shape != (columns, columns):
-        raise ValueError(f"{columns} columns need a metric of as many, not one of {lattice.metric.shape}")
+    if factored.metric.shape != (columns, columns):
+        raise ValueError(f"{columns} columns need a metric of as many, not one of {factored.metric.shape}")
     if form.bits == FULL:
         raise ValueError("scales are found among the codes of 2 to 8 bits, not as numbers of 16")
     check_pairs(points, columns, group, paired)
     w, found, factors = np.ascontiguousarray(matrix, np.float32), empty((rows, columns), group), scale_factors(form)
     book = np.ascontiguousarray(points, np.float32)
     if native is None:
-        pair_babai_reference(w, lattice, book, group, factors, paired, found)
+        pair_babai_reference(w, factored, book, group, factors, paired, found)
     else:
         native.pair_babai(
-            w, lattice.feedback, lattice.conditional, book, group, factors, paired, found.codes, found.row_scales,
+            w, factored.feedback, factored.conditional, book, group, factors, paired, found.codes, found.row_scales,
             found.scale_codes, threads(),
         )  # fmt: skip
     return found
@@ -80,10 +82,10 @@ def check_pairs(points: Floats, columns: int, group: int, paired: int) -> None:
 
 
 def pair_babai_reference(
-    matrix: Floats, lattice: Lattice, points: Floats, group: int, factors: Floats, paired: int, found: Rounded
+    matrix: Floats, factored: MetricFactors, points: Floats, group: int, factors: Floats, paired: int, found: Rounded
 ) -> None:
     """`pair_babai` in NumPy, for checked arguments: vectorised over rows."""
-    w, d, rows = matrix.copy(), lattice.conditional, np.arange(len(matrix))
+    w, d, rows = matrix.copy(), factored.conditional, np.arange(len(matrix))
     found.row_scales[:] = _row_scales(w, d, points, group, paired)
     for g, here in enumerate(groups(w.shape[1], group)):
         errors = [_group_error(w, d, found.row_scales * f, points, here, paired) for f in factors]
@@ -92,16 +94,16 @@ def pair_babai_reference(
         a, b = scale[:, None] * points[0], scale[:, None] * points[1]
         for j in range(here.start, min(here.stop, paired), 2):
             first = w[:, j, None] - a
-            second = (w[:, j + 1, None] - first * lattice.feedback[j, j + 1]) - b
+            second = (w[:, j + 1, None] - first * factored.feedback[j, j + 1]) - b
             p = np.argmin(d[j] * (first * first) + d[j + 1] * (second * second), axis=1)
             found.codes[:, j], found.codes[:, j + 1] = p, PAIRS + p
-            w[:, j + 1 :] -= first[rows, p][:, None] * lattice.feedback[j, j + 1 :]
-            w[:, j + 2 :] -= (w[:, j + 1] - b[rows, p])[:, None] * lattice.feedback[j + 1, j + 2 :]
+            w[:, j + 1 :] -= first[rows, p][:, None] * factored.feedback[j, j + 1 :]
+            w[:, j + 2 :] -= (w[:, j + 1] - b[rows, p])[:, None] * factored.feedback[j + 1, j + 2 :]
         for j in range(max(here.start, paired), here.stop):
             error = w[:, j, None] - a[:, :SINGLES]
             p = np.argmin(error * error, axis=1)
             found.codes[:, j] = p
-            w[:, j + 1 :] -= error[rows, p][:, None] * lattice.feedback[j, j + 1 :]
+            w[:, j + 1 :] -= error[rows, p][:, None] * factored.feedback[j, j + 1 :]
 
 
 def _row_scales(w: Floats, d: Floats, points: Floats, group: int, paired: int) -> Floats:

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediant.kernels import native, threads
-from mediant.kernels.babai import Lattice
+from mediant.kernels.babai import MetricFactors
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -66,24 +66,28 @@ class Prices:
     column_classes: Bytes
 
 
-def rate_babai(matrix: Floats, lattice: Lattice, steps: Steps, prices: Prices, sweeps: int = 0) -> NDArray[np.int16]:
+def rate_babai(
+    matrix: Floats, factored: MetricFactors, steps: Steps, prices: Prices, sweeps: int = 0
+) -> NDArray[np.int16]:
     """The whole numbers [rows, columns] of a finite float32 matrix [rows, columns].
 
     Raises:
         ValueError: the shapes do not fit, or there is a class without prices.
     """
     rows, columns = matrix.shape
-    if lattice.feedback.shape != (columns, columns) or (len(steps.rows), len(steps.columns)) != (rows, columns):
-        raise ValueError(f"a matrix of {rows} rows and {columns} columns needs as many steps, and a lattice to match")
+    if factored.feedback.shape != (columns, columns) or (len(steps.rows), len(steps.columns)) != (rows, columns):
+        raise ValueError(
+            f"a matrix of {rows} rows and {columns} columns needs as many steps, and factors of its metric to match"
+        )
     highest = int(prices.row_classes.max(initial=0)) + int(prices.column_classes.max(initial=0))
     if highest >= len(prices.table) or prices.table.shape[1] < 1:
         raise ValueError(f"there are prices for {len(prices.table)} classes, but a weight of the class {highest}")
     w = np.ascontiguousarray(matrix, np.float32)
     if native is None:
-        return rate_babai_reference(w, lattice, steps, prices, sweeps)
+        return rate_babai_reference(w, factored, steps, prices, sweeps)
     numbers = np.empty((rows, columns), np.int16)
     native.rate_babai(
-        w, lattice.feedback, lattice.metric, steps.rows, steps.columns, steps.row_weights, steps.column_weights,
+        w, factored.feedback, factored.metric, steps.rows, steps.columns, steps.row_weights, steps.column_weights,
         steps.descent_weights, np.ascontiguousarray(prices.table), prices.row_classes, prices.column_classes, sweeps,
         numbers, threads(),
     )  # fmt: skip
@@ -91,7 +95,7 @@ def rate_babai(matrix: Floats, lattice: Lattice, steps: Steps, prices: Prices, s
 
 
 def rate_babai_reference(
-    matrix: Floats, lattice: Lattice, steps: Steps, prices: Prices, sweeps: int = 0
+    matrix: Floats, factored: MetricFactors, steps: Steps, prices: Prices, sweeps: int = 0
 ) -> NDArray[np.int16]:
     """`rate_babai` in NumPy, for checked arguments: vectorised over rows."""
     w = matrix.copy()
@@ -100,9 +104,9 @@ def rate_babai_reference(
         step = steps.rows * steps.columns[j]
         chosen = _chosen(w[:, j] * (np.float32(1) / step), steps.row_weights * steps.column_weights[j], prices, j)
         numbers[:, j] = chosen
-        w[:, j + 1 :] -= (w[:, j] - step * chosen)[:, None] * lattice.feedback[j, j + 1 :]
+        w[:, j + 1 :] -= (w[:, j] - step * chosen)[:, None] * factored.feedback[j, j + 1 :]
     if sweeps:
-        _descend(numbers, matrix, lattice.metric, steps, prices, sweeps)
+        _descend(numbers, matrix, factored.metric, steps, prices, sweeps)
     return numbers
 
 

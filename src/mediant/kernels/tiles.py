@@ -1,14 +1,14 @@
 """Codes as the kernels read them: eight rows in the lanes of a vector, digits of a code in regions of their own.
 
-The rows of a run are taken eight at a time, as *octets*; the last is filled up with zeros, and so are columns up to a
+The rows of a run are taken eight at a time, as *panels*; the last is filled up with zeros, and so are columns up to a
 multiple of 32. A code of b bits is cut into *digits*, most significant first, of the widths that `WIDTHS` says. Each
-digit of each run is a *region*: for every octet, for every block of 32 columns, 32 w bytes, w being the width. Block
+digit of each run is a *region*: for every panel, for every block of 32 columns, 32 w bytes, w being the width. Block
 column 4 q + c of row r is in byte lane 4 r + c of a vector of 32 bytes: with w = 4, vector q div 2, the lower half of
 the byte for even q; with w = 2, vector q div 4, bits 2 (q mod 4) and up; with w = 1, bit `ONE_BIT[q]`. So a load gives
 four columns of eight rows per byte lane, which one instruction multiplies by four activations and sums.
 
-The first k regions of a *nested* run are by themselves the tiles of the codes' leading bits. Scale codes lie octet by
-octet, group by group: eight codes of s bits, that of row r in bits r s and up of s bytes, little-endian; a zero byte
+The first k regions of a *nested* run are by themselves the tiles of the codes' leading bits. Scale codes lie panel by
+panel, group by group: eight codes of s bits, that of row r in bits r s and up of s bytes, little-endian; a zero byte
 follows the last, so that a group of 3-bit codes can be read as four bytes.
 
 Every number is moved once. docs/theory/kernels.md has the reasons.
@@ -25,7 +25,7 @@ from mediant.values import RowSpan
 
 Bytes = NDArray[np.uint8]
 
-OCTET = 8
+PANEL = 8
 BLOCK = 32
 STORAGES = ("tiles", "nested")
 
@@ -41,9 +41,9 @@ WIDTHS: dict[str, dict[int, tuple[int, ...]]] = {
 ONE_BIT = (0, 1, 4, 5, 2, 3, 6, 7)
 
 
-def octets(rows: int) -> int:
-    """Octets that a run of so many rows takes."""
-    return -(-rows // OCTET)
+def panels(rows: int) -> int:
+    """Panels that a run of so many rows takes."""
+    return -(-rows // PANEL)
 
 
 def blocks(columns: int) -> int:
@@ -53,12 +53,12 @@ def blocks(columns: int) -> int:
 
 def tile_bytes(runs: Sequence[RowSpan], columns: int) -> int:
     """Bytes of the tiles of a matrix."""
-    return sum(octets(run.rows) * blocks(columns) * BLOCK * run.bits for run in runs)
+    return sum(panels(run.rows) * blocks(columns) * BLOCK * run.bits for run in runs)
 
 
 def scale_code_bytes(runs: Sequence[RowSpan], groups: int, scale_bits: int) -> int:
     """Bytes of the scale codes of a matrix."""
-    return sum(octets(run.rows) for run in runs) * groups * scale_bits + 1
+    return sum(panels(run.rows) for run in runs) * groups * scale_bits + 1
 
 
 def pack_tiles(codes: Bytes, bits: int, storage: str) -> Bytes:
@@ -91,8 +91,8 @@ def unpack_tiles(data: Bytes, rows: int, columns: int, widths: Sequence[int]) ->
     >>> bool((unpack_tiles(pack_tiles(codes, 3, "tiles"), 1, 40, (2, 1)) == codes).all())
     True
     """
-    shape = (octets(rows), blocks(columns))
-    lanes = np.zeros((*shape, 8, OCTET * 4), np.uint8)
+    shape = (panels(rows), blocks(columns))
+    lanes = np.zeros((*shape, 8, PANEL * 4), np.uint8)
     for width, region in zip(widths, regions(data, rows, columns, widths), strict=True):
         lanes <<= width
         lanes |= _split(region.reshape(*shape, width, BLOCK), width)
@@ -103,18 +103,18 @@ def regions(data: Bytes, rows: int, columns: int, widths: Sequence[int]) -> Iter
     """Views of the first regions of a run."""
     begin = 0
     for width in widths:
-        end = begin + octets(rows) * blocks(columns) * BLOCK * width
+        end = begin + panels(rows) * blocks(columns) * BLOCK * width
         yield data[begin:end]
         begin = end
 
 
 def pack_scale_codes(codes: Bytes, runs: Sequence[RowSpan], bits: int) -> Bytes:
-    """Scale codes [rows, groups] of a whole matrix, octet by octet, and the zero byte at the end."""
+    """Scale codes [rows, groups] of a whole matrix, panel by panel, and the zero byte at the end."""
     pieces, row = [], 0
     for run in runs:
-        padded = np.zeros((octets(run.rows) * OCTET, codes.shape[1]), np.uint8)
+        padded = np.zeros((panels(run.rows) * PANEL, codes.shape[1]), np.uint8)
         padded[: run.rows] = codes[row : row + run.rows]
-        by_group = padded.reshape(-1, OCTET, codes.shape[1]).transpose(0, 2, 1)
+        by_group = padded.reshape(-1, PANEL, codes.shape[1]).transpose(0, 2, 1)
         planes = np.unpackbits(by_group[..., None], axis=-1, bitorder="little")[..., :bits]
         pieces.append(np.packbits(planes.reshape(-1), bitorder="little"))
         row += run.rows
@@ -123,30 +123,30 @@ def pack_scale_codes(codes: Bytes, runs: Sequence[RowSpan], bits: int) -> Bytes:
 
 def unpack_scale_codes(data: Bytes, runs: Sequence[RowSpan], groups: int, bits: int) -> Bytes:
     """The inverse of `pack_scale_codes`: [rows, groups]."""
-    planes = np.unpackbits(data[:-1], bitorder="little").reshape(-1, groups, OCTET, bits)
+    planes = np.unpackbits(data[:-1], bitorder="little").reshape(-1, groups, PANEL, bits)
     wide = np.zeros((*planes.shape[:-1], 8), np.uint8)
     wide[..., :bits] = planes
     codes = np.packbits(wide, axis=-1, bitorder="little")[..., 0].transpose(0, 2, 1).reshape(-1, groups)
-    pieces, octet = [], 0
+    pieces, panel = [], 0
     for run in runs:
-        pieces.append(codes[octet * OCTET : octet * OCTET + run.rows])
-        octet += octets(run.rows)
+        pieces.append(codes[panel * PANEL : panel * PANEL + run.rows])
+        panel += panels(run.rows)
     return np.concatenate(pieces)
 
 
 def _to_lanes(codes: Bytes) -> Bytes:
-    """[rows, columns] as [octets, blocks, 8 quads, 32 lanes]."""
+    """[rows, columns] as [panels, blocks, 8 quads, 32 lanes]."""
     rows, columns = codes.shape
-    padded = np.zeros((octets(rows) * OCTET, blocks(columns) * BLOCK), np.uint8)
+    padded = np.zeros((panels(rows) * PANEL, blocks(columns) * BLOCK), np.uint8)
     padded[:rows, :columns] = codes
-    split = padded.reshape(octets(rows), OCTET, blocks(columns), 8, 4)
-    return np.ascontiguousarray(split.transpose(0, 2, 3, 1, 4)).reshape(octets(rows), blocks(columns), 8, OCTET * 4)
+    split = padded.reshape(panels(rows), PANEL, blocks(columns), 8, 4)
+    return np.ascontiguousarray(split.transpose(0, 2, 3, 1, 4)).reshape(panels(rows), blocks(columns), 8, PANEL * 4)
 
 
 def _from_lanes(lanes: Bytes) -> Bytes:
     tall, wide = lanes.shape[:2]
-    split = lanes.reshape(tall, wide, 8, OCTET, 4).transpose(0, 3, 1, 2, 4)
-    return np.ascontiguousarray(split).reshape(tall * OCTET, wide * BLOCK)
+    split = lanes.reshape(tall, wide, 8, PANEL, 4).transpose(0, 3, 1, 2, 4)
+    return np.ascontiguousarray(split).reshape(tall * PANEL, wide * BLOCK)
 
 
 def _places(width: int) -> list[tuple[int, int]]:

@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import Delaunay
 
-from mediant.kernels.babai import Lattice
+from mediant.kernels.babai import MetricFactors
 from mediant.methods.layer import Layer
 
 # Lines of the mesh on which the points of a codebook are looked at, each way.
@@ -49,13 +49,13 @@ class Bounds(NamedTuple):
 
 
 def bounds(
-    layer: Layer, lattice: Lattice | None, scale: Floats, codes: NDArray[np.uint8], table: Doubles, group: int
+    layer: Layer, factored: MetricFactors | None, scale: Floats, codes: NDArray[np.uint8], table: Doubles, group: int
 ) -> Bounds:
     """Bounds for the rows of a layer that were rounded with one table.
 
     Args:
         layer: the rows [rows, columns].
-        lattice: the one they were rounded on, or None if each weight was by itself.
+        factored: the one they were rounded on, or None if each weight was by itself.
         scale: [rows, groups].
         codes: [rows, columns].
         table: the levels.
@@ -63,8 +63,8 @@ def bounds(
     """
     steps = np.square(np.repeat(scale, group, axis=1)[:, : codes.shape[1]], dtype=np.float64)
     worst, expected = steps * reach(table) ** 2, steps * _variances(table)[codes]
-    if lattice is not None:
-        d, shares = in_matrix_order(lattice), _shares(layer)
+    if factored is not None:
+        d, shares = in_matrix_order(factored), _shares(layer)
         return Bounds(0.5 * float(shares @ (worst @ d)), 0.5 * float(shares @ (expected @ d)))
     largest = usual = 0.0
     for term in layer.terms:
@@ -75,12 +75,12 @@ def bounds(
     return Bounds(largest, usual)
 
 
-def outside(error: Floats, lattice: Lattice, scales: Floats, table: NDArray[Any], group: int) -> int:
+def outside(error: Floats, factored: MetricFactors, scales: Floats, table: NDArray[Any], group: int) -> int:
     """Counts weights beyond their grid when their turn came, from the whole error w - w^ [rows, columns].
 
-    The carried errors e follow from E = e V, all in the lattice's order of columns.
+    The carried errors e follow from E = e V, all in the factors' order of columns.
     """
-    v = torch.from_numpy(lattice.feedback)
+    v = torch.from_numpy(factored.feedback)
     e = torch.linalg.solve_triangular(v, torch.from_numpy(error), upper=True, left=False, unitriangular=True)
     allowed = np.repeat(np.abs(scales), group, axis=1)[:, : error.shape[1]] * reach(table.astype(np.float64))
     # The kernel carries float32 sums of as many products as there are columns.
@@ -116,18 +116,18 @@ def _spread_over_hull(points: bytes) -> float:
     return float(np.square(inside[:, None] - corners).sum(axis=2).min(axis=1).mean()) / 2
 
 
-def in_matrix_order(lattice: Lattice) -> Doubles:
+def in_matrix_order(factored: MetricFactors) -> Doubles:
     """D for the columns as they lie in the matrix."""
-    d = lattice.conditional.astype(np.float64)
-    if lattice.order is None:
+    d = factored.conditional.astype(np.float64)
+    if factored.order is None:
         return d
     placed = np.empty_like(d)
-    placed[lattice.order] = d
+    placed[factored.order] = d
     return placed
 
 
 def _shares(layer: Layer) -> Doubles:
-    """f_i for the metric of the lattice, in which each term counts with the sum of its rows."""
+    """f_i for the factored metric, in which each term counts with the sum of its rows."""
     whole = layer.whole
     shares = np.zeros(len(layer.matrix))
     for term, everything in zip(layer.terms, whole.terms, strict=True):

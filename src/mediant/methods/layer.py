@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mediant.kernels.babai import Lattice
+from mediant.kernels.babai import MetricFactors
 from mediant.kernels.rotation import rotate, rotate_metric
 from mediant.statistics.column_order import NATURAL, column_order
-from mediant.statistics.lattice import damped, lattice
+from mediant.statistics.metric_factors import damped, factorize
 from mediant.values import Certificate, LayerStatistics
 
 Floats = NDArray[np.float32]
@@ -66,7 +66,7 @@ class Layer:
     shared: Layer | None = None
 
     def rows(self, where: Rows) -> Layer:
-        """Some of the rows, with the same lattice."""
+        """Some of the rows, with the same factors of the metric."""
         local = None if self.statistics is None else rows_of(self.statistics, where)
         terms = tuple(Term(t.rows[where], t.columns) for t in self.terms)
         return replace(
@@ -150,18 +150,18 @@ class Layer:
         """Rows at which another metric begins: none, but in a stack of experts (methods/stack.py)."""
         return []
 
-    def lattice(self, damping: float, order: str = NATURAL, group: int = 1) -> Lattice:
-        """The lattice of all terms together, weighted by their rows; its columns in an order that keeps groups."""
+    def factored(self, damping: float, order: str = NATURAL, group: int = 1) -> MetricFactors:
+        """Factors the metric of all terms, weighted by their rows, its columns in an order that keeps groups."""
         if self.shared is not None:
-            return self.shared.lattice(damping, order, group)
+            return self.shared.factored(damping, order, group)
         key = damping, order, group if order != NATURAL else 1
-        if key not in self._lattices:
+        if key not in self._factored:
             metric = damped(np.asarray(sum(float(term.rows.sum()) * term.full() for term in self.terms)), damping)
-            self._lattices[key] = lattice(metric, column_order(metric, group, order))
-        return self._lattices[key]
+            self._factored[key] = factorize(metric, column_order(metric, group, order))
+        return self._factored[key]
 
     @cached_property
-    def _lattices(self) -> dict[tuple[float, str, int], Lattice]:
+    def _factored(self) -> dict[tuple[float, str, int], MetricFactors]:
         return {}
 
 

@@ -1,7 +1,7 @@
 """Matrices of several experts under one another, each with a metric of its own.
 
 The predicted loss of a stack is the sum of its experts', each with its own row weights and Hessian. Whatever works row
-by row (`Layer.rows`, rounding, losses) goes by the expert that the rows belong to. `terms`, and so `Layer.lattice` of
+by row (`Layer.rows`, rounding, losses) goes by the expert that the rows belong to. `terms`, and so `Layer.factored` of
 several experts together, hold row weights and the mean of the experts' diagonals, for methods that take a stack for
 one matrix.
 

@@ -68,7 +68,7 @@ def merged(path: Path, name: str, resolve: Callable[[str], Path], progress: Prog
         base = resolve(str(spec))
         abilities.ask(base)
         files = [*folder.weight_files(base), base / "config.json", path / CONFIG, path / WEIGHTS]
-        others = cached.companions(base) | (cached.companions(path) if _has_tokenizer(path) else {})
+        others = cached.sidecar_files(base) | (cached.sidecar_files(path) if _has_tokenizer(path) else {})
         files += [file for file in others.values() if isinstance(file, Path)]
         target = cached.place(name.replace("/", "--"), files, {"merged": FORMAT})
         if not target.is_dir():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mediant import files
-from mediant.models.content import file_hash
+from mediant.models.file_hashes import file_hash
 from mediant.models.folder import ORIGIN
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".gguf", ".onnx", ".msgpack")
@@ -27,7 +27,7 @@ def origin(name: str, source: Path, **more: str) -> bytes:
     return (json.dumps({"name": name, "file": str(source.resolve()), **more}, indent=1) + "\n").encode()
 
 
-def companions(folder: Path) -> dict[str, bytes | Path]:
+def sidecar_files(folder: Path) -> dict[str, bytes | Path]:
     """The files of a model that are neither weights nor configuration nor of an adapter, by path in the folder."""
     found = sorted(f for f in folder.rglob("*") if f.is_file())
     names = {str(f.relative_to(folder)): f for f in found if f.suffix.lower() not in WEIGHTS}

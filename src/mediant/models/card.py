@@ -11,7 +11,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 
 from mediant.models import remote_code
-from mediant.models.companions import CARD
+from mediant.models.sidecar_files import CARD
 from mediant.values import Model
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -15,8 +15,8 @@ import transformers
 from mediant import files
 from mediant.claims import claimed
 from mediant.files import read_json
-from mediant.models.content import file_hash
 from mediant.models.dense_folder import write_folder
+from mediant.models.file_hashes import file_hash
 from mediant.models.folder import ORIGIN
 from mediant.models.gguf.file import GGUFFile
 from mediant.models.gguf.network import Network, network

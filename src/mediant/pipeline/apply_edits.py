@@ -19,11 +19,11 @@ from safetensors.torch import load, save
 from mediant import files
 from mediant.methods.structure import Edit, Learner, edit_from
 from mediant.models.architecture import load_config
-from mediant.models.companions import travelling
 from mediant.models.dense_folder import write_folder
 from mediant.models.lazy import LazyTensor
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
+from mediant.models.sidecar_files import travelling
 from mediant.models.weights import WeightReader
 from mediant.pipeline.workspace import Workspace
 from mediant.progress import SILENT, Progress
@@ -33,7 +33,7 @@ Edits = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class School:
+class LearningContext:
     """Where edits are carried out, and what those that learn learn from: the original, and windows of text."""
 
     teacher: Model
@@ -41,7 +41,7 @@ class School:
     workspace: Workspace | None
 
 
-def structured(original: Model, edits: Edits, school: School, progress: Progress = SILENT) -> Model:
+def apply_edits(original: Model, edits: Edits, context: LearningContext, progress: Progress = SILENT) -> Model:
     """The model after all edits; the original itself where there are none.
 
     Raises:
@@ -51,7 +51,7 @@ def structured(original: Model, edits: Edits, school: School, progress: Progress
     model = original
     for stretch in _stretches(edits):
         done = (*model.edits, *stretch)
-        model = _after(model, stretch, done, school, progress)
+        model = _after(model, stretch, done, context, progress)
     return model
 
 
@@ -62,10 +62,10 @@ def _stretches(edits: Edits) -> Iterator[list[Mapping[str, Any]]]:
         yield from ([spec] for spec in stretch) if learns else [stretch]
 
 
-def _after(model: Model, stretch: Edits, done: Edits, school: School, progress: Progress) -> Model:
-    assert school.workspace is not None  # only left out where there are no edits
+def _after(model: Model, stretch: Edits, done: Edits, context: LearningContext, progress: Progress) -> Model:
+    assert context.workspace is not None  # only left out where there are no edits
     key = files.sha256(json.dumps([model.unedited.fingerprint, done], sort_keys=True).encode())[:16]
-    folder = school.workspace.folder / f"structure-{key}"
+    folder = context.workspace.folder / f"structure-{key}"
     if not folder.exists():
         with WeightReader(model) as weights:
             config, tensors = _config(model), weights.lazy()
@@ -74,7 +74,7 @@ def _after(model: Model, stretch: Edits, done: Edits, school: School, progress: 
                 if isinstance(edit, Edit):
                     config, tensors = edit.edited(config, tensors)
                 else:
-                    tensors |= _learned(edit, model, school, f"learning-{key}", progress)
+                    tensors |= _learned(edit, model, context, f"learning-{key}", progress)
             beside = dict(travelling(model.path))
             write_folder(folder, config, tensors, beside, progress)
     found = open_model(str(folder), progress)
@@ -89,13 +89,15 @@ def _config(model: Model) -> dict[str, Any]:
     return whole
 
 
-def _learned(edit: Learner, model: Model, school: School, step: str, progress: Progress) -> dict[str, LazyTensor]:
-    workspace = school.workspace
+def _learned(
+    edit: Learner, model: Model, context: LearningContext, step: str, progress: Progress
+) -> dict[str, LazyTensor]:
+    workspace = context.workspace
     assert workspace is not None
     state = load(workspace.read(step)) if workspace.has(step) else None
-    student, teacher = load_reference(model), load_reference(school.teacher)
-    found = edit.learned(
-        student, teacher, school.windows(), progress, state, lambda s: workspace.write(step, save(dict(s)))
+    student, teacher = load_reference(model), load_reference(context.teacher)
+    found = edit.train(
+        student, teacher, context.windows(), progress, state, lambda s: workspace.write(step, save(dict(s)))
     )
     types = {t.name: getattr(torch, t.dtype) for t in model.tensors}
     return {name: LazyTensor.of(values.detach().to(types[name]).contiguous()) for name, values in found.items()}

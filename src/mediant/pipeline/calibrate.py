@@ -16,8 +16,8 @@ from mediant.pipeline import calibration_cache
 from mediant.pipeline.workspace import Workspace
 from mediant.progress import SILENT, Progress
 from mediant.statistics import storage
-from mediant.statistics.amount import amounts, sentence
-from mediant.statistics.calibration import CalibrationText
+from mediant.statistics.calibration_coverage import amounts, sentence
+from mediant.statistics.calibration_text import CalibrationText
 from mediant.statistics.hessian import Accumulator, Hessians, file_name
 from mediant.statistics.sensitivity import collect
 from mediant.statistics.streamed import collect_streamed

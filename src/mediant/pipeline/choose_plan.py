@@ -9,7 +9,7 @@ from mediant.allocation import Job, strategy_of
 from mediant.pipeline import sizes
 from mediant.pipeline.pack import pack
 from mediant.pipeline.run import Run
-from mediant.pipeline.search import Judge, smallest_within
+from mediant.pipeline.search import HeldOutLoss, smallest_within
 from mediant.pipeline.stages.tune import steps_within
 from mediant.planning.plan import Plan
 from mediant.planning.size import human
@@ -27,9 +27,9 @@ def choose_plan(run: Run) -> Plan:
     if target is not None:
         chosen = plan_for(run, target)
     else:
-        judge = Judge(run, partial(pack, run))
+        held_out = HeldOutLoss(run, partial(pack, run))
         low, high = strategy_of(run.recipe).range(job_of(run))
-        chosen = smallest_within(run, float(run.request.max_kl or 0), low, high, partial(plan_for, run), judge.loss)
+        chosen = smallest_within(run, float(run.request.max_kl or 0), low, high, partial(plan_for, run), held_out.loss)
     minutes = run.request.tune
     steps = steps_within(run, chosen, minutes) if minutes else run.recipe.tune_steps
     return dataclasses.replace(chosen, tune_steps=steps)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from mediant.checkpoint.reader import Checkpoint
 from mediant.claims import claimed
-from mediant.models.companions import parting_words
 from mediant.models.opening import open_model
+from mediant.models.sidecar_files import parting_words
 from mediant.pipeline import estimate, preflight, sizes
 from mediant.pipeline.choose_plan import choose_plan
 from mediant.pipeline.encode import check_original
 from mediant.pipeline.pack import pack
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.pipeline.run import Run
 from mediant.planning.plan import Plan
 from mediant.planning.recipe import load_recipe
@@ -37,7 +37,7 @@ class Compression(Run):
         return pack(self, plan)
 
 
-def compress(request: Request, progress: Progress = SILENT) -> Checkpoint:
+def compress(request: CompressRequest, progress: Progress = SILENT) -> Checkpoint:
     """Compresses a model into the folder `request.out` and returns the checkpoint there.
 
     Raises:
@@ -48,7 +48,7 @@ def compress(request: Request, progress: Progress = SILENT) -> Checkpoint:
 
 
 @contextlib.contextmanager
-def begun(request: Request, progress: Progress = SILENT, kept: Path | None = None) -> Iterator[Compression]:
+def begun(request: CompressRequest, progress: Progress = SILENT, kept: Path | None = None) -> Iterator[Compression]:
     """A run whose stages are computed when they are asked for; whatever can be refused before is refused here.
 
     The work folder beside the output goes at the end, after an error too. It stays when the run is stopped or killed:
@@ -66,7 +66,7 @@ def begun(request: Request, progress: Progress = SILENT, kept: Path | None = Non
 
 
 @contextlib.contextmanager
-def _begun(request: Request, progress: Progress, kept: Path | None) -> Iterator[Compression]:
+def _begun(request: CompressRequest, progress: Progress, kept: Path | None) -> Iterator[Compression]:
     recipe, given = load_recipe(request.recipe_name), request.given_plan()
     preflight.check_methods(recipe)
     original = open_model(request.model, progress)

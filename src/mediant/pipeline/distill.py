@@ -20,18 +20,18 @@ from mediant.errors import ModelError, StorageError, TextError, UsageError
 from mediant.methods.structure.distill import held_out, method_of
 from mediant.methods.training._descent import Course
 from mediant.methods.training.distillation import Distillation, Distiller
-from mediant.models.companions import travelling
 from mediant.models.dense_folder import write_folder
 from mediant.models.file_names import as_in_files
 from mediant.models.folder import read_config
 from mediant.models.lazy import LazyTensor
 from mediant.models.opening import open_model, positions
 from mediant.models.reference import load_reference
+from mediant.models.sidecar_files import travelling
 from mediant.models.stored import stored_tensors
 from mediant.pipeline.workspace import Workspace
 from mediant.progress import SILENT, Progress
 from mediant.runtime.loading import load as load_checkpoint
-from mediant.statistics.calibration import calibration_tokens, sampled_windows
+from mediant.statistics.calibration_text import calibration_tokens, sampled_windows
 from mediant.values import Model
 
 HISTORY = "distillation.json"
@@ -42,7 +42,7 @@ MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Lesson:
+class DistillRequest:
     """What a person asked for: minutes or steps, not both; the text, or none for the teacher's own."""
 
     student: str
@@ -80,7 +80,7 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Lessons:
+class DistillResult:
     """What distilling did: KL in nats per token on text that was not learned from, and the loss of every step."""
 
     steps: int
@@ -94,28 +94,28 @@ class Lessons:
         return self.kl_after < self.kl_before
 
 
-def distill(lesson: Lesson, progress: Progress = SILENT) -> Lessons:
-    """Teaches the student and writes it to `lesson.out`, with `distillation.json` beside the weights.
+def distill(request: DistillRequest, progress: Progress = SILENT) -> DistillResult:
+    """Teaches the student and writes it to `request.out`, with `distillation.json` beside the weights.
 
     A student that did not improve is written as it was. A run that is stopped goes on where it was.
 
     Raises:
         MediantError: one sentence about what cannot be done; what was in `out` before is untouched.
     """
-    lesson.check()
-    with claimed(lesson.out, progress, lesson.wait):
-        lesson.check()
-        return _distilled(lesson, progress)
+    request.check()
+    with claimed(request.out, progress, request.wait):
+        request.check()
+        return _distilled(request, progress)
 
 
-def _distilled(lesson: Lesson, progress: Progress) -> Lessons:
-    teacher = open_model(lesson.teacher, progress)
-    folder = Path(lesson.student)
+def _distilled(request: DistillRequest, progress: Progress) -> DistillResult:
+    teacher = open_model(request.teacher, progress)
+    folder = Path(request.student)
     compressed = (folder / MANIFEST_FILE).is_file()
-    student = None if compressed else open_model(lesson.student, progress)
+    student = None if compressed else open_model(request.student, progress)
     network = load_checkpoint(folder) if student is None else load_reference(student)
     _check_pair(network, teacher)
-    run = _Run(lesson, teacher, network, _workspace(lesson, teacher, student), progress)
+    run = _Run(request, teacher, network, _workspace(request, teacher, student), progress)
     try:
         found = run.learn()
         run.write(found, student)
@@ -140,33 +140,33 @@ def _text(config: Any) -> dict[str, Any]:
     return {**config, **config.get("text_config", {})}
 
 
-def _workspace(lesson: Lesson, teacher: Model, student: Model | None) -> Workspace:
+def _workspace(request: DistillRequest, teacher: Model, student: Model | None) -> Workspace:
     """The kept steps of the same lesson: of models and texts with the same content, wherever they lie."""
     # A manifest has the hashes of all parts.
-    own = files.file_sha256(Path(lesson.student) / MANIFEST_FILE) if student is None else student.fingerprint
-    text = files.file_sha256(lesson.text) if lesson.text is not None and lesson.text.is_file() else None
-    asked = dataclasses.asdict(lesson) | {"out": "", "student": own, "teacher": teacher.fingerprint, "resume": True}
+    own = files.file_sha256(Path(request.student) / MANIFEST_FILE) if student is None else student.fingerprint
+    text = files.file_sha256(request.text) if request.text is not None and request.text.is_file() else None
+    asked = dataclasses.asdict(request) | {"out": "", "student": own, "teacher": teacher.fingerprint, "resume": True}
     asked |= {"text": text, "wait": True}
-    return Workspace.open(lesson.out.resolve(), {name: str(value) for name, value in asked.items()}, lesson.resume)
+    return Workspace.open(request.out.resolve(), {name: str(value) for name, value in asked.items()}, request.resume)
 
 
 @dataclass(frozen=True)
 class _Run:
-    lesson: Lesson
+    request: DistillRequest
     teacher: Model
     network: Any
     workspace: Workspace
     progress: Progress
 
-    def learn(self) -> Lessons:
+    def learn(self) -> DistillResult:
         """Takes all steps and judges."""
         windows = self._windows()
         held = held_out(len(windows))
         original = {name: value.clone() for name, value in self.network.state_dict().items()}
-        distiller = Distiller(self.network, load_reference(self.teacher), self.lesson.method)
+        distiller = Distiller(self.network, load_reference(self.teacher), self.request.method)
         before = distiller.divergence(windows[held])
         steps, keep_every = self._steps(distiller, windows[~held], original)
-        course = Course(steps, self.lesson.batch, self.lesson.seed, keep_every)
+        course = Course(steps, self.request.batch, self.request.seed, keep_every)
         state = load(self.workspace.read("state")) if self.workspace.has("state") else None
         distiller.run(windows[~held], course, self.progress, state, lambda s: self.workspace.write("state", save(s)))
         after = distiller.divergence(windows[held])
@@ -174,13 +174,13 @@ class _Run:
         if after >= before:
             self.progress.say("That is no better, so the student stays as it was.")
             self.network.load_state_dict(original)
-        return Lessons(steps, before, after, tuple(distiller.losses))
+        return DistillResult(steps, before, after, tuple(distiller.losses))
 
     def _windows(self) -> torch.Tensor:
         length = min(n for n in (WINDOW, positions(self.teacher), _positions(self.network)) if n)
-        if self.lesson.text is None:
-            return sampled_windows(self.teacher, WRITTEN, length, self.lesson.seed, "tuning", self.progress)
-        seed, file = self.lesson.seed, self.lesson.text
+        if self.request.text is None:
+            return sampled_windows(self.teacher, WRITTEN, length, self.request.seed, "tuning", self.progress)
+        seed, file = self.request.seed, self.request.text
         windows = calibration_tokens(self.teacher, file, seed, self.progress, MOST_WINDOWS, length).windows
         if len(windows) < 2:
             raise TextError(
@@ -192,20 +192,20 @@ class _Run:
         """Finds the number of steps, and of steps between two states kept, by a trial; then restores the weights."""
 
         def compute() -> bytes:
-            course = Course(TRIAL, self.lesson.batch, self.lesson.seed, TRIAL + 1)
+            course = Course(TRIAL, self.request.batch, self.request.seed, TRIAL + 1)
             begun = time.monotonic()
-            Distiller(self.network, distiller.teacher, self.lesson.method).run(windows, course)
+            Distiller(self.network, distiller.teacher, self.request.method).run(windows, course)
             pace = (time.monotonic() - begun) / TRIAL
             self.network.load_state_dict(original)
             return json.dumps(pace).encode()
 
         pace = float(json.loads(self.workspace.step("pace", compute)))
-        fitting = max(1, math.floor(SECONDS * (self.lesson.minutes or 0) / pace))
-        return self.lesson.steps or min(MOST_STEPS, fitting), max(1, round(KEEP_SECONDS / pace))
+        fitting = max(1, math.floor(SECONDS * (self.request.minutes or 0) / pace))
+        return self.request.steps or min(MOST_STEPS, fitting), max(1, round(KEEP_SECONDS / pace))
 
-    def write(self, found: Lessons, student: Model | None) -> None:
+    def write(self, found: DistillResult, student: Model | None) -> None:
         """The student as an ordinary folder, each weight in the type it was stored in."""
-        folder = Path(self.lesson.student) if student is None else student.path
+        folder = Path(self.request.student) if student is None else student.path
         config = {k: v for k, v in read_config(folder).items() if k != "quantization_config"}
         state = self.network.state_dict()
         types = (
@@ -214,10 +214,10 @@ class _Run:
         names = [n for n, _ in self.network.named_parameters()] if student is None else list(types)
         tensors = {n: LazyTensor.of(state[n].to(types.get(n, torch.float16)).contiguous()) for n in names}
         beside: dict[str, bytes | Path] = dict(travelling(folder))
-        history = dataclasses.asdict(found) | {"teacher": self.teacher.name, "seed": self.lesson.seed}
-        beside[HISTORY] = (json.dumps(history | dataclasses.asdict(self.lesson.method)) + "\n").encode()
+        history = dataclasses.asdict(found) | {"teacher": self.teacher.name, "seed": self.request.seed}
+        beside[HISTORY] = (json.dumps(history | dataclasses.asdict(self.request.method)) + "\n").encode()
         keys = None if student is None else stored_tensors(student.path)
-        write_folder(self.lesson.out, config, as_in_files(tensors, self.network, keys), beside, self.progress)
+        write_folder(self.request.out, config, as_in_files(tensors, self.network, keys), beside, self.progress)
 
 
 def _positions(network: Any) -> int | None:

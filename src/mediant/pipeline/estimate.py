@@ -27,8 +27,8 @@ from mediant.pipeline.preflight import intended
 from mediant.pipeline.run import Run
 from mediant.pipeline.stages import stages_of
 from mediant.planning.recipe import load_recipe
-from mediant.statistics.calibration import MOST_AT_ONCE, tokens_to_write
-from mediant.statistics.lattice import lattice
+from mediant.statistics.calibration_text import MOST_AT_ONCE, tokens_to_write
+from mediant.statistics.metric_factors import factorize
 from mediant.statistics.sensitivity import BACKWARD_SHARE
 from mediant.values import LayerStatistics, Model, RowSpan
 from mediant.workers import compute_alone, ordered, threads
@@ -109,7 +109,7 @@ def measure_speeds() -> Speeds:
     return Speeds(
         _rate(lambda: matrix @ matrix, SIDE**3),
         _rate(lambda: few @ wide.T, few.shape[0] * wide.numel()),
-        _rate(lambda: lattice(metric), SIDE**3),
+        _rate(lambda: factorize(metric), SIDE**3),
         _rate(lambda: trial_losses(layer, {3: plan}), ROWS * SIDE**2),
     )
 

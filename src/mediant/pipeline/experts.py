@@ -22,21 +22,21 @@ from mediant import files
 from mediant.claims import claimed
 from mediant.errors import StorageError, UsageError
 from mediant.methods.experts.mixture import ACTIVATIONS
-from mediant.methods.experts.split_ffn import Shape, shape_of, split
+from mediant.methods.experts.neuron_clusters import Shape, shape_of, split
 from mediant.methods.structure import edit_from
 from mediant.methods.structure.split_ffn import encoded
 from mediant.methods.structure.tune_experts import LEARNED, MixtureTuner
-from mediant.models.companions import travelling
 from mediant.models.dense_folder import write_folder
 from mediant.models.file_names import of_model
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
+from mediant.models.sidecar_files import travelling
 from mediant.models.weights import WeightReader
-from mediant.pipeline.apply_edits import School, structured
+from mediant.pipeline.apply_edits import LearningContext, apply_edits
 from mediant.pipeline.stages.tune import SECONDS, TRIAL
 from mediant.pipeline.workspace import Workspace
 from mediant.progress import SILENT, Progress
-from mediant.statistics.calibration import text_to_learn
+from mediant.statistics.calibration_text import text_to_learn
 from mediant.values import MOST_STEPS, Model
 
 # Tokens by which neurons are sorted, and windows that say what was lost.
@@ -45,7 +45,7 @@ HELD_OUT = 8
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExpertsRequest:
     """What a person asks of `experts`.
 
     The MLP is cut into `experts` parts, of which the share `active` is used by a token, `shared` of them always.
@@ -80,33 +80,39 @@ class Wish:
             raise StorageError(f"{self.out} is already there; name a new folder.")
 
 
-def convert(wish: Wish, progress: Progress = SILENT) -> dict[str, Any]:
-    """Writes the mixture to `wish.out`; returns its figures, and the edits as a plan takes them.
+def convert(wanted: ExpertsRequest, progress: Progress = SILENT) -> dict[str, Any]:
+    """Writes the mixture to `wanted.out`; returns its figures, and the edits as a plan takes them.
 
     Raises:
         MediantError: one sentence about what cannot be done; nothing is at `out` then.
     """
-    wish.check()
-    with claimed(wish.out, progress, wish.wait):
-        wish.check()
-        return _converted(wish, progress)
+    wanted.check()
+    with claimed(wanted.out, progress, wanted.wait):
+        wanted.check()
+        return _converted(wanted, progress)
 
 
-def _converted(wish: Wish, progress: Progress) -> dict[str, Any]:
-    run = Conversion(wish, open_model(wish.model, progress), progress)
+def _converted(wanted: ExpertsRequest, progress: Progress) -> dict[str, Any]:
+    run = Conversion(wanted, open_model(wanted.model, progress), progress)
     shape = run.shape
     check_model(run)
     try:
         edits = (run.splitting, run.tuning)
         plain, tuned = run.after(*edits[:1], run.fitting), run.after(*edits)
         losses = {"kl_fitted": run.loss(plain), "kl_tuned": run.loss(tuned)}
-        _write(wish.out, tuned, progress)
+        _write(wanted.out, tuned, progress)
     except Exception:
         run.workspace.close()
         raise
     run.workspace.close()
     steps = run.tuning["steps"]
-    return {"out": str(wish.out), **dataclasses.asdict(shape), "tune_steps": steps, **losses, "structure": list(edits)}
+    return {
+        "out": str(wanted.out),
+        **dataclasses.asdict(shape),
+        "tune_steps": steps,
+        **losses,
+        "structure": list(edits),
+    }
 
 
 def check_model(run: Conversion) -> None:
@@ -130,7 +136,7 @@ def check_model(run: Conversion) -> None:
 class Conversion:
     """One run: each stage is computed at most once, and taken up from the workspace of a run that was stopped."""
 
-    wish: Wish
+    wanted: ExpertsRequest
     model: Model
     progress: Progress
 
@@ -145,7 +151,7 @@ class Conversion:
             raise UsageError(f"{self.model.name} is no model that predicts tokens with MLPs of one known width.")
         try:
             return shape_of(
-                self.model.config["intermediate_size"], self.wish.experts, self.wish.active, self.wish.shared
+                self.model.config["intermediate_size"], self.wanted.experts, self.wanted.active, self.wanted.shared
             )
         except ValueError as problem:
             raise UsageError(f"This model cannot be cut as --experts, --active and --shared say: {problem}.") from None
@@ -153,14 +159,14 @@ class Conversion:
     @cached_property
     def workspace(self) -> Workspace:
         """The folder of finished steps."""
-        text = None if self.wish.calibration is None else files.file_sha256(self.wish.calibration)
-        key = {"experts of": self.model.fingerprint, "text": text, "seed": self.wish.seed}
-        return Workspace.open(self.wish.out.resolve(), key, self.wish.resume)
+        text = None if self.wanted.calibration is None else files.file_sha256(self.wanted.calibration)
+        key = {"experts of": self.model.fingerprint, "text": text, "seed": self.wanted.seed}
+        return Workspace.open(self.wanted.out.resolve(), key, self.wanted.resume)
 
     @cached_property
     def windows(self) -> torch.Tensor:
         """The text, as the edits that learn get it."""
-        return text_to_learn(self.model, self.wish.calibration, self.wish.seed, self.progress)
+        return text_to_learn(self.model, self.wanted.calibration, self.wanted.seed, self.progress)
 
     @property
     def fitting(self) -> Mapping[str, Any]:
@@ -180,16 +186,16 @@ class Conversion:
     @cached_property
     def tuning(self) -> Mapping[str, Any]:
         """The edit that fits routers and learns for as long as was asked for."""
-        if not self.wish.tune:
+        if not self.wanted.tune:
             return self.fitting
-        pace = float(json.loads(self.workspace.step(f"pace-{self.wish.learn}", self._pace)))
-        steps = min(MOST_STEPS, max(1, math.floor(SECONDS * self.wish.tune / pace)))
-        return {"edit": "tune_experts", "steps": steps, "learn": self.wish.learn, "seed": self.wish.seed}
+        pace = float(json.loads(self.workspace.step(f"pace-{self.wanted.learn}", self._pace)))
+        steps = min(MOST_STEPS, max(1, math.floor(SECONDS * self.wanted.tune / pace)))
+        return {"edit": "tune_experts", "steps": steps, "learn": self.wanted.learn, "seed": self.wanted.seed}
 
     def after(self, *edits: Mapping[str, Any]) -> Model:
         """The model after some edits."""
-        school = School(self.model, lambda: self.windows, self.workspace)
-        return structured(self.model, edits, school, self.progress)
+        context = LearningContext(self.model, lambda: self.windows, self.workspace)
+        return apply_edits(self.model, edits, context, self.progress)
 
     def loss(self, mixture: Model) -> float:
         """KL to the original in nats per token, on windows that were not learned from."""
@@ -198,10 +204,10 @@ class Conversion:
 
     def _pace(self) -> bytes:
         network, reference = load_reference(self.after(self.splitting, self.fitting)), load_reference(self.model)
-        tuner, windows = MixtureTuner(network, reference, self.wish.learn), self.windows[:TRIAL]
-        tuner.run(windows, 1, self.wish.seed)
+        tuner, windows = MixtureTuner(network, reference, self.wanted.learn), self.windows[:TRIAL]
+        tuner.run(windows, 1, self.wanted.seed)
         begun = time.monotonic()
-        tuner.run(windows, TRIAL, self.wish.seed)
+        tuner.run(windows, TRIAL, self.wanted.seed)
         return json.dumps((time.monotonic() - begun) / TRIAL).encode()
 
     def _sorted(self) -> list[str]:

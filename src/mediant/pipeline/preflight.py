@@ -17,7 +17,7 @@ from mediant.planning.recipe import Recipe
 
 
 def check_methods(recipe: Recipe) -> None:
-    """Refuses a recipe whose methods do not exist, do not go together or do not have its depths.
+    """Refuses a recipe whose methods do not exist, do not go together or do not have its bit widths.
 
     Raises:
         PlanError: with the first fault.

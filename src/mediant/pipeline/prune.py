@@ -20,13 +20,13 @@ from mediant.checkpoint.writer import check_replaceable
 from mediant.claims import claimed
 from mediant.errors import PlanError, UsageError
 from mediant.forms import asked_by
-from mediant.models.companions import travelling
 from mediant.models.dense_folder import check_free, write_folder
 from mediant.models.file_names import of_model
 from mediant.models.opening import open_model
+from mediant.models.sidecar_files import travelling
 from mediant.models.weights import WeightReader
 from mediant.pipeline.compress import Compression
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.planning.plan import Plan
 from mediant.planning.recipe import SPARSE_ROLES, Recipe, load_recipe
 from mediant.progress import SILENT, Progress
@@ -37,8 +37,8 @@ EDITS = "mediant-edits.json"
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a person wants pruned: `parts` of the model (pipeline/choose_parts.py), a `pattern` of zeros with its score.
+class PruneRequest:
+    """What a person wants pruned: `parts` of the model (pipeline/choose_units.py), a `pattern` of zeros with its score.
 
     `refit` says whether what is left of thinned parts makes up for them; None leaves it to the score.
     """
@@ -67,33 +67,33 @@ class Wish:
         return {"name": self.score or "sparsegpt"}
 
 
-def prune(request: Request, wish: Wish, progress: Progress = SILENT) -> Path:
+def prune(request: CompressRequest, wanted: PruneRequest, progress: Progress = SILENT) -> Path:
     """Writes the pruned model to `request.out`; a stopped run goes on where it was.
 
     Raises:
         MediantError: one sentence about what cannot be done; what was in `out` before is untouched.
     """
-    wish.check()
-    free = check_replaceable if wish.pattern else check_free
+    wanted.check()
+    free = check_replaceable if wanted.pattern else check_free
     free(request.out)
     with claimed(request.out, progress, request.wait):
         free(request.out)
-        return _pruned(request, wish, progress)
+        return _pruned(request, wanted, progress)
 
 
-def _pruned(request: Request, wish: Wish, progress: Progress) -> Path:
-    stages = [["prune", {**wish.parts, "score": _part_score(wish), "refit": wish.refit}]] if wish.parts else []
+def _pruned(request: CompressRequest, wanted: PruneRequest, progress: Progress) -> Path:
+    stages = [["prune", {**wanted.parts, "score": _part_score(wanted), "refit": wanted.refit}]] if wanted.parts else []
     recipe = dataclasses.replace(
         load_recipe("nearest"),
         name=RECIPE,
         structure=tuple(stages),
-        pattern=wish.pattern,
-        score=wish.weight_score if wish.pattern else {},
+        pattern=wanted.pattern,
+        score=wanted.weight_score if wanted.pattern else {},
     )
     run = Compression(request, open_model(request.model, progress), recipe, None, progress)
     with _closing(run):
-        if wish.pattern:
-            plan = _plan(run.model, wish, request.seed)
+        if wanted.pattern:
+            plan = _plan(run.model, wanted, request.seed)
             # A pattern that does not fit some matrix has no size; found here, before anything is measured.
             run.folder_bytes(plan)
             run.pack(plan)
@@ -102,8 +102,8 @@ def _pruned(request: Request, wish: Wish, progress: Progress) -> Path:
     return request.out
 
 
-def _part_score(wish: Wish) -> str:
-    return wish.score if wish.score in ("wanda", "magnitude", "random") else "influence"
+def _part_score(wanted: PruneRequest) -> str:
+    return wanted.score if wanted.score in ("wanda", "magnitude", "random") else "influence"
 
 
 @contextlib.contextmanager
@@ -117,12 +117,14 @@ def _closing(run: Compression) -> Iterator[None]:
     run.workspace.close()
 
 
-def _plan(model: Model, wish: Wish, seed: int) -> Plan:
-    sparse = asked_by("pattern").from_dict({"dtype": wish.dtype, "pattern": wish.pattern, "score": wish.weight_score})
+def _plan(model: Model, wanted: PruneRequest, seed: int) -> Plan:
+    sparse = asked_by("pattern").from_dict(
+        {"dtype": wanted.dtype, "pattern": wanted.pattern, "score": wanted.weight_score}
+    )
     chosen = {t.name: sparse for t in model.tensors if t.role in SPARSE_ROLES and t.layout != "none"}
     if not chosen:
         raise PlanError(f"{model.name} has no linear layers that could be made sparse.")
-    return whole_plan(model, Recipe(RECIPE, "", keep=wish.dtype, bias_correction=False), chosen, seed, None)
+    return whole_plan(model, Recipe(RECIPE, "", keep=wanted.dtype, bias_correction=False), chosen, seed, None)
 
 
 def _write(model: Model, out: Path, progress: Progress) -> None:

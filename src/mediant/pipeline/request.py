@@ -13,15 +13,15 @@ from mediant.planning.plan import Plan
 
 Coding = Literal["fixed", "entropy"]
 # The recipe that --coding entropy stands for.
-ENTROPY = "denominator"
+ENTROPY = "entropy"
 
 
 @dataclass(frozen=True)
-class Request:
+class CompressRequest:
     """What a person asked for. Exactly one of `size`, `max_kl` and `plan` says how far to compress.
 
     A plan says its recipe and seed itself, so `recipe` and `seed` only matter without one. `coding` is `fixed`, which
-    leaves it to the recipe, or `entropy`, which stands for the recipe `denominator`. With `resume`, the run goes on
+    leaves it to the recipe, or `entropy`, which stands for the recipe `entropy`. With `resume`, the run goes on
     where a stopped one with the same model, text and recipe left off. `tune` are minutes of scale tuning; a plan has
     steps instead. Without `wait`, a run that finds another one writing to `out` is refused.
     """

@@ -17,11 +17,11 @@ from mediant.allocation import strategy_of
 from mediant.checkpoint.manifest import Calibration
 from mediant.forms import Form, needs
 from mediant.forms.encoding import Hints, hints_of
-from mediant.models.companions import companion_files
-from mediant.pipeline.apply_edits import School, structured
+from mediant.models.sidecar_files import sidecar_files
+from mediant.pipeline.apply_edits import LearningContext, apply_edits
 from mediant.pipeline.calibrate import Calibrator
-from mediant.pipeline.choose_parts import Pruner
-from mediant.pipeline.request import Request
+from mediant.pipeline.choose_units import Pruner
+from mediant.pipeline.request import CompressRequest
 from mediant.pipeline.workspace import Workspace
 from mediant.planning.plan import Plan
 from mediant.planning.recipe import Recipe
@@ -29,7 +29,7 @@ from mediant.planning.size import parse_size
 from mediant.planning.stages import PARTS
 from mediant.progress import Progress
 from mediant.statistics import storage
-from mediant.statistics.calibration import CalibrationText, calibration_tokens, text_to_learn, unwritten
+from mediant.statistics.calibration_text import CalibrationText, calibration_tokens, text_to_learn, unwritten
 from mediant.statistics.hessian import Hessians
 from mediant.statistics.sensitivity import collect
 from mediant.values import Model, Statistics
@@ -42,7 +42,7 @@ class Run:
     `original` is the model as it was given, `model` the one that structural edits made of it.
     """
 
-    request: Request
+    request: CompressRequest
     original: Model
     recipe: Recipe
     given: Plan | None
@@ -90,8 +90,8 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The model after all structural edits; the original where there are none."""
-        school = School(self.original, lambda: self.learning_windows, self.workspace if self.edits else None)
-        return structured(self.original, self.edits, school, self.progress)
+        context = LearningContext(self.original, lambda: self.learning_windows, self.workspace if self.edits else None)
+        return apply_edits(self.original, self.edits, context, self.progress)
 
     @property
     def seed(self) -> int:
@@ -137,9 +137,9 @@ class Run:
         return unwritten(self.original, self.seed) if writes else self.text
 
     @cached_property
-    def companions(self) -> dict[str, bytes]:
+    def sidecar_files(self) -> dict[str, bytes]:
         """Files of the original that travel with the weights, by name."""
-        return companion_files(self.model, "")
+        return sidecar_files(self.model, "")
 
     @cached_property
     def calibrator(self) -> Calibrator:

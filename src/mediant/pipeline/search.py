@@ -28,7 +28,7 @@ from mediant.pipeline.run import Run
 from mediant.planning.plan import Plan
 from mediant.planning.size import exact
 from mediant.runtime.loading import load
-from mediant.statistics.calibration import held_out_windows
+from mediant.statistics.calibration_text import held_out_windows
 from mediant.workers import compute_alone, ordered
 
 WINDOWS, WINDOW = 8, 256
@@ -94,7 +94,7 @@ def _distance(larger: float, smaller: float) -> float:
 
 
 @dataclass(frozen=True)
-class Judge:
+class HeldOutLoss:
     """Measures the KL of plans against the original on held-out text, with the same bits for any number of threads."""
 
     run: Run

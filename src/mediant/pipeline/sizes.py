@@ -10,7 +10,7 @@ from mediant.forms import Side
 from mediant.forms.encoding import foreseen
 from mediant.forms.parts import as_parts
 from mediant.models.card import model_card
-from mediant.models.companions import CARD
+from mediant.models.sidecar_files import CARD
 from mediant.pipeline.encode import encodings
 from mediant.pipeline.run import Run
 from mediant.planning.plan import Plan
@@ -33,7 +33,7 @@ def least_bytes(run: Run, plan: Plan) -> int:
 def sidecar_files(run: Run, plan: Plan) -> dict[str, bytes]:
     """Returns the files that travel with the weights, by name."""
     card = model_card(run.model, plan.recipe, plan.seed, run.described.source)
-    return run.companions | {CARD: card.encode()}
+    return run.sidecar_files | {CARD: card.encode()}
 
 
 def sides(run: Run, plan: Plan) -> dict[str, Side]:

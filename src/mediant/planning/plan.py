@@ -14,7 +14,7 @@ from mediant.files import parse_json
 from mediant.forms import Form, from_dict
 from mediant.values import MOST_STEPS
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Plan:
             if data.get("version") != PLAN_VERSION:
                 raise PlanError(
                     f"{where} has version {data.get('version')!r}; this Mediant reads version {PLAN_VERSION}."
+                    + (" Methods and grids had other names before it; plan again." if data.get("version") == 1 else "")
                 )
             plan = cls(**checked_fields(cls, data))
             if not (plan.recipe.isprintable() and plan.model_fingerprint.isprintable()):

@@ -22,18 +22,18 @@ from mediant.values import MOST_STEPS, Role, RowSpan
 
 # The grid whose codes of 2 bits stand for two weights at once; and the one in its place where each weight has to go
 # alone: among sparse ones, and where codes are trained.
-PAIRED, ALONE = {"name": "paired"}, {"name": "bell"}
+PAIRED, ALONE = {"name": "vq2d"}, {"name": "gaussian_int"}
 SPARSE_ROLES: tuple[Role, ...] = ("linear", "expert")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to compress. Specs name files under `methods`; `depths` are the bits per weight on offer.
+    """One way to compress. Specs name files under `methods`; `bit_widths` are the bits per weight on offer.
 
     `allocation` names how bytes are spent, a file in `allocation/strategies`, with what it may be told there. Most
-    strategies choose among the `depths` for matrices that a grid, a scale and a rounding quantize; others need none.
-    `method` is the form of quantized matrices. `balance` says how columns are scaled before rounding, `outliers` how
-    many are not rounded at all; without `rotate`.
+    strategies choose among the `bit_widths` for matrices that a grid, a scale and a rounding quantize; others need
+    none. `method` is the form of quantized matrices. `equalize` says how columns are scaled before rounding, `outliers`
+    how many are not rounded at all; without `rotate`.
     Unless `calibrated`, no text is read and no model is run: only weights are looked at.
     `structure` are stages before it that change the model, [name, fields] each (planning/stages.py). A `pattern` with
     its `score` makes linear layers sparse first; `block_steps`, `code_steps` and `tune_steps` follow rounding,
@@ -46,7 +46,7 @@ class Recipe:
     grid: Mapping[str, Any] = field(default_factory=dict)
     scale: Mapping[str, Any] = field(default_factory=dict)
     rounding: Mapping[str, Any] = field(default_factory=dict)
-    depths: tuple[int, ...] = ()
+    bit_widths: tuple[int, ...] = ()
     paper: str = ""
     evidence: str = ""
     group: int = 64
@@ -55,7 +55,7 @@ class Recipe:
     scale_steps: int = 8
     storage: Literal["rows", "tiles", "nested"] = "rows"
     rotate: bool = False
-    balance: Mapping[str, Any] = field(default_factory=dict)
+    equalize: Mapping[str, Any] = field(default_factory=dict)
     outliers: int = 0
     allocation: str | Mapping[str, Any] = "rate_distortion"
     bias_correction: bool = True
@@ -139,6 +139,6 @@ def _checked(recipe: Recipe) -> Recipe:
     if recipe.grid == PAIRED and (recipe.pattern or recipe.block_steps or recipe.code_steps):
         recipe = dataclasses.replace(recipe, grid=ALONE)
     checked_after(recipe.after)
-    if any(type(b) is not int or not 1 <= b <= 8 for b in recipe.depths):
-        raise ValueError("the depths are not whole numbers from 1 to 8")
-    return dataclasses.replace(recipe, depths=tuple(sorted(set(recipe.depths))))
+    if any(type(b) is not int or not 1 <= b <= 8 for b in recipe.bit_widths):
+        raise ValueError("the bit widths are not whole numbers from 1 to 8")
+    return dataclasses.replace(recipe, bit_widths=tuple(sorted(set(recipe.bit_widths))))

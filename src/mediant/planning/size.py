@@ -69,7 +69,7 @@ def check_range(target: int, smallest: int, largest: int) -> None:
         )
     if largest < FULLEST * target:
         raise SizeError(
-            f"The size {exact(target)} is more than this model takes at its greatest depth with this recipe: "
+            f"The size {exact(target)} is more than this model takes at its greatest bit width with this recipe: "
             f"{exact(largest)} is the largest.",
             smallest or None,
             largest,

@@ -24,7 +24,7 @@ FACTORS = ("low_rank", "factors", "whole")
 # How bytes are spent where matrices may become products.
 BY_RANKS = {"name": "ranks", "factors": "quantize"}
 PARTS = ("layers", "neurons", "heads", "hidden")
-# Beside the parts, how the stage prune chooses them and what it does then (pipeline/choose_parts.py).
+# Beside the parts, how the stage prune chooses them and what it does then (pipeline/choose_units.py).
 HOW = ("score", "refit")
 
 

@@ -12,7 +12,7 @@ from mediant import files
 from mediant.planning.size import human
 
 Figures = Mapping[str, Any]
-"""A table of pipeline/comparison.py as `dataclasses.asdict` gives it."""
+"""A table of pipeline/compare.py as `dataclasses.asdict` gives it."""
 
 UNKNOWN = "–"
 

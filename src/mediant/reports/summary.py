@@ -27,7 +27,7 @@ class TensorRow:
     weights: int
     bytes: int
     method: str
-    depth: str
+    bit_width: str
     certificate: Certificate | None
 
     @property
@@ -104,7 +104,7 @@ def _row(entry: Entry) -> TensorRow:
         weights=entry.info.size,
         bytes=nbytes({name: (part.dtype, part.shape) for name, part in entry.parts.items()}),
         method=words.full,
-        depth=words.depth or "–",
+        bit_width=words.bit_width or "–",
         certificate=entry.certificate,
     )
 

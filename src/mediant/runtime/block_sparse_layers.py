@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mediant.checkpoint.reader import Checkpoint
-from mediant.kernels.block_sparse import BlockSparse
+from mediant.kernels.block_sparse_matrix import BlockSparse
 
 
 def skip_zero_blocks(network: Any, checkpoint: Checkpoint) -> None:

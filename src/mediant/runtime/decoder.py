@@ -30,11 +30,11 @@ from mediant.models.folder import CHECKPOINT
 from mediant.progress import SILENT, Progress
 from mediant.runtime.activation_bits import USUAL, is_precise
 from mediant.runtime.description import Description, UnsupportedModel
-from mediant.runtime.dial import Dial
 from mediant.runtime.expansion import expanded
 from mediant.runtime.families import describe
 from mediant.runtime.kv_cache import KV_BITS, Sequence
-from mediant.runtime.weights import CheckpointSource, Source
+from mediant.runtime.tensor_source import CheckpointSource, Source
+from mediant.runtime.truncation_schedule import TruncationSchedule
 
 Floats = NDArray[np.float32]
 
@@ -111,7 +111,7 @@ class Decoder:
         except ValueError as problem:
             raise CheckpointError(f"The tensors are not those of a {description.family} decoder: {problem}.") from None
         self._views = [0] * len(self.matrices)
-        self._dial = Dial(self.matrices)
+        self._dial = TruncationSchedule(self.matrices)
 
     @classmethod
     def open(
@@ -140,7 +140,7 @@ class Decoder:
             return cls(description, CheckpointSource(expanded(checkpoint, progress)), *settings)
         from mediant.models.opening import open_model
         from mediant.models.weights import WeightReader
-        from mediant.runtime.weights import ModelSource
+        from mediant.runtime.tensor_source import ModelSource
 
         with WeightReader(open_model(str(path))) as reader:
             return cls(description, ModelSource(reader), *settings)

@@ -90,10 +90,10 @@ def _expand(checkpoint: Checkpoint, target: Path, progress: Progress) -> None:
     plans = {name: EXPANDED if e.plan.slow else e.plan for name, e in entries.items()}
     # An expansion runs and is not compressed again, so it need not know of structural edits.
     plan = replace(checkpoint.plan, tensors=plans, structure=())
-    companions = {name: checkpoint.folder / name for name in checkpoint.manifest.files}
+    sidecar_files = {name: checkpoint.folder / name for name in checkpoint.manifest.files}
     sides = {name: e.side for name, e in entries.items() if plans[name] is e.plan}
     tensors = progress.track(_encodings(checkpoint), "Expanding", len(entries))
-    write(target, model, plan, checkpoint.manifest.calibration, tensors, companions, sides)
+    write(target, model, plan, checkpoint.manifest.calibration, tensors, sidecar_files, sides)
 
 
 def _encodings(checkpoint: Checkpoint) -> Iterator[Encoding]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mediant.errors import ModelError, UsageError
-from mediant.runtime.generation import Request, check_room
+from mediant.runtime.generation import GenerationRequest, check_room
 from mediant.runtime.sampling import sampler
 from mediant.runtime.speculative import BURST, rounds_of
 
@@ -25,7 +25,7 @@ class NativeWriter:
         self._sequence = decoder.sequence()
         self._read: list[int] = []
 
-    def write(self, tokens: Sequence[int], request: Request) -> Iterator[int]:
+    def write(self, tokens: Sequence[int], request: GenerationRequest) -> Iterator[int]:
         """Reads all but the last token, then writes; errors as for `Decoder.prefill`.
 
         Raises:
@@ -50,7 +50,7 @@ class NativeWriter:
         state.saw(np.asarray(tokens, np.int32))
         yield from self._go_on(int(tokens[-1]), min(request.max_tokens, room), state, request)
 
-    def _go_on(self, last: int, count: int, state: Any, request: Request) -> Iterator[int]:
+    def _go_on(self, last: int, count: int, state: Any, request: GenerationRequest) -> Iterator[int]:
         stops = sorted(request.stop_tokens)
         while count > 0:
             if request.policy is not None:
@@ -96,7 +96,7 @@ class TransformersWriter:
         self._network = network
         self.positions: int | None = getattr(network.config.get_text_config(), "max_position_embeddings", None)
 
-    def write(self, tokens: Sequence[int], request: Request) -> Iterator[int]:
+    def write(self, tokens: Sequence[int], request: GenerationRequest) -> Iterator[int]:
         """Reads the tokens and writes.
 
         Raises:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """What to write behind a prompt, and how.
 
     `precision` is the number of bits of a code to use (`dial`), where the model is stored so that it can be read with
@@ -36,7 +36,7 @@ class Writer(Protocol):
 
     positions: int | None
 
-    def write(self, tokens: Sequence[int], request: Request) -> Iterator[int]:
+    def write(self, tokens: Sequence[int], request: GenerationRequest) -> Iterator[int]:
         """The tokens behind the given ones, up to and with the first stop token."""
 
 

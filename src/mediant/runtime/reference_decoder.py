@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediant.runtime.description import Description, LayerShape
-from mediant.runtime.weights import Source
+from mediant.runtime.tensor_source import Source
 
 Reals = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mediant.runtime.decoder import Decoder
-    from mediant.runtime.generation import Request
+    from mediant.runtime.generation import GenerationRequest
     from mediant.runtime.kv_cache import Sequence
 
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 BURST = 4
 
 
-def rounds_of(decoder: Decoder, sequence: Sequence, last: int, state: Any, request: Request, count: int) -> list[int]:
+def rounds_of(
+    decoder: Decoder, sequence: Sequence, last: int, state: Any, request: GenerationRequest, count: int
+) -> list[int]:
     """Drafts, judged: `count` tokens behind `last`, which the sequence does not hold yet, or fewer up to a stop."""
     draft, whole = decoder.views(request.draft), decoder.views(request.precision)
     stops = sorted(request.stop_tokens)

@@ -11,10 +11,10 @@ import torch
 from mediant.models.matrix_form import to_matrix
 from mediant.models.weights import WeightReader
 from mediant.progress import SILENT, Progress
-from mediant.statistics.families import Families, families
+from mediant.statistics.distributions import Families, families
 from mediant.statistics.moments import Moments, merge, moments, outliers
+from mediant.statistics.quantization_order import Sensitivity, Target, nominal_loss, order, sensitivity
 from mediant.statistics.spectrum import Spectrum, spectrum
-from mediant.statistics.targets import Sensitivity, Target, nominal_loss, order, sensitivity
 from mediant.values import Array, LayerStatistics, Model, Role, Statistics, TensorInfo
 from mediant.workers import ordered
 

@@ -29,8 +29,8 @@ from mediant.models.head_in_pieces import HeadInPieces, pieces_for
 from mediant.models.reference import load_reference
 from mediant.models.running import hidden_states
 from mediant.progress import SILENT, Progress
-from mediant.statistics import experts
-from mediant.statistics.calibration import CalibrationText
+from mediant.statistics import expert_inputs
+from mediant.statistics.calibration_text import CalibrationText
 from mediant.statistics.hessian import Accumulator
 from mediant.values import Array, LayerStatistics, Model, Statistics, TensorInfo
 from mediant.workers import Turns, compute_alone, ordered, return_memory
@@ -74,7 +74,7 @@ def collect(
     length = text.windows.shape[1]
     tokens, backward = len(windows) * length, len(windows[:: recorder.stride]) * length
     layers = {t.name: s for t in model.tensors if (s := layer_statistics(t, totals, tokens, backward)) is not None}
-    if (few := experts.warning(layers)) is not None:
+    if (few := expert_inputs.warning(layers)) is not None:
         progress.say(few)
     return Statistics(layers, model.fingerprint, text.fingerprint, tokens, text.source)
 
@@ -111,7 +111,7 @@ class Recorder:
         if self.stride > 1:
             _spare_logits(network.get_output_embeddings())
         modules = dict(network.named_modules())
-        experts.watch(network, model, tempered, self._add, self._add_inputs)
+        expert_inputs.watch(network, model, tempered, self._add, self._add_inputs)
         for info in model.tensors:
             for name in (info.name, *info.aliases):
                 module = modules.get(name.rpartition(".")[0])
@@ -312,7 +312,7 @@ def layer_statistics(info: TensorInfo, totals: Sums, tokens: int, backward: int)
     part: dict[str, Array] = {k: v / (backward if k in BACKWARD_PARTS else tokens) for k, v in raw.items()}
     if info.role == "expert":
         alike = bool(totals.get((info.name, "alike"), 0))
-        return experts.by_expert(raw, alike, tokens) if "fisher" in part else None
+        return expert_inputs.by_expert(raw, alike, tokens) if "fisher" in part else None
     # The Fisher of a logit is known without sampling.
     fisher = part.get("variance", part.get("fisher"))
     if "columns" in part:

@@ -24,8 +24,8 @@ import torch
 
 from mediant.models.block_stream import BlockCall, BlockStream, States
 from mediant.progress import SILENT, Progress
-from mediant.statistics import experts
-from mediant.statistics.calibration import CalibrationText
+from mediant.statistics import expert_inputs
+from mediant.statistics.calibration_text import CalibrationText
 from mediant.statistics.hessian import Accumulator, Hessians
 from mediant.statistics.sensitivity import BACKWARD_PARTS, Recorder, Sums, layer_statistics
 from mediant.values import Model, Statistics
@@ -58,7 +58,7 @@ def collect_streamed(
     windows, length = text.windows.shape
     tokens, backward = windows * length, len(passes.backward) * length
     layers = {t.name: s for t in model.tensors if (s := layer_statistics(t, passes.totals, tokens, backward))}
-    if (few := experts.warning(layers)) is not None:
+    if (few := expert_inputs.warning(layers)) is not None:
         progress.say(few)
     statistics = Statistics(layers, model.fingerprint, text.fingerprint, tokens, text.source)
     return statistics, Hessians(folder, passes.inputs)

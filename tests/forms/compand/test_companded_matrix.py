@@ -23,10 +23,10 @@ def matrices(draw):
     rows, columns = draw(st.integers(1, 20)), draw(st.integers(1, 9))
     count = cluster_count(rows, size)
     clusters = generator.permutation(np.arange(rows) * count // rows).astype(np.uint8)
-    depths = generator.integers(0, 9, (count, columns)).astype(np.uint8)
-    codes = (generator.integers(0, 256, (rows, columns)) % (1 << depths[clusters].astype(int))).astype(np.uint8)
-    scales, centres = (to_float32(from_float32(generator.random(depths.shape, np.float32))) for _ in range(2))
-    return CompandedMatrix(codes, clusters, depths, scales, centres), size
+    bit_widths = generator.integers(0, 9, (count, columns)).astype(np.uint8)
+    codes = (generator.integers(0, 256, (rows, columns)) % (1 << bit_widths[clusters].astype(int))).astype(np.uint8)
+    scales, centres = (to_float32(from_float32(generator.random(bit_widths.shape, np.float32))) for _ in range(2))
+    return CompandedMatrix(codes, clusters, bit_widths, scales, centres), size
 
 
 @given(matrices())
@@ -35,7 +35,7 @@ def test_parts_come_back_in_the_shapes_that_were_planned(case):
     rows, columns = matrix.codes.shape
     parts = matrix.parts()
     plan = Compand(multiplier=1.0, rate=3.0, cluster=size)
-    side = Length(code_bytes(matrix.depths, matrix.clusters))
+    side = Length(code_bytes(matrix.bit_widths, matrix.clusters))
     info = TensorInfo("w", (rows, columns), "float32", "linear", "out_in")
     names = {"uint8": np.uint8, "bfloat16": np.uint16}
     expected = {name: (names[kind], shape) for name, (kind, shape) in plan.parts(info, side).items()}
@@ -51,7 +51,7 @@ def test_weights_are_those_of_the_formula(case):
     found = matrix.matrix()
     for i, j in np.ndindex(matrix.codes.shape):
         cluster = matrix.clusters[i]
-        bits = int(matrix.depths[cluster, j])
+        bits = int(matrix.bit_widths[cluster, j])
         t = 0.0
         if bits:
             u = (int(matrix.codes[i, j]) + 0.5) / 2**bits
@@ -69,9 +69,9 @@ def test_levels_are_odd_and_ascend():
 
 
 def small():
-    depths = np.array([[2, 0, 8]], np.uint8)
+    bit_widths = np.array([[2, 0, 8]], np.uint8)
     ones = np.ones((1, 3), np.float32)
-    return CompandedMatrix(np.zeros((4, 3), np.uint8), np.zeros(4, np.uint8), depths, ones, ones)
+    return CompandedMatrix(np.zeros((4, 3), np.uint8), np.zeros(4, np.uint8), bit_widths, ones, ones)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def small():
     [
         ("codes", np.zeros(4, np.uint8), "as many codes"),
         ("codes", np.zeros(6, np.uint8), "as many codes"),
-        ("depths", pack(np.array([2, 0, 9], np.uint8), 4), "9 bits"),
+        ("bit_widths", pack(np.array([2, 0, 9], np.uint8), 4), "9 bits"),
         ("clusters", pack(np.array([0, 1, 0, 0], np.uint8), 1), "clusters"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from mediant.forms.compand.companded_matrix import levels
 from mediant.forms.compand.compander import codes, decoded, fit
 from mediant.forms.compand.demands import clusters, demand
-from mediant.forms.compand.encode import at_depths
+from mediant.forms.compand.encode import at_bit_widths
 from mediant.methods.layer import prepare
 
 # Quadrature of a standard Gaussian: the midpoints of equal steps, and their probabilities.
@@ -51,16 +51,16 @@ def test_every_level_is_in_its_own_cell():
         assert found.tolist() == list(range(2**bits))
 
 
-def test_the_search_never_loses_and_gains_much_at_low_depths():
+def test_the_search_never_loses_and_gains_much_at_low_bit_widths():
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(120, 40, generator=generator) + 0.2
-    depths = torch.arange(40) % 9
+    bit_widths = torch.arange(40) % 9
     errors = [
-        (decoded(codes(weights, *pair, depths), *pair, depths) - weights).square().sum(0)
-        for pair in (fit(weights, depths, search=False), fit(weights, depths))
+        (decoded(codes(weights, *pair, bit_widths), *pair, bit_widths) - weights).square().sum(0)
+        for pair in (fit(weights, bit_widths, search=False), fit(weights, bit_widths))
     ]
     assert (errors[1] <= errors[0]).all()
-    assert errors[1][depths == 2].sum() < 0.6 * errors[0][depths == 2].sum()
+    assert errors[1][bit_widths == 2].sum() < 0.6 * errors[0][bit_widths == 2].sum()
 
 
 @pytest.mark.parametrize("row", [0, 1, 399])
@@ -68,16 +68,16 @@ def test_one_weight_far_from_all_others_is_not_cut_off(row):
     # So SmolLM2 writes its massive activations: 5.9 in a column of weights of 0.04. Which row it is must not matter.
     weights = 0.04 * torch.randn(400, 1, generator=torch.Generator().manual_seed(1))
     weights[row] = 5.9
-    depths = torch.tensor([6])
-    pair = fit(weights, depths)
-    assert abs(float(decoded(codes(weights, *pair, depths), *pair, depths)[row]) - 5.9) < 0.3
+    bit_widths = torch.tensor([6])
+    pair = fit(weights, bit_widths)
+    assert abs(float(decoded(codes(weights, *pair, bit_widths), *pair, bit_widths)[row]) - 5.9) < 0.3
 
 
 def test_equal_weights_are_kept():
     weights = torch.full((10, 3), 0.5)
-    depths = torch.tensor([0, 1, 8])
-    pair = fit(weights, depths)
-    assert torch.equal(decoded(codes(weights, *pair, depths), *pair, depths), weights)
+    bit_widths = torch.tensor([0, 1, 8])
+    pair = fit(weights, bit_widths)
+    assert torch.equal(decoded(codes(weights, *pair, bit_widths), *pair, bit_widths), weights)
 
 
 def test_clusters_hold_rows_that_are_alike():
@@ -95,12 +95,16 @@ def test_an_encoding_decodes_to_what_was_measured():
     matrix = generator.normal(size=(12, 9)).astype(np.float32)
     layer = prepare(matrix, None, None)
     of_rows = clusters(matrix, np.ones(12), 6)
-    depths = (np.arange(18) % 9).reshape(2, 9).astype(np.uint8)
-    found = at_depths(layer, of_rows, depths)
+    bit_widths = (np.arange(18) % 9).reshape(2, 9).astype(np.uint8)
+    found = at_bit_widths(layer, of_rows, bit_widths)
     error = np.square(found.matrix - matrix.astype(np.float64)).sum() / np.square(matrix.astype(np.float64)).sum()
     assert found.certificate.relative_error == pytest.approx(error, rel=1e-9)
-    finest = depths[of_rows] == 8
-    assert np.abs(found.matrix - matrix)[finest].max() < 0.1 < np.abs(found.matrix - matrix)[depths[of_rows] == 0].max()
+    finest = bit_widths[of_rows] == 8
+    assert (
+        np.abs(found.matrix - matrix)[finest].max()
+        < 0.1
+        < np.abs(found.matrix - matrix)[bit_widths[of_rows] == 0].max()
+    )
 
 
 def test_a_demand_is_the_mean_of_its_groups():

@@ -17,12 +17,12 @@ demands = st.lists(st.floats(-20, 20), min_size=1, max_size=4).map(np.array)
 ALL = {n: np.array(list(itertools.product(range(9), repeat=n))) for n in range(1, 5)}
 
 
-def distortion(demand, depths):
-    return (2.0**demand * 4.0 ** -np.asarray(depths, float)).sum(axis=-1)
+def distortion(demand, bit_widths):
+    return (2.0**demand * 4.0 ** -np.asarray(bit_widths, float)).sum(axis=-1)
 
 
 @given(demands, st.floats(-40, 30))
-def test_no_other_whole_depths_with_as_few_bits_are_better(demand, log2_v):
+def test_no_other_whole_bit_widths_with_as_few_bits_are_better(demand, log2_v):
     found = whole(demand, log2_v)
     others = ALL[len(demand)]
     best = distortion(demand, others[others.sum(axis=1) <= found.sum()]).min()
@@ -30,7 +30,7 @@ def test_no_other_whole_depths_with_as_few_bits_are_better(demand, log2_v):
     assert distortion(demand, found) <= best * (1 + 1e-14)
 
 
-def test_other_depths_would_have_been_worse():
+def test_other_bit_widths_would_have_been_worse():
     demand = np.array([0.0, 8.0])
     assert whole(demand, -3.0).tolist() == [2, 6]
     assert distortion(demand, [3, 5]) > distortion(demand, [2, 6]) < distortion(demand, [1, 7])
@@ -44,7 +44,7 @@ def test_newton_meets_the_rate(demand, rate):
 
 
 @given(demands, st.floats(0, 8))
-def test_whole_depths_keep_to_the_rate_and_use_it(demand, rate):
+def test_whole_bit_widths_keep_to_the_rate_and_use_it(demand, rate):
     sizes = np.arange(1.0, len(demand) + 1)
     log2_v = within(demand, sizes, rate)
     assert np.average(whole(demand, log2_v), weights=sizes) <= rate

@@ -110,8 +110,8 @@ def test_runs_that_do_not_fit_are_refused(runs):
         quantized(matrix(), dataclasses.replace(PLAN, runs=runs))
 
 
-def test_a_depth_that_the_grid_does_not_have_is_refused():
-    with pytest.raises(PlanError, match=r"depths \(1,\)"):
+def test_a_bit_width_that_the_grid_does_not_have_is_refused():
+    with pytest.raises(PlanError, match=r"bit widths \(1,\)"):
         quantized(matrix(), dataclasses.replace(PLAN, runs=(RowSpan(12, 1),)))
 
 
@@ -157,9 +157,9 @@ def test_a_full_metric_counts_correlated_errors_in_any_basis(basis, tied):
     assert prepare(weights, plan.rotation, s, h).loss(turned) == pytest.approx(expected, rel=1e-4)
 
 
-LATTICE = dataclasses.replace(
+BABAI = dataclasses.replace(
     PLAN,
-    grid={"name": "normal"},
+    grid={"name": "gaussian"},
     scale={"name": "exact"},
     rounding={"name": "babai"},
     scale_bits=3,
@@ -172,18 +172,18 @@ LATTICE = dataclasses.replace(
 
 @pytest.mark.parametrize("columns", [40, 48, 35])
 def test_babai_parts_decode_to_what_was_measured(columns):
-    result = quantized(matrix(columns=columns), LATTICE, None, hessian(columns))
+    result = quantized(matrix(columns=columns), BABAI, None, hessian(columns))
     info = TensorInfo("w", (12, columns), "float32", "linear", "out_in")
-    decoded = Encoding(info, LATTICE, result.parts, result.certificate).decode()
+    decoded = Encoding(info, BABAI, result.parts, result.certificate).decode()
     np.testing.assert_array_equal(decoded, rotate_back(result.matrix, 0))
 
 
 def test_babai_loses_less_than_nearest_in_the_metric():
     weights, h = matrix(64, 64), hessian(64)
     runs = (RowSpan(64, 3),)
-    lattice = dataclasses.replace(LATTICE, runs=runs)
-    nearest = dataclasses.replace(lattice, rounding={"name": "nearest"}, scale_bits=6, scale_signed=True)
-    losses = [quantized(weights, p, None, h).certificate.weighted_error for p in (lattice, nearest)]
+    factored = dataclasses.replace(BABAI, runs=runs)
+    nearest = dataclasses.replace(factored, rounding={"name": "nearest"}, scale_bits=6, scale_signed=True)
+    losses = [quantized(weights, p, None, h).certificate.weighted_error for p in (factored, nearest)]
     assert losses[0] < 0.9 * losses[1]
 
 
@@ -192,7 +192,7 @@ def test_babai_loses_less_than_nearest_in_the_metric():
 )
 def test_babai_refuses_what_it_cannot_serve(change):
     with pytest.raises(PlanError, match="Babai"):
-        quantized(matrix(), dataclasses.replace(LATTICE, **change))
+        quantized(matrix(), dataclasses.replace(BABAI, **change))
 
 
 def test_curves_are_the_loss_of_the_quantizer_itself():
@@ -213,7 +213,7 @@ def test_rows_of_keeps_the_rows():
     assert len(part.output_fisher) == len(part.head_fisher) == 2
 
 
-PAIRS = Quantize(grid={"name": "paired"}, scale={"name": "exact"}, rounding={"name": "babai"},
+PAIRS = Quantize(grid={"name": "vq2d"}, scale={"name": "exact"}, rounding={"name": "babai"},
     runs=(RowSpan(7, 2), RowSpan(5, 3)), group=32, scale_bits=3, scale_signed=False, scale_steps=4,
     basis={"name": "rotation", "seed": 0},
 )  # fmt: skip
@@ -232,8 +232,8 @@ def test_pairs_decode_to_what_was_measured(storage, columns):
 
 def test_pairs_lose_less_than_levels():
     h = hessian(96)
-    weights, levels = matrix(64, 96), dataclasses.replace(PAIRS, grid={"name": "bell"}, runs=(RowSpan(64, 2),))
-    pairs = dataclasses.replace(levels, grid={"name": "paired"})
+    weights, levels = matrix(64, 96), dataclasses.replace(PAIRS, grid={"name": "gaussian_int"}, runs=(RowSpan(64, 2),))
+    pairs = dataclasses.replace(levels, grid={"name": "vq2d"})
     losses = [quantized(weights, plan, None, h).certificate.weighted_error for plan in (pairs, levels)]
     assert losses[0] < 0.97 * losses[1]
 

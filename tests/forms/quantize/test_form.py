@@ -28,12 +28,12 @@ def plans(draw: st.DrawFn) -> tuple[TensorInfo, Quantize, GridInfo]:
     columns, group = draw(st.integers(1, 40)), draw(st.integers(1, 50))
     info = TensorInfo("w", (sum(run.rows for run in runs), columns), "float32", "linear", "out_in")
     scale_bits = draw(st.sampled_from((3, 4, 5, 6, 7, 8, 16)))
-    depths = {run.bits for run in runs}
+    bit_widths = {run.bits for run in runs}
     form = draw(
         st.sampled_from(
             (
-                GridInfo(first=dict.fromkeys(depths, 0.0)),
-                GridInfo(counts={bits: 1 << (bits - 1) for bits in depths}),
+                GridInfo(first=dict.fromkeys(bit_widths, 0.0)),
+                GridInfo(counts={bits: 1 << (bits - 1) for bits in bit_widths}),
                 GridInfo(zero_point=True),
             )
         )
@@ -152,8 +152,8 @@ def test_a_grid_shows_its_form_without_the_weights(spec: dict, form: GridInfo) -
     assert dataclasses.replace(PLAN, grid=spec, runs=(RowSpan(3, 5), RowSpan(1, 2))).side(MATRIX) == form
 
 
-def test_a_grid_without_such_a_depth_is_refused() -> None:
-    with pytest.raises(PlanError, match=r"does not have the depths \(3, 5\)"):
+def test_a_grid_without_such_a_bit_width_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"does not have the bit widths \(3, 5\)"):
         dataclasses.replace(PLAN, grid={"name": "floats"}).side(MATRIX)
 
 

@@ -14,7 +14,7 @@ from mediant.forms.quantize import outliers
 from mediant.forms.quantize.encode import quantize
 from mediant.forms.quantize.form import Quantize
 from mediant.methods.layer import prepare
-from mediant.statistics.lattice import damped
+from mediant.statistics.metric_factors import damped
 from mediant.values import RowSpan, TensorInfo
 
 PLAN = Quantize(

@@ -40,7 +40,7 @@ PLANS = [
     dataclasses.replace(CAST, pattern={"name": "blocks", "height": 4, "width": 8}, score={"name": "wanda"}),
     GRID,
     dataclasses.replace(quantized(scale_bits=16, rounding={"name": "nearest"}), score={"name": "magnitude"}),
-    quantized(grid={"name": "normal"}, group=20),
+    quantized(grid={"name": "gaussian"}, group=20),
 ]
 
 

@@ -31,7 +31,7 @@ def test_four_bits():
 
 
 @pytest.mark.parametrize("format", LAYOUTS)
-def test_the_depth_is_that_of_the_format(format):
+def test_the_bit_width_is_that_of_the_format(format):
     own = int(format[2])
     for bits in set(range(1, 9)) - {own}:
         with pytest.raises(ValueError, match=f"{format} has {own} bits, not {bits}"):

@@ -14,7 +14,7 @@ from mediant.values import RowSpan
 
 def plan(**rounding):
     return Quantize(
-        grid={"name": "normal"},
+        grid={"name": "gaussian"},
         scale={"name": "exact"},
         rounding={"name": "babai", **rounding},
         runs=(RowSpan(40, 3),),

@@ -15,7 +15,7 @@ from mediant.methods.layer import prepare
 from mediant.methods.rounding.gptq import Gptq
 from mediant.methods.scales import Fit
 from mediant.methods.scales.absmax import Absmax
-from mediant.statistics.lattice import damped, lattice
+from mediant.statistics.metric_factors import damped, factorize
 from mediant.values import RowSpan
 
 LEVELS = np.arange(-3.0, 4)
@@ -60,7 +60,7 @@ def by_formula(matrix, metric, group):
 def test_codes_are_those_of_the_formula(columns):
     matrix, h = problem(columns)
     metric = damped(h, 0.01)
-    codes = Gptq().on_lattice(matrix, lattice(metric), LEVELS, 16, fit).codes
+    codes = Gptq().on_factors(matrix, factorize(metric), LEVELS, 16, fit).codes
     expected = by_formula(matrix, metric, 16)
     # float32 against float64: a weight within a few epsilons of a middle may fall to either side, rarely.
     assert (codes != expected).mean() < 0.01
@@ -69,7 +69,7 @@ def test_codes_are_those_of_the_formula(columns):
 
 def test_a_diagonal_metric_gives_nearest_rounding():
     matrix, _ = problem()
-    codes, scale, zero, _, outside = Gptq().on_lattice(matrix, lattice(np.diag(np.arange(1.0, 41))), LEVELS, 8, fit)
+    codes, scale, zero, _, outside = Gptq().on_factors(matrix, factorize(np.diag(np.arange(1.0, 41))), LEVELS, 8, fit)
     groups = matrix.reshape(-1, 8)
     nearest = nearest_code(groups, scale.reshape(-1), zero.reshape(-1), LEVELS)
     np.testing.assert_array_equal(codes, nearest.reshape(codes.shape))
@@ -81,7 +81,8 @@ def test_an_order_that_is_the_natural_one_changes_only_when_scales_are_fitted():
     falling = np.argsort(-np.diag(h))
     metric = h[np.ix_(falling, falling)]
     one_group = [
-        Gptq(order=order).on_lattice(matrix, lattice(metric), LEVELS, 32, fit) for order in ("natural", "largest_first")
+        Gptq(order=order).on_factors(matrix, factorize(metric), LEVELS, 32, fit)
+        for order in ("natural", "largest_first")
     ]
     for natural, ordered in zip(*(found[:3] for found in one_group), strict=True):
         np.testing.assert_array_equal(natural, ordered)

@@ -1,4 +1,4 @@
-"""Nested codes: their tables, what their leading bits decode to, and that each depth is nearly as good as alone."""
+"""Nested codes: their tables, what their leading bits decode to, and that each bit width is nearly as good as alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INFO = TensorInfo("w", (ROWS, COLUMNS), "float32", "linear", "out_in")
 
 def plan(name, bits):
     return Quantize(
-        grid={"name": "nested" if name == "nested" else "normal"},
+        grid={"name": "nested" if name == "nested" else "gaussian"},
         scale={"name": "exact"},
         rounding={"name": name},
         runs=(RowSpan(ROWS, bits),),
@@ -51,7 +51,7 @@ def losses(chosen, planes):
     return [there.loss(rotate(encoding.decode(planes=p), 0)) for p in planes]
 
 
-def test_every_depth_is_worth_its_bits():
+def test_every_bit_width_is_worth_its_bits():
     """None is as good as codes made for it alone, but each is better than those of one bit less."""
     together = losses(plan("nested", 4), (4, 3, 2))
     alone = {bits: losses(plan("babai", bits), (bits,))[0] for bits in (4, 3, 2)}
@@ -107,7 +107,7 @@ def test_steps_are_whole_for_kernels():
 
 
 def test_other_grids_are_refused():
-    chosen = dataclasses.replace(plan("nested", 4), grid={"name": "normal"})
+    chosen = dataclasses.replace(plan("nested", 4), grid={"name": "gaussian"})
     with pytest.raises((PlanError, ValueError), match="grid nested"):
         quantize(layer(chosen), chosen)
 

@@ -16,7 +16,9 @@ from mediant.values import RowSpan
 
 
 def _plan(rounding: str, bits: int = 3, **changes):
-    recipe = dataclasses.replace(load_recipe("default"), grid={"name": "bell"}, rounding={"name": rounding}, **changes)
+    recipe = dataclasses.replace(
+        load_recipe("default"), grid={"name": "gaussian_int"}, rounding={"name": rounding}, **changes
+    )
     return recipe.tensor_plan((RowSpan(24, bits),))
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mediant.models.opening import open_model
-from mediant.pipeline.apply_edits import School, structured
+from mediant.pipeline.apply_edits import LearningContext, apply_edits
 from mediant.pipeline.workspace import Workspace
 
 
@@ -21,7 +21,7 @@ def edited_network(tiny_folder: Callable[[str], Path], tmp_path: Path) -> Callab
 
     def network(name: str, *edits: Mapping[str, Any]) -> PreTrainedModel:
         original = open_model(str(tiny_folder(name)))
-        model = structured(original, edits, School(original, lambda: torch.zeros(1, 2), Workspace(tmp_path)))
+        model = apply_edits(original, edits, LearningContext(original, lambda: torch.zeros(1, 2), Workspace(tmp_path)))
         assert (model.unedited, model.edits) == (original, edits)
         loaded, report = AutoModelForCausalLM.from_pretrained(model.path, output_loading_info=True)
         assert not any(report.values())

@@ -56,7 +56,7 @@ def thinned(network, part):
 
 
 def refitted(student, teacher, **fields):
-    return Refit(**fields).learned(copy.deepcopy(student), teacher, WINDOWS, SILENT, None, lambda state: None)
+    return Refit(**fields).train(copy.deepcopy(student), teacher, WINDOWS, SILENT, None, lambda state: None)
 
 
 CASES = [(name, "neurons") for name in ("llama_tied", "qwen3", "gemma2", "phi", "gpt2")]
@@ -154,4 +154,4 @@ def test_bad_parameters_are_refused(tiny_network):
             Refit(**fields)
     network = tiny_network("llama")
     with pytest.raises(PlanError, match="two windows"):
-        Refit().learned(network, network, WINDOWS[:1], SILENT, None, lambda state: None)
+        Refit().train(network, network, WINDOWS[:1], SILENT, None, lambda state: None)

@@ -93,7 +93,7 @@ def test_learning_goes_on_where_it_was_stopped(edited_network):
     def learned(state, steps=20):
         mixture, dense = edited_network("llama", edit(1)), edited_network("llama", edit(EXPERTS))
         keep = lambda s: states.append({k: v.clone() for k, v in s.items()})  # noqa: E731
-        return TuneExperts(steps).learned(mixture, dense, windows, SILENT, state, keep)
+        return TuneExperts(steps).train(mixture, dense, windows, SILENT, state, keep)
 
     whole = learned(None)
     again = learned(states[0])
@@ -105,4 +105,4 @@ def test_learning_goes_on_where_it_was_stopped(edited_network):
 
 def test_a_model_without_experts_is_refused(tiny_network):
     with pytest.raises(PlanError, match="split_ffn"):
-        TuneExperts().learned(tiny_network("llama"), tiny_network("llama"), TOKENS, SILENT, None, lambda s: None)
+        TuneExperts().train(tiny_network("llama"), tiny_network("llama"), TOKENS, SILENT, None, lambda s: None)

@@ -19,7 +19,7 @@ from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
 from mediant.pipeline.compress import begun, compress
 from mediant.pipeline.encode import encodings
-from mediant.pipeline.request import Request
+from mediant.pipeline.request import CompressRequest
 from mediant.pipeline.stages.train_codes import _Pupil, _stored
 
 RECIPE = """
@@ -31,7 +31,7 @@ stages:
 
 
 # The default recipe with each weight by itself.
-ALONE = "{description: alone, stages: [quantize: {recipe: default, grid: {name: bell}}]}"
+ALONE = "{description: alone, stages: [quantize: {recipe: default, grid: {name: gaussian_int}}]}"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def plain(tiny_folder, text, feasible, alone, tmp_path_factory):
     """A tiny model near its smallest size, rounded."""
     folder, size = tmp_path_factory.mktemp("rounded"), str(feasible("llama_tied")[0] + 2000)
     model = str(tiny_folder("llama_tied"))
-    return compress(Request(model, folder / "plain", size=size, recipe=alone, calibration=text))
+    return compress(CompressRequest(model, folder / "plain", size=size, recipe=alone, calibration=text))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def trained(plain, tiny_folder, text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     plan = planned(plain, folder / "plan.json", block_steps=12, code_steps=30)
     said = []
-    request = Request(str(tiny_folder("llama_tied")), folder / "out", plan=plan, calibration=text)
+    request = CompressRequest(str(tiny_folder("llama_tied")), folder / "out", plan=plan, calibration=text)
     # So few steps only reach another code at a higher rate.
     at_rate(monkeymodule := pytest.MonkeyPatch(), 2e-2)
     progress = type("Said", (), {"say": said.append, "track": lambda s, items, *_: iter(items)})()
@@ -117,10 +117,12 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize("recipe", [pytest.param("rtn", marks=SLOW), "hqq", pytest.param("gptq", marks=SLOW), "alone"])
 def test_a_latent_that_did_not_learn_gives_the_same_parts(recipe, tiny_folder, text, feasible, alone, tmp_path):
-    """Codes of any layout and depth, scales and zero points survive: into a latent and back is the identity."""
+    """Codes of any layout and bit width, scales and zero points survive: into a latent and back is the identity."""
     recipe = alone if recipe == "alone" else recipe
     size = str(sum(feasible("gpt2", recipe)) // 2)
-    with begun(Request(str(tiny_folder("gpt2")), tmp_path / "out", size=size, recipe=recipe, calibration=text)) as run:
+    with begun(
+        CompressRequest(str(tiny_folder("gpt2")), tmp_path / "out", size=size, recipe=recipe, calibration=text)
+    ) as run:
         plan = run.plan()
         pupil = _Pupil(run, plan, {e.info.name: e for e in encodings(run, plan)})
         assert len(pupil.names) == 8
@@ -138,7 +140,7 @@ def test_a_stopped_run_goes_on_with_the_same_bytes(plain, tiny_folder, text, con
     monkeypatch.setattr("mediant.pipeline.stages.train_codes.KEEP_EVERY", 3)
     plan = planned(plain, tmp_path / "plan.json", block_steps=3, code_steps=8, tune_steps=2)
     model = str(tiny_folder("llama_tied"))
-    whole = compress(Request(model, tmp_path / "whole", plan=plan, calibration=text))
+    whole = compress(CompressRequest(model, tmp_path / "whole", plan=plan, calibration=text))
     from mediant.pipeline import workspace
 
     written, write = [], workspace.Workspace.write
@@ -154,8 +156,8 @@ def test_a_stopped_run_goes_on_with_the_same_bytes(plain, tiny_folder, text, con
     stops = ["model.layers.0-3", "latents-3-8", "codes-3-8"]
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            compress(Request(model, tmp_path / "out", plan=plan, calibration=text))
-    compress(Request(model, tmp_path / "out", plan=plan, calibration=text))
+            compress(CompressRequest(model, tmp_path / "out", plan=plan, calibration=text))
+    compress(CompressRequest(model, tmp_path / "out", plan=plan, calibration=text))
     assert written.count("model.layers.0-3") == written.count("model.layers.1-3") == written.count("codes-3-8") == 1
     # Kept at step 3, before the stop, and at step 6, after it.
     assert written.count("latents-3-8") == 2
@@ -165,7 +167,7 @@ def test_a_stopped_run_goes_on_with_the_same_bytes(plain, tiny_folder, text, con
 def test_what_does_not_help_is_not_kept(plain, tiny_folder, text, tmp_path, monkeypatch):
     at_rate(monkeypatch, 10.0)
     plan = planned(plain, tmp_path / "plan.json", block_steps=3, code_steps=3)
-    found = compress(Request(str(tiny_folder("llama_tied")), tmp_path / "out", plan=plan, calibration=text))
+    found = compress(CompressRequest(str(tiny_folder("llama_tied")), tmp_path / "out", plan=plan, calibration=text))
     for name in plain.tensors:
         assert np.array_equal(plain.weight(name), found.weight(name))
 
@@ -176,7 +178,9 @@ def test_a_recipe_trains_codes_to_the_byte(name, tiny_folder, text, feasible, tm
     recipe = tmp_path / "trains.yaml"
     recipe.write_text(RECIPE % "default")
     size = str(sum(feasible(name)) // 2)
-    found = compress(Request(str(tiny_folder(name)), tmp_path / "out", size=size, recipe=str(recipe), calibration=text))
+    found = compress(
+        CompressRequest(str(tiny_folder(name)), tmp_path / "out", size=size, recipe=str(recipe), calibration=text)
+    )
     assert (found.plan.block_steps, found.plan.code_steps) == (6, 4)
     assert files.folder_bytes(found.folder) <= int(size)
     assert files.folder_bytes(found.folder) > int(size) - 200
@@ -186,25 +190,29 @@ def test_refusals(plain, tiny_folder, text, tmp_path):
     recipe = tmp_path / "trains.yaml"
     recipe.write_text(RECIPE % "svd")
     with pytest.raises(PlanError, match="or factors"):
-        compress(Request(str(tiny_folder("llama")), tmp_path / "out", size="60kB", recipe=str(recipe)))
+        compress(CompressRequest(str(tiny_folder("llama")), tmp_path / "out", size="60kB", recipe=str(recipe)))
     recipe.write_text(RECIPE % "rtn")
     with pytest.raises(UsageError, match="predicts tokens"):
-        compress(Request(str(tiny_folder("bert")), tmp_path / "out", size="60kB", recipe=str(recipe), calibration=text))
+        compress(
+            CompressRequest(
+                str(tiny_folder("bert")), tmp_path / "out", size="60kB", recipe=str(recipe), calibration=text
+            )
+        )
     cast = {n: kept("float16") for n in plain.plan.tensors}
     plan = tmp_path / "plan.json"
     plan.write_text(dataclasses.replace(plain.plan, tensors=cast, block_steps=1).to_json())
     with pytest.raises(PlanError, match="No codes"):
-        compress(Request(str(tiny_folder("llama_tied")), tmp_path / "out", plan=plan, calibration=text))
-    pairs = {n: dataclasses.replace(p, grid={"name": "paired"}) for n, p in plain.plan.tensors.items() if p.runs}
+        compress(CompressRequest(str(tiny_folder("llama_tied")), tmp_path / "out", plan=plan, calibration=text))
+    pairs = {n: dataclasses.replace(p, grid={"name": "vq2d"}) for n, p in plain.plan.tensors.items() if p.runs}
     assert any(run.bits == 2 for p in pairs.values() for run in p.runs)
     tensors = {**plain.plan.tensors, **pairs}
     plan.write_text(dataclasses.replace(plain.plan, tensors=tensors, block_steps=1).to_json())
     with pytest.raises(PlanError, match="in pairs"):
-        compress(Request(str(tiny_folder("llama_tied")), tmp_path / "out", plan=plan, calibration=text))
+        compress(CompressRequest(str(tiny_folder("llama_tied")), tmp_path / "out", plan=plan, calibration=text))
     data = json.loads(plain.plan.to_json())
     plan.write_text(json.dumps({**data, "code_steps": -1}))
     with pytest.raises(PlanError, match="number of steps"):
-        compress(Request(str(tiny_folder("llama_tied")), tmp_path / "out", plan=plan, calibration=text))
+        compress(CompressRequest(str(tiny_folder("llama_tied")), tmp_path / "out", plan=plan, calibration=text))
 
 
 def test_a_manifest_that_counts_no_steps_is_refused(trained, tmp_path):

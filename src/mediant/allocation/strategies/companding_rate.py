@@ -1,4 +1,4 @@
-"""CVXQ: the rate at which companded matrices meet a target in bytes, with depths by dual ascent.
+"""CVXQ: the rate at which companded matrices meet a target in bytes, with bit widths by dual ascent.
 
 Demands of all matrices (forms/compand/measure.py) are measured near the rate that is found in the end, on weights
 quantized at that rate; then bisection over the rate, as bytes grow with it.
@@ -15,7 +15,7 @@ from mediant.allocation import Job
 from mediant.allocation.layers import quantizable
 from mediant.allocation.operations import ALONE, Operations
 from mediant.allocation.whole_plan import whole_plan
-from mediant.forms.compand.companded_matrix import MOST_DEPTH
+from mediant.forms.compand.companded_matrix import MOST_BITS
 from mediant.forms.compand.demands import Demand, multiplier_within
 from mediant.forms.compand.form import Compand
 from mediant.forms.compand.measure import reached
@@ -39,7 +39,7 @@ class CompandingRate:
     """One rate for the whole model.
 
     Attributes:
-        cluster: rows that share their depths, about.
+        cluster: rows that share their bit widths, about.
         sequences: of tokens whose gradients are measured.
         renewal: sequences after which weights are quantized anew; 0 leaves the original ones.
     """
@@ -54,8 +54,8 @@ class CompandingRate:
             self.cluster >= 1 and self.sequences >= 1 and self.renewal >= 0
         ):
             raise ValueError("the cluster and the sequences are not whole numbers from 1, or the renewal is below 0")
-        if recipe.grid or recipe.scale or recipe.rounding or recipe.depths or recipe.pattern:
-            raise ValueError("a grid, a scale, a rounding, depths and a pattern do not go with companding")
+        if recipe.grid or recipe.scale or recipe.rounding or recipe.bit_widths or recipe.pattern:
+            raise ValueError("a grid, a scale, a rounding, bit widths and a pattern do not go with companding")
 
     def needs(self, recipe: Recipe) -> frozenset[str]:
         """Names nothing: sensitivities do."""
@@ -67,14 +67,14 @@ class CompandingRate:
         return self._plan(job, dict.fromkeys(names, LONGEST), 0.0123, MOST_WEIGHTS)
 
     def check(self, job: Job, target: int) -> None:
-        """Refuses a target outside what depths from 0 to 8 give."""
+        """Refuses a target outside what bit widths from 0 to 8 give."""
         check_range(target, *self.range(job))
 
     def range(self, job: Job) -> tuple[int, int]:
         """Returns the bytes with no code at all, and with eight bits for every weight, but for the padding of codes."""
         least = job.least_bytes(self.outline(job))
         weights = sum(info.size for info in quantizable(job.model))
-        return least, least + weights * MOST_DEPTH // 8
+        return least, least + weights * MOST_BITS // 8
 
     def plan(self, job: Job, target: int) -> Plan:
         """Returns the plan at the rate that meets the target."""
@@ -82,9 +82,9 @@ class CompandingRate:
         check_range(target, least, largest)
         weights = sum(info.size for info in quantizable(job.model))
         # Demands are measured near the rate that is found in the end; in three digits, so that a trial repeats.
-        measured = float(f"{max(0.01, min(MOST_DEPTH, 8 * (target - least) / weights)):.3g}")
+        measured = float(f"{max(0.01, min(MOST_BITS, 8 * (target - least) / weights)):.3g}")
         demands = job.hints(self._plan(job, {}, measured, target))
-        low, high, best = 0.0, float(MOST_DEPTH), None
+        low, high, best = 0.0, float(MOST_BITS), None
         rate = measured
         for _ in range(TRIALS):
             plan = self._plan(job, _multipliers(job.model, demands, rate), measured, target)

@@ -1,4 +1,4 @@
-"""Entropy coding: the one Delta (forms/lattice/encode.py) with which the whole folder meets a target in bytes.
+"""Entropy coding: the one Delta (forms/entropy_coded/encode.py) with which the whole folder meets a target in bytes.
 
 No formula tells how long coded numbers are, so some rows of every matrix are coded at several Deltas first; their
 curves say where to begin. Then the whole model is coded, and Delta corrected by what was missed, until the folder fits:
@@ -19,8 +19,8 @@ from mediant.allocation import Job
 from mediant.allocation.layers import Matrix, matrices, quantizable
 from mediant.allocation.operations import Operations
 from mediant.allocation.whole_plan import whole_plan
-from mediant.forms.lattice.encode import rate, spread
-from mediant.forms.lattice.form import EntropyCoded
+from mediant.forms.entropy_coded.encode import rate, spread
+from mediant.forms.entropy_coded.form import EntropyCoded
 from mediant.methods.stack import prepare_any
 from mediant.models.weights import WeightReader
 from mediant.planning.plan import Plan
@@ -121,8 +121,8 @@ class GlobalStep:
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Refuses a recipe that says how to quantize, or trains codes."""
-        if recipe.grid or recipe.scale or recipe.rounding or recipe.depths or recipe.pattern:
-            raise ValueError("a grid, a scale, a rounding, depths and a pattern do not go with entropy coding")
+        if recipe.grid or recipe.scale or recipe.rounding or recipe.bit_widths or recipe.pattern:
+            raise ValueError("a grid, a scale, a rounding, bit widths and a pattern do not go with entropy coding")
 
     def needs(self, recipe: Recipe) -> frozenset[str]:
         """Names the Hessian, which numbers are chosen by."""

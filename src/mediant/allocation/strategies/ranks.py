@@ -1,7 +1,7 @@
 """Low rank: the rank of every matrix, by rate and distortion, where factors compete with the whole matrix.
 
 With a pattern in the recipe, each matrix may be quantized whole, sparse, or a product (allocation/rank_choices.py).
-Where nothing is quantized, a recipe needs no grid, scale, rounding and depths.
+Where nothing is quantized, a recipe needs no grid, scale, rounding and bit widths.
 
 Cost: a decomposition of every matrix or more, and some knapsacks.
 """
@@ -165,7 +165,7 @@ class RankSearch:
 
 
 def _unit(choice: Choice) -> Unit:
-    """The choice for the knapsack, with numbers of options in place of depths."""
+    """The choice for the knapsack, with numbers of options in place of bit widths."""
     sizes = {i: o.bytes for i, o in enumerate(choice.options)}
     return Unit(choice.tensor, 1, 1, sizes, {i: o.loss for i, o in enumerate(choice.options)})
 

@@ -1,9 +1,9 @@
 """Least predicted loss: measured error curves of all parts of the model, and the exact knapsack over them.
 
-Minimises the sum of predicted losses (methods/layer.py) over one depth for each unit (allocation/units.py), so that the
-whole folder has at most the target's bytes (allocation/knapsack.py, allocation/sizing.py).
+Minimises the sum of predicted losses (methods/layer.py) over one bit width for each unit (allocation/units.py), so that
+the whole folder has at most the target's bytes (allocation/knapsack.py, allocation/sizing.py).
 
-Cost: rounding some rows of every unit at every depth, and some dozen knapsacks.
+Cost: rounding some rows of every unit at every bit width, and some dozen knapsacks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mediant.planning.recipe import Recipe
 
 @dataclass(frozen=True)
 class RateDistortion:
-    """Depths by rate and distortion."""
+    """Bit widths by rate and distortion."""
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Refuses a recipe that does not say how to quantize."""
@@ -37,15 +37,15 @@ class RateDistortion:
         return recipe.needs
 
     def outline(self, job: Job) -> Plan:
-        """Returns the plan with the smallest depth everywhere."""
+        """Returns the plan with the smallest bit width everywhere."""
         return self._outlined(job).smallest()
 
     def check(self, job: Job, target: int) -> None:
-        """Refuses a target that no choice of depths meets."""
+        """Refuses a target that no choice of bit widths meets."""
         self._outlined(job).check(target)
 
     def range(self, job: Job) -> tuple[int, int]:
-        """Returns the bytes with the smallest and with the greatest depth everywhere."""
+        """Returns the bytes with the smallest and with the greatest bit width everywhere."""
         return self._outlined(job).range()
 
     def plan(self, job: Job, target: int) -> Plan:
@@ -59,9 +59,9 @@ class RateDistortion:
         return _sizing(job, units_from_json(units)).plan(target)
 
     def operations(self, job: Job) -> Operations:
-        """Counts rounding some rows of every unit at every depth, and then all rows once."""
+        """Counts rounding some rows of every unit at every bit width, and then all rows once."""
         units = outline(job.model, job.recipe)
-        tried = [(len(job.recipe.depths) * sample_rows(u.rows, u.columns), u.columns) for u in units]
+        tried = [(len(job.recipe.bit_widths) * sample_rows(u.rows, u.columns), u.columns) for u in units]
         return rounding_all(job.model, job.recipe) + rounding_some(tried, job.recipe)
 
     def _outlined(self, job: Job) -> Sizing:

@@ -1,7 +1,7 @@
-"""The same depth for every unit, as far as the budget allows: the plain baseline.
+"""The same bit width for every unit, as far as the budget allows: the plain baseline.
 
-The greatest depth that fits is taken everywhere; what is left raises units by one depth in the order of the model
-until the budget is used, so that any size can be hit. No loss is looked at, and nothing is measured.
+The greatest bit width that fits is taken everywhere; what is left raises units by one bit width in the order of the
+model until the budget is used, so that any size can be hit. No loss is looked at, and nothing is measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mediant.planning.recipe import Recipe
 
 @dataclass(frozen=True)
 class SameEverywhere:
-    """One depth, or two neighbouring ones."""
+    """One bit width, or two neighbouring ones."""
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Refuses a recipe that does not say how to quantize."""
@@ -34,19 +34,19 @@ class SameEverywhere:
         return recipe.needs
 
     def outline(self, job: Job) -> Plan:
-        """Returns the plan with the smallest depth everywhere."""
+        """Returns the plan with the smallest bit width everywhere."""
         return _sizing(job).smallest()
 
     def check(self, job: Job, target: int) -> None:
-        """Refuses a target that no choice of depths meets."""
+        """Refuses a target that no choice of bit widths meets."""
         _sizing(job).check(target)
 
     def range(self, job: Job) -> tuple[int, int]:
-        """Returns the bytes with the smallest and with the greatest depth everywhere."""
+        """Returns the bytes with the smallest and with the greatest bit width everywhere."""
         return _sizing(job).range()
 
     def plan(self, job: Job, target: int) -> Plan:
-        """Returns the plan of the greatest depth that fits; it predicts no loss."""
+        """Returns the plan of the greatest bit width that fits; it predicts no loss."""
         return _sizing(job).plan(target)
 
     def operations(self, job: Job) -> Operations:
@@ -60,7 +60,7 @@ def _sizing(job: Job) -> Sizing:
 
 
 def allocate_same(units: Sequence[Unit], budget: int, fixed: int = 0) -> Allocation:
-    """Depths of all units within `budget` bytes; see `rate_distortion.allocate` for arguments and errors.
+    """Bit widths of all units within `budget` bytes; see `rate_distortion.allocate` for arguments and errors.
 
     It is the allocation whose loss falls by the number of weights with every bit, less with every further one, and
     a little less with every later unit.

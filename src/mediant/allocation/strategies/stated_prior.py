@@ -1,14 +1,14 @@
-"""Weights alone: the error of some rows at every depth, times what a matrix of its kind is taken to be worth.
+"""Weights alone: the error of some rows at every bit width, times what a matrix of its kind is taken to be worth.
 
-Minimises sum_u v_u e_u(b_u), where e_u(b) is the squared error of a unit's sampled rows at depth b as a share of their
-own square, and v_u the unit's part of what setting its whole matrix to zero is taken to lose: `nats`, which the recipe
-states by the last part of a module's name (`k_proj`) or by the role of the tensor (`linear`). The knapsack over the
-units is that of `rate_distortion`, and keeps the size to the byte. No text is read, so the sum is no forecast of KL,
-and the plan predicts no loss.
+Minimises sum_u v_u e_u(b_u), where e_u(b) is the squared error of a unit's sampled rows at bit width b as a share of
+their own square, and v_u the unit's part of what setting its whole matrix to zero is taken to lose: `nats`, which the
+recipe states by the last part of a module's name (`k_proj`) or by the role of the tensor (`linear`). The knapsack over
+the units is that of `rate_distortion`, and keeps the size to the byte. No text is read, so the sum is no forecast of
+KL, and the plan predicts no loss.
 
 Without calibration nothing tells which layer of a kind matters more; what the kinds are worth was measured elsewhere.
 
-Cost: reading and rounding `rows` rows of every unit at every depth.
+Cost: reading and rounding `rows` rows of every unit at every bit width.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ class StatedPrior:
         return frozenset()
 
     def outline(self, job: Job) -> Plan:
-        """Returns the plan with the smallest depth everywhere."""
+        """Returns the plan with the smallest bit width everywhere."""
         return _sizing(job, outline(job.model, job.recipe)).smallest()
 
     def check(self, job: Job, target: int) -> None:
-        """Refuses a target that no choice of depths meets."""
+        """Refuses a target that no choice of bit widths meets."""
         _sizing(job, outline(job.model, job.recipe)).check(target)
 
     def range(self, job: Job) -> tuple[int, int]:
-        """Returns the bytes with the smallest and with the greatest depth everywhere."""
+        """Returns the bytes with the smallest and with the greatest bit width everywhere."""
         return _sizing(job, outline(job.model, job.recipe)).range()
 
     def plan(self, job: Job, target: int) -> Plan:
@@ -80,8 +80,8 @@ class StatedPrior:
         return dataclasses.replace(_sizing(job, units).plan(target), predicted_loss=None)
 
     def operations(self, job: Job) -> Operations:
-        """Counts rounding some rows of every unit at every depth, and then all rows once."""
-        tried = [(len(job.recipe.depths) * self.rows, u.columns) for u in outline(job.model, job.recipe)]
+        """Counts rounding some rows of every unit at every bit width, and then all rows once."""
+        tried = [(len(job.recipe.bit_widths) * self.rows, u.columns) for u in outline(job.model, job.recipe)]
         return rounding_all(job.model, job.recipe) + rounding_some(tried, job.recipe)
 
     def _measured(self, job: Job) -> list[Unit]:
@@ -118,7 +118,7 @@ def _errors(sample: Array, info: TensorInfo, recipe: Recipe, value: float) -> di
     """Returns the assumed loss at each bit width of rows that are worth `value`."""
     plan = recipe.tensor_plan((), info.role)
     layer = prepare(sample, plan.rotation, None)
-    plans = {bits: plan.with_runs((RowSpan(len(sample), bits),)) for bits in recipe.depths}
+    plans = {bits: plan.with_runs((RowSpan(len(sample), bits),)) for bits in recipe.bit_widths}
     zeroing = layer.zeroing
     return {bits: value * loss / zeroing if zeroing else 0.0 for bits, loss in trial_losses(layer, plans).items()}
 

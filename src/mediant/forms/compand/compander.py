@@ -9,7 +9,8 @@ which is best where cells are small (Bennett). With few cells it is far from bes
 Gaussian it errs by 0.308 of the variance at 2 bits, where a Lloyd-Max table errs by 0.1175. So S and mu are searched on
 grids, each in one dimension, as the source does.
 
-Args: weights float32 [rows, columns], one group a column; depths [columns]. S and mu are in the unit of the weights.
+Args: weights float32 [rows, columns], one group a column; bit widths [columns]. S and mu are in the unit of the
+weights.
 
 A search on some of the rows would not do: the one weight by which a neuron writes a massive activation is far outside
 all others of its column, and a scale found without it cuts it off.
@@ -49,30 +50,30 @@ Bytes = NDArray[np.uint8]
 _LEVELS = torch.from_numpy(LEVELS)
 
 
-def codes(weights: torch.Tensor, scales: torch.Tensor, centres: torch.Tensor, depths: torch.Tensor) -> torch.Tensor:
-    """Codes [rows, columns] int64 of weights [rows, columns]; 0 where the depth is 0."""
+def codes(weights: torch.Tensor, scales: torch.Tensor, centres: torch.Tensor, bit_widths: torch.Tensor) -> torch.Tensor:
+    """Codes [rows, columns] int64 of weights [rows, columns]; 0 where the bit width is 0."""
     t = (weights - centres) / torch.where(scales > 0, scales, torch.ones_like(scales))
     u = 0.5 + 0.5 * t.sign() * (1 - torch.exp(-math.sqrt(2) / 3 * t.abs()))
-    cells = torch.exp2(depths.float())
+    cells = torch.exp2(bit_widths.float())
     return torch.minimum((u * cells).floor(), cells - 1).clamp_(min=0).long()
 
 
-def decoded(found: torch.Tensor, scales: torch.Tensor, centres: torch.Tensor, depths: torch.Tensor) -> torch.Tensor:
+def decoded(found: torch.Tensor, scales: torch.Tensor, centres: torch.Tensor, bit_widths: torch.Tensor) -> torch.Tensor:
     """Returns the values of codes [rows, columns]."""
-    return centres + scales * _LEVELS[depths.long(), found]
+    return centres + scales * _LEVELS[bit_widths.long(), found]
 
 
-def fit(weights: torch.Tensor, depths: torch.Tensor, search: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+def fit(weights: torch.Tensor, bit_widths: torch.Tensor, search: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     """S and mu of every column; without `search` the standard deviation and the mean."""
     mean, deviation = weights.mean(dim=0), weights.std(dim=0, correction=0)
     best = stored(deviation), stored(mean)
     if not search:
         return best
-    least = _error(weights, *best, depths)
+    least = _error(weights, *best, bit_widths)
     for stretch in STRETCHES:
-        best, least = _better(weights, depths, best, least, (stored(stretch * deviation), best[1]))
+        best, least = _better(weights, bit_widths, best, least, (stored(stretch * deviation), best[1]))
     for shift in SHIFTS:
-        best, least = _better(weights, depths, best, least, (best[0], stored(mean + shift * best[0])))
+        best, least = _better(weights, bit_widths, best, least, (best[0], stored(mean + shift * best[0])))
     return best
 
 
@@ -80,16 +81,18 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 def _better(
-    weights: torch.Tensor, depths: torch.Tensor, best: Pair, least: torch.Tensor, other: Pair
+    weights: torch.Tensor, bit_widths: torch.Tensor, best: Pair, least: torch.Tensor, other: Pair
 ) -> tuple[Pair, torch.Tensor]:
     """For every column the pair with less error, and its error."""
-    error = _error(weights, *other, depths)
+    error = _error(weights, *other, bit_widths)
     better = error < least
     return (torch.where(better, other[0], best[0]), torch.where(better, other[1], best[1])), torch.minimum(error, least)
 
 
-def _error(weights: torch.Tensor, scales: torch.Tensor, centres: torch.Tensor, depths: torch.Tensor) -> torch.Tensor:
-    found = decoded(codes(weights, scales, centres, depths), scales, centres, depths)
+def _error(
+    weights: torch.Tensor, scales: torch.Tensor, centres: torch.Tensor, bit_widths: torch.Tensor
+) -> torch.Tensor:
+    found = decoded(codes(weights, scales, centres, bit_widths), scales, centres, bit_widths)
     return (found - weights).square().sum(dim=0)
 
 
@@ -99,13 +102,13 @@ def stored(values: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(exact)
 
 
-def compand(matrix: NDArray[np.float32], of_rows: Bytes, depths: Bytes, search: bool = True) -> CompandedMatrix:
+def compand(matrix: NDArray[np.float32], of_rows: Bytes, bit_widths: Bytes, search: bool = True) -> CompandedMatrix:
     """Codes of a matrix for given bit widths [clusters, columns]."""
     found = np.empty(matrix.shape, np.uint8)
-    scales, centres = np.empty(depths.shape, np.float32), np.empty(depths.shape, np.float32)
-    for cluster, rows in enumerate(rows_of(of_rows, len(depths))):
-        weights, bits = torch.from_numpy(matrix[rows]), torch.from_numpy(depths[cluster])
+    scales, centres = np.empty(bit_widths.shape, np.float32), np.empty(bit_widths.shape, np.float32)
+    for cluster, rows in enumerate(rows_of(of_rows, len(bit_widths))):
+        weights, bits = torch.from_numpy(matrix[rows]), torch.from_numpy(bit_widths[cluster])
         scale, centre = fit(weights, bits, search)
         found[rows] = codes(weights, scale, centre, bits).numpy()
         scales[cluster], centres[cluster] = scale.numpy(), centre.numpy()
-    return CompandedMatrix(found, of_rows, depths, scales, centres)
+    return CompandedMatrix(found, of_rows, bit_widths, scales, centres)

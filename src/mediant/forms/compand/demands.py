@@ -54,7 +54,7 @@ def demand(matrix: Floats, squares: Floats, of_rows: Bytes) -> Demand:
     return Demand(means.astype(np.float32), np.stack([matrix[rows].var(axis=0) for rows in members]), of_rows)
 
 
-def depths(demand: Demand, multiplier: float) -> Bytes:
+def bit_widths(demand: Demand, multiplier: float) -> Bytes:
     """The bit widths that dual ascent gives the groups of a companded matrix, uint8 [clusters, columns]."""
     return dual_ascent.whole(dual_ascent.log2_demand(demand.squares, demand.variances), math.log2(multiplier))
 

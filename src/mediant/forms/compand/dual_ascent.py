@@ -1,19 +1,19 @@
-"""Depths by dual ascent, as CVXQ allocates: the group whose error matters most gets the most bits.
+"""Bit widths by dual ascent, as CVXQ allocates: the group whose error matters most gets the most bits.
 
-Minimises Σ_n P_n d_n 2^(-2 B_n) subject to Σ P_n B_n = R Σ P_n over depths 0 ≤ B_n ≤ 8, where group n has P_n weights,
-and d_n = G_n² S_n² is its demand: the mean squared gradient of the output by its weights times their variance. For a
-multiplier V,
+Minimises Σ_n P_n d_n 2^(-2 B_n) subject to Σ P_n B_n = R Σ P_n over bit widths 0 ≤ B_n ≤ 8, where group n has P_n
+weights, and d_n = G_n² S_n² is its demand: the mean squared gradient of the output by its weights times their variance.
+For a multiplier V,
 
     B_n = clamp(1/2 log2(2 ln 2 d_n / V), 0, 8),
 
 and log2 V += 2 (mean of B - R) until the mean is R: a Newton step, since the mean falls by 1/2 with every octave of V.
 Rounded, B_n + 1 replaces B_n where d_n passes a bound that grows by 4 with every bit: as a Lagrange multiplier would
-choose, so no other whole depths with as few bits have less distortion.
+choose, so no other whole bit widths with as few bits have less distortion.
 
 Args: log2 demands, and sizes P, [groups]; R in bits per weight.
 
-Source: Young 2024 (arXiv 2409.02026), section 3.2. Deviation: (1) for whole depths V is found by bisection, since the
-mean of rounded depths moves in steps.
+Source: Young 2024 (arXiv 2409.02026), section 3.2. Deviation: (1) for whole bit widths V is found by bisection, since
+the mean of rounded bit widths moves in steps.
 
 Cost: a few dozen passes over the groups.
 """
@@ -67,7 +67,7 @@ def ascend(demand: Doubles, sizes: Doubles, rate: float) -> float:
 
 
 def within(demand: Doubles, sizes: Doubles, rate: float) -> float:
-    """The least log2 V, to a millionth of an octave or so, at which the mean of whole depths is at most `rate`."""
+    """The least log2 V, to a millionth of an octave or so, at which the mean of whole bit widths is at most `rate`."""
     low, high = float(demand.min()) - 2 * MOST_BITS - 2, float(demand.max()) + 4
     for _ in range(BISECTIONS):
         middle = (low + high) / 2

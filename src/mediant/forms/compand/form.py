@@ -12,8 +12,8 @@ import numpy as np
 from mediant.errors import CheckpointError, PlanError
 from mediant.forms import Arrays, Floats, Form, Words
 from mediant.forms.compand.companded_matrix import (
-    DEPTH_BITS,
     LEVELS,
+    WIDTH_BITS,
     CompandedMatrix,
     cluster_bits,
     cluster_count,
@@ -72,7 +72,7 @@ class Compand(Form):
         count = cluster_count(rows, self.cluster)
         return {
             "codes": ("uint8", (side.codes if side else 0,)),
-            "depths": ("uint8", (packed_bytes(count * columns, DEPTH_BITS),)),
+            "bit_widths": ("uint8", (packed_bytes(count * columns, WIDTH_BITS),)),
             "scales": ("bfloat16", (count, columns)),
             "centres": ("bfloat16", (count, columns)),
             "clusters": ("uint8", (packed_bytes(rows, cluster_bits(count)),)),

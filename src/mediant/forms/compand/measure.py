@@ -18,14 +18,14 @@ from safetensors.numpy import load, save
 
 from mediant.forms.compand.companded_matrix import code_bytes
 from mediant.forms.compand.compander import compand
-from mediant.forms.compand.demands import Demand, clusters, demand, depths, multiplier_within
+from mediant.forms.compand.demands import Demand, bit_widths, clusters, demand, multiplier_within
 from mediant.forms.compand.form import Compand, Length
 from mediant.methods.layer import Layer, neutral
 from mediant.models.matrix_form import from_matrix, to_matrix
 from mediant.models.reference import load_reference
 from mediant.models.weights import WeightReader
 from mediant.progress import Progress
-from mediant.statistics.calibration import CalibrationText
+from mediant.statistics.calibration_text import CalibrationText
 from mediant.statistics.output_gradients import components, squares
 from mediant.values import Array, LayerStatistics, Model, TensorInfo
 from mediant.workers import compute_alone, ordered
@@ -79,7 +79,7 @@ class DemandHints:
 
     def side(self, form: Compand, hint: Demand) -> Length:
         """Returns the length that the codes will have."""
-        return Length(code_bytes(depths(hint, form.multiplier), hint.clusters))
+        return Length(code_bytes(bit_widths(hint, form.multiplier), hint.clusters))
 
 
 HINTS = DemandHints()
@@ -171,7 +171,7 @@ class _Loop:
         def quantized(job: tuple[str, Array]) -> tuple[str, Array]:
             name, matrix = job
             mine = demands[name]
-            return name, compand(matrix, mine.clusters, depths(mine, multiplier)).matrix()
+            return name, compand(matrix, mine.clusters, bit_widths(mine, multiplier)).matrix()
 
         work = ordered(quantized, matrices, compute_alone)
         with torch.no_grad():

@@ -32,7 +32,7 @@ from mediant.kernels.factor_product import factor_product
 from mediant.kernels.rotation import rotate_back
 from mediant.methods.layer import Layer, Term, in_basis
 from mediant.methods.low_rank import Factors as Product
-from mediant.statistics.lattice import damped
+from mediant.statistics.metric_factors import damped
 from mediant.values import Array, Certificate, LayerStatistics, TensorInfo
 
 Floats = NDArray[np.float32]

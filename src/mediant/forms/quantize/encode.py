@@ -47,7 +47,7 @@ def encode(layer: Layer, plan: Quantize, info: TensorInfo | None = None, hint: o
 
 
 def quantize(layer: Layer, plan: Quantize, tables: Tables | None = None) -> Encoded:
-    """Quantizes a layer's matrix [rows, columns] by its plan; `tables` are the grid's by depth, if they are known.
+    """Quantizes a layer's matrix [rows, columns] by its plan; `tables` are the grid's by bit width, if they are known.
 
     Raises:
         PlanError: the runs do not add up to the rows, or methods that do not go together.
@@ -69,7 +69,7 @@ def _balanced(layer: Layer, plan: Quantize) -> Encoded:
     def loss(factors: Floats) -> float:
         return sample.loss(quantize(sample.scaled(factors), trial).matrix * factors)
 
-    stored = from_float32(discovery.make("balancing", plan.basis["by"]).factors(layer, loss))
+    stored = from_float32(discovery.make("equalization", plan.basis["by"]).factors(layer, loss))
     factors = to_float32(stored)
     found = quantize(layer.scaled(factors), inner)
     decoded = found.matrix * factors
@@ -129,7 +129,7 @@ def _quantized(layer: Layer, plan: Quantize, given: Tables | None) -> Encoded:
 
 
 def tables_as_stored(tables: Tables, form: GridInfo) -> dict[str, Array]:
-    """The parts that hold the levels of every depth that is read."""
+    """The parts that hold the levels of every bit width that is read."""
     return {f"levels.{bits}": _filled(tables[bits].reshape(-1), count) for bits, count in form.counts.items()}
 
 
@@ -140,7 +140,7 @@ def _filled(table: NDArray[np.float64], count: int) -> Floats:
 
 
 def levels(layer: Layer, plan: Quantize, bits: int) -> NDArray[np.float64]:
-    """The grid's levels [count], or points [2, count], at a depth; a fitted grid sees a sample of the matrix."""
+    """The grid's levels [count], or points [2, count], at a bit width; a fitted grid sees a sample of the matrix."""
     stride = max(1, layer.matrix.size // SAMPLE)
     sample = layer.matrix[::stride]
     groups = to_groups(sample, plan.group)
@@ -179,7 +179,7 @@ class Errors:
 
     def add(self, layer: Layer, piece: RoundedRows, table: NDArray[np.float64], group: int) -> None:
         """Takes up some rows of the layer."""
-        known = bounds(layer, piece.lattice, piece.scale, piece.codes, table, group)
+        known = bounds(layer, piece.factored, piece.scale, piece.codes, table, group)
         self.worst += known.worst
         self.expected += known.expected
         if piece.outside is None:

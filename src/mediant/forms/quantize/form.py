@@ -18,7 +18,7 @@ from mediant.kernels.bit_planes import packed_bytes
 from mediant.kernels.pairs import is_codebook
 from mediant.kernels.scale_codes import FULL
 from mediant.kernels.tiles import BLOCK
-from mediant.values import Array, Drop, RowSpan, TensorInfo
+from mediant.values import Array, RowSpan, TensorInfo, Truncation
 
 # Of recipes that rotate.
 ROTATION_SEED = 0
@@ -32,7 +32,7 @@ class Quantize(Settings):
     coding: ClassVar[Coding | None] = "fixed"
     side_fields: ClassVar[tuple[str, ...]] = ("grid",)
     # Said only where they differ from the default, since a manifest says it for every tensor.
-    usual: ClassVar[tuple[str, ...]] = ("scale_signed", "scale_steps", "storage", "drops", "basis", "outliers")
+    usual: ClassVar[tuple[str, ...]] = ("scale_signed", "scale_steps", "storage", "truncations", "basis", "outliers")
 
     def check(self, info: TensorInfo) -> None:
         """Refuses a tensor that it does not fit, or a method that does not exist."""
@@ -40,7 +40,7 @@ class Quantize(Settings):
         discovery.make("scales", self.scale)
         discovery.make("rounding", self.rounding)
         if self.scales_columns:
-            discovery.make("balancing", self.basis["by"])
+            discovery.make("equalization", self.basis["by"])
 
     def needs(self) -> frozenset[str]:
         """Statistics that the rounding needs."""
@@ -50,9 +50,9 @@ class Quantize(Settings):
         """With other bit widths."""
         return replace(self, runs=runs)
 
-    def with_drops(self, drops: tuple[Drop, ...]) -> Quantize:
-        """With these drops if it is stored as nested."""
-        return replace(self, drops=drops) if self.storage == "nested" else self
+    def with_truncations(self, truncations: tuple[Truncation, ...]) -> Quantize:
+        """With these truncations if it is stored as nested."""
+        return replace(self, truncations=truncations) if self.storage == "nested" else self
 
     def stored_row(self, info: TensorInfo) -> tuple[int, int]:
         """Returns the layout's size of a row of codes."""
@@ -63,26 +63,28 @@ class Quantize(Settings):
         return 4 * sum(grid_info(self.grid, self.runs).counts.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON form, runs as pairs of rows and bits, drops as pairs of bits and a place."""
+        """A JSON form, runs as pairs of rows and bits, truncations as pairs of bits and a place."""
         data = super().to_dict() | {"runs": [[r.rows, r.bits] for r in self.runs]}
-        return data | ({"drops": [[d.bits, d.place] for d in self.drops]} if self.drops else {})
+        return data | ({"truncations": [[d.bits, d.place] for d in self.truncations]} if self.truncations else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Quantize:
         """The inverse of `to_dict`."""
         fields = checked_fields(cls, dict(data))
         runs = tuple(RowSpan(*run) for run in _pairs(fields, "runs", "whole numbers, rows and bits"))
-        drops = tuple(Drop(*drop) for drop in _pairs(fields, "drops", "whole numbers, bits and a place"))
-        widths = [max((run.bits for run in runs), default=0), *(drop.bits for drop in drops), 0]
-        if drops and (fields.get("storage") != "nested" or widths != sorted({*widths}, reverse=True)):
-            raise ValueError("the drops are not to ever fewer bits of a nested tensor")
-        return cls(**fields | {"runs": runs, "drops": drops})
+        truncations = tuple(
+            Truncation(*cut) for cut in _pairs(fields, "truncations", "whole numbers, bits and a place")
+        )
+        widths = [max((run.bits for run in runs), default=0), *(cut.bits for cut in truncations), 0]
+        if truncations and (fields.get("storage") != "nested" or widths != sorted({*widths}, reverse=True)):
+            raise ValueError("the truncations are not to ever fewer bits of a nested tensor")
+        return cls(**fields | {"runs": runs, "truncations": truncations})
 
     @classmethod
     def of_recipe(cls, settings: Mapping[str, Any], runs: tuple[RowSpan, ...]) -> Quantize:
-        """The fields of the same names; `balance` and `rotate` say the basis."""
+        """The fields of the same names; `equalize` and `rotate` say the basis."""
         basis = {"name": "rotation", "seed": ROTATION_SEED} if settings["rotate"] else {}
-        basis = {"name": "columns", "by": dict(settings["balance"])} if settings["balance"] else basis
+        basis = {"name": "columns", "by": dict(settings["equalize"])} if settings["equalize"] else basis
         return replace(super().of_recipe(settings, runs), runs=runs, basis=basis)
 
     def side(self, info: TensorInfo) -> GridInfo:
@@ -139,7 +141,9 @@ class Quantize(Settings):
         """All codes, with what makes weights of them."""
         grid: GridInfo = self.side(info) if side is None else side
         if any(is_codebook(run.bits, grid.counts.get(run.bits, 0)) for run in self.runs):
-            raise PlanError(f"The codes of {info.name!r} are in pairs, which are not trained; take the grid bell.")
+            raise PlanError(
+                f"The codes of {info.name!r} are in pairs, which are not trained; take the grid gaussian_int."
+            )
         return Codes(
             tuple(decoding.levels(arrays, grid, run.bits) for run in self.runs),
             tuple(decoding.run_codes(self, info, arrays)),
@@ -171,13 +175,15 @@ class Quantize(Settings):
         methods = " × ".join(str(spec.get("name", "?")) for spec in (self.grid, self.scale, self.rounding))
         fields = {"grid": dict(self.grid), "group": self.group, "scale_bits": self.scale_bits}
         runs = [[run.rows, run.bits] for run in self.runs]
-        return Words(f"{grid} g{self.group} s{self.scale_bits}", methods, _depth(self.runs), fields | {"runs": runs})
+        return Words(
+            f"{grid} g{self.group} s{self.scale_bits}", methods, _bit_width(self.runs), fields | {"runs": runs}
+        )
 
     def _check(self, info: TensorInfo, rows: int) -> None:
         if sum(run.rows for run in self.runs) != rows or any(run.rows < 1 for run in self.runs):
             raise PlanError(f"The runs of {info.name!r} do not add up to its {rows} rows.")
         if not all(1 <= run.bits <= 8 for run in self.runs):
-            raise PlanError(f"A run of {info.name!r} has a depth outside 1 to 8 bits.")
+            raise PlanError(f"A run of {info.name!r} has a bit width outside 1 to 8 bits.")
         if self.group < 1:
             raise PlanError(f"The group of {info.name!r} is {self.group}; it takes a whole number from 1.")
         try:
@@ -203,7 +209,7 @@ class Quantize(Settings):
             )
 
 
-def _depth(runs: Sequence[RowSpan]) -> str:
+def _bit_width(runs: Sequence[RowSpan]) -> str:
     """One bit width, or the range and the mean over rows."""
     widths = [run.bits for run in runs]
     if not widths or min(widths) == max(widths):
@@ -233,7 +239,7 @@ _ROWS = Quantize(
     grid={"name": "uniform"}, scale={"name": "exact"}, rounding={"name": "babai"},
     runs=(RowSpan(5, 3), RowSpan(11, 4)), group=16,
 )  # fmt: skip
-_TILES = replace(_ROWS, grid={"name": "bell"}, group=32, scale_bits=4, storage="tiles")
+_TILES = replace(_ROWS, grid={"name": "gaussian_int"}, group=32, scale_bits=4, storage="tiles")
 EXAMPLES = (
     _ROWS,
     replace(_ROWS, basis={"name": "rotation", "seed": 3}, outliers=0, scale_signed=False, scale_steps=4),
@@ -241,6 +247,8 @@ EXAMPLES = (
     replace(_ROWS, outliers=3),
     replace(_ROWS, rounding={"name": "nearest"}, basis={"name": "columns", "by": {"name": "awq"}}),
     _TILES,
-    replace(_TILES, grid={"name": "paired"}, runs=(RowSpan(16, 2),), basis={"name": "rotation", "seed": 0}),
-    replace(_TILES, grid={"name": "nested"}, rounding={"name": "nested"}, storage="nested", drops=(Drop(3, 1),)),
+    replace(_TILES, grid={"name": "vq2d"}, runs=(RowSpan(16, 2),), basis={"name": "rotation", "seed": 0}),
+    replace(
+        _TILES, grid={"name": "nested"}, rounding={"name": "nested"}, storage="nested", truncations=(Truncation(3, 1),)
+    ),
 )

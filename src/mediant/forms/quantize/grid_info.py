@@ -59,7 +59,7 @@ class GridInfo:
             return cls(counts={bits: _count(parts, bits) for bits in sorted({*widths.values(), *leading})})
         first = value.get("first")
         if value != {"kind": "affine", "first": first} or not isinstance(first, dict) or first.keys() != widths.keys():
-            raise ValueError("the grid is none of zero_point, table and affine with a first level a depth")
+            raise ValueError("the grid is none of zero_point, table and affine with a first level a bit width")
         numbers = [n for n in first.values() if type(n) in (int, float) and abs(n) <= LARGEST_FIRST_LEVEL]
         if len(numbers) < len(first) or any(2 * n != int(2 * n) for n in numbers):
             raise ValueError(f"a first level is not a multiple of 1/2 of at most {LARGEST_FIRST_LEVEL}")
@@ -90,7 +90,7 @@ def _grid_info(spec: str, widths: tuple[int, ...]) -> GridInfo:
     try:
         tables = {bits: np.asarray(grid.levels(bits, _ANY_SAMPLE)).reshape(-1) for bits in widths}
     except (ArithmeticError, TypeError, ValueError) as problem:
-        raise PlanError(f"The grid {spec} does not have the depths {widths}: {problem}.") from None
+        raise PlanError(f"The grid {spec} does not have the bit widths {widths}: {problem}.") from None
     if grid.zero_point:
         return GridInfo(zero_point=True)
     first = {bits: first_level(table) for bits, table in tables.items()}

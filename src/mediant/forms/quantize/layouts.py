@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mediant.kernels.bit_planes import pack, packed_bytes, unpack
 from mediant.kernels.tiles import (
     BLOCK,
-    OCTET,
+    PANEL,
     WIDTHS,
     blocks,
     pack_scale_codes,
@@ -71,7 +71,7 @@ class Tiles:
 
     def stored_row(self, columns: int) -> tuple[int, int]:
         """Columns of a row as they are stored, and rows that are stored together."""
-        return blocks(columns) * BLOCK, OCTET
+        return blocks(columns) * BLOCK, PANEL
 
     def code_bytes(self, run: RowSpan, columns: int) -> int:
         """Bytes of the codes of one run."""

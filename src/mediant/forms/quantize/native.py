@@ -25,7 +25,7 @@ def views(plan: Settings, info: TensorInfo, arrays: Arrays, grid: GridInfo) -> V
             bits.append(fewer)
     assert native is not None
     linears = tuple(native.packed_linear(matrix.handle) for matrix in packed)
-    return Views(linears, tuple(bits), plan.runs, plan.drops, tuple(packed))
+    return Views(linears, tuple(bits), plan.runs, plan.truncations, tuple(packed))
 
 
 def packed_matrix(

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from mediant.methods.layer import Layer, Term
-from mediant.statistics.lattice import damped
+from mediant.statistics.metric_factors import damped
 
 REFERENCES = (
     "Lee et al. 2023, OWQ: Outlier-Aware Weight Quantization for Efficient Fine-Tuning and Inference of Large "

@@ -17,7 +17,7 @@ from mediant.forms.quantize.encode import CHUNK, SAMPLE, Floats, Tables, levels,
 from mediant.forms.quantize.form import Quantize
 from mediant.forms.quantize.grid_info import grid_info
 from mediant.kernels.rotation import rotate
-from mediant.kernels.tiles import OCTET, WIDTHS, regions
+from mediant.kernels.tiles import PANEL, WIDTHS, regions
 from mediant.methods.layer import Doubles, Layer, Term, prepare, rows_of
 from mediant.values import Array, Certificate, LayerStatistics, RowSpan, TensorInfo
 
@@ -52,15 +52,15 @@ def encode_in_pieces(
     tables = whole.tables(sorted({*form.counts, *(run.bits for run in plan.runs)}))
     for begin, end, bits in _cuts(plan.runs, info.matrix_shape[1]):
         layer = whole.rows(begin, end)
-        found = quantize(layer, plan.with_drops(()).with_runs((RowSpan(end - begin, bits),)), tables)
+        found = quantize(layer, plan.with_truncations(()).with_runs((RowSpan(end - begin, bits),)), tables)
         joined.add(found.parts, RowSpan(end - begin, bits), info.matrix_shape[1], layer, found.certificate)
     return Encoding(info, plan, joined.parts() | tables_as_stored(tables, form), joined.certificate())
 
 
 def _cuts(runs: Sequence[RowSpan], columns: int) -> Iterator[tuple[int, int, int]]:
-    """Begin, end and depth of every piece: whole octets and whole chunks of a run, but for its last."""
+    """Begin, end and bit width of every piece: whole panels and whole chunks of a run, but for its last."""
     chunk = max(1, CHUNK // columns)
-    step = math.lcm(chunk, OCTET)
+    step = math.lcm(chunk, PANEL)
     step *= max(1, PIECE // (step * columns))
     start = 0
     for run in runs:
@@ -106,7 +106,7 @@ class _Whole:
         statistics = self.layer.statistics
         return Layer(matrix, terms, None if statistics is None else rows_of(statistics, where), self.layer)
 
-    def tables(self, depths: Sequence[int]) -> Tables:
+    def tables(self, bit_widths: Sequence[int]) -> Tables:
         """The grid's levels, from the rows that a whole matrix shows them."""
         rows, columns = self.layer.matrix.shape
         shown = range(0, rows, max(1, rows * columns // SAMPLE))
@@ -114,7 +114,7 @@ class _Whole:
         statistics = self.layer.statistics
         chosen = None if statistics is None else rows_of(statistics, np.asarray(shown))
         sample = Layer(np.concatenate([piece.matrix for piece in pieces]), self.layer.terms, chosen)
-        return {bits: levels(sample, self.plan, bits) for bits in depths}
+        return {bits: levels(sample, self.plan, bits) for bits in bit_widths}
 
 
 class _Joined:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mediant.forms import Form
 from mediant.forms.quantize.layouts import Rows, Tiles, layout
 from mediant.kernels.scale_codes import ScaleForm
-from mediant.values import Drop, RowSpan, TensorInfo
+from mediant.values import RowSpan, TensorInfo, Truncation
 
 Storage = Literal["rows", "tiles", "nested"]
 
@@ -21,10 +21,11 @@ class Settings(Form):
     `runs` give the bit width of consecutive rows and add up to all rows. `group` is the number of neighbouring columns
     that share a scale. `scale_bits` 16 stores a bfloat16 scale per group; fewer store a power of 2^(-1/scale_steps)
     relative to a bfloat16 row scale, with a sign if `scale_signed` (kernels/scale_codes.py). `storage` is how codes lie
-    in the file (layouts.py). `drops` of nested codes say when they are cut to fewer bits while the model runs at less
-    precision (allocation/plane_order.py). `basis` names a change of basis of the columns that reading undoes: empty,
-    {"name": "rotation", "seed": ...} (kernels/rotation.py), or {"name": "columns", "by": spec} with a stored factor for
-    each column, found by a file under methods/balancing. `outliers` columns are stored as float16 beside their codes.
+    in the file (layouts.py). `truncations` of nested codes say when they are cut to fewer bits while the model runs at
+    less precision (allocation/plane_order.py). `basis` names a change of basis of the columns that reading undoes:
+    empty, {"name": "rotation", "seed": ...} (kernels/rotation.py), or {"name": "columns", "by": spec} with a stored
+    factor for each column, found by a file under methods/equalization. `outliers` columns are stored as float16 beside
+    their codes.
     """
 
     grid: Mapping[str, Any] = field(default_factory=dict)
@@ -36,7 +37,7 @@ class Settings(Form):
     scale_signed: bool = True
     scale_steps: int = 8
     storage: Storage = "rows"
-    drops: tuple[Drop, ...] = ()
+    truncations: tuple[Truncation, ...] = ()
     basis: Mapping[str, Any] = field(default_factory=dict)
     outliers: int = 0
 

@@ -27,7 +27,7 @@ from mediant.kernels.nearest_code import nearest_code
 from mediant.kernels.scale_codes import decode_scales
 from mediant.methods.layer import Layer, Term
 from mediant.methods.pruning.scores.sparsegpt import upper_factor
-from mediant.statistics.lattice import damped
+from mediant.statistics.metric_factors import damped
 from mediant.values import Array, Certificate, TensorInfo
 
 BLOCK = 128

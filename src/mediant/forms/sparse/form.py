@@ -17,7 +17,7 @@ from mediant.forms.parts import NUMBER_DTYPES, Parts, matrix_shape
 from mediant.forms.quantize.form import Quantize
 from mediant.forms.quantize.grid_info import GridInfo
 from mediant.kernels import native
-from mediant.kernels.block_sparse import BlockSparse
+from mediant.kernels.block_sparse_matrix import BlockSparse
 from mediant.kernels.sparse_positions import Positions
 from mediant.values import Array, RowSpan, TensorInfo
 
@@ -198,7 +198,7 @@ class Sparse(Form):
             full = str(self.values.grid.get("name"))
             short = f"{full} g{self.values.group}"
         fields = {"pattern": dict(self.pattern), "score": dict(self.score), **inner.fields}
-        return Words(f"{pattern}, {short}", f"{pattern}, {full}", inner.depth, fields)
+        return Words(f"{pattern}, {short}", f"{pattern}, {full}", inner.bit_width, fields)
 
 
 def compact_info(info: TensorInfo, positions: Positions) -> TensorInfo:

@@ -50,26 +50,26 @@ constexpr int width_sum(int layout) {
     return bits;
 }
 
-int code_at(const PackedMatrix &m, const PackedRun &run, int64_t octet, int64_t column, int row) {
+int code_at(const PackedMatrix &m, const PackedRun &run, int64_t panel, int64_t column, int row) {
     const int64_t block = column / kBlock;
     const int quad = static_cast<int>(column % kBlock / 4), lane = 4 * row + static_cast<int>(column % 4);
     int code = 0;
     for (int d = 0; d < kDigits && kWidths[run.layout][d]; ++d) {
         const int width = kWidths[run.layout][d], per_vector = 8 / width;
         const int place = width == 1 ? (quad & 1) | (quad >> 1 & 1) << 2 | (quad >> 2) << 1 : quad % per_vector;
-        const uint8_t *at = run.digits[d] + (octet * m.blocks + block) * kBlock * width;
+        const uint8_t *at = run.digits[d] + (panel * m.blocks + block) * kBlock * width;
         code = code << width | (at[32 * (quad / per_vector) + lane] >> (width * place) & ((1 << width) - 1));
     }
     return code;
 }
 
 // The whole number of the level at a place (PackedRun).
-int number_at(const PackedMatrix &m, const PackedRun &run, int64_t octet, int64_t column, int row) {
-    const int code = code_at(m, run, octet, column, row);
+int number_at(const PackedMatrix &m, const PackedRun &run, int64_t panel, int64_t column, int row) {
+    const int code = code_at(m, run, panel, column, row);
     if (width_sum(run.layout) > 5) return code;
     if (run.layout != kTwoBits) return run.levels[code];
     const bool upper = column % 8 >= 4;
-    const int other = code_at(m, run, octet, upper ? column - 4 : column + 4, row);
+    const int other = code_at(m, run, panel, upper ? column - 4 : column + 4, row);
     return upper ? run.levels[16 + other + 4 * code] : run.levels[code + 4 * other];
 }
 
@@ -147,9 +147,9 @@ void rotation_signs(int64_t columns, uint64_t seed, float *out) {
 void decode_row(const PackedMatrix &m, int64_t row, float *out) {
     const PackedRun *run = m.runs;
     while (row >= run->first_row + run->rows) ++run;
-    const int64_t octet = (row - run->first_row) / kOctet;
-    const int in_octet = static_cast<int>((row - run->first_row) % kOctet);
-    const uint8_t *codes = m.scale_codes + (run->first_octet + octet) * m.groups * m.scale_bits;
+    const int64_t panel = (row - run->first_row) / kPanel;
+    const int in_panel = static_cast<int>((row - run->first_row) % kPanel);
+    const uint8_t *codes = m.scale_codes + (run->first_panel + panel) * m.groups * m.scale_bits;
     const uint32_t bits = static_cast<uint32_t>(m.row_scales[row]) << 16;
     float whole;
     std::memcpy(&whole, &bits, 4);
@@ -157,8 +157,8 @@ void decode_row(const PackedMatrix &m, int64_t row, float *out) {
         const int64_t group = j / (kBlock * m.blocks_per_group);
         uint64_t word = 0;
         std::memcpy(&word, codes + group * m.scale_bits, static_cast<size_t>(m.scale_bits));
-        const float factor = m.factors[word >> (m.scale_bits * in_octet) & ((1u << m.scale_bits) - 1)];
-        const int number = number_at(m, *run, octet, j, in_octet);
+        const float factor = m.factors[word >> (m.scale_bits * in_panel) & ((1u << m.scale_bits) - 1)];
+        const int number = number_at(m, *run, panel, j, in_panel);
         const float level = run->unit * (static_cast<float>(number) - run->zero);
         out[j] = whole * factor * level;
     }
@@ -199,7 +199,7 @@ struct HeldMatrix : PackedMatrix {
         require(bits >= 2 && bits <= 8 && scale_factors.size() == size_t{1} << bits,
                 "a packed matrix has scale codes of 2 to 8 bits and a factor for each");
         require(static_cast<int64_t>(row_scale.size()) == row_count, "a packed matrix has a scale for each row");
-        rows = row_count, columns = column_count, blocks = (columns + kBlock - 1) / kBlock, octets = 0;
+        rows = row_count, columns = column_count, blocks = (columns + kBlock - 1) / kBlock, panels = 0;
         runs = nullptr, run_count = 0, row_scales = row_scale.data(), scale_codes = codes.data();
         groups = (columns + group - 1) / group, blocks_per_group = group / kBlock, scale_bits = bits;
         std::fill(factors, factors + 256, 0.0f);
@@ -234,30 +234,30 @@ struct HeldMatrix : PackedMatrix {
         require(levels.size() == 32, "a run has 32 levels");
         PackedRun run{};
         run.first_row = held.empty() ? 0 : held.back().first_row + held.back().rows;
-        run.rows = count, run.first_octet = octets, run.octets = (count + kOctet - 1) / kOctet;
+        run.rows = count, run.first_panel = panels, run.panels = (count + kPanel - 1) / kPanel;
         require(run.first_row + count <= rows, "the runs have more rows than the matrix");
         run.bits = width_sum(layout), run.layout = layout, run.zero = zero, run.unit = unit;
         std::copy(levels.data(), levels.data() + 32, run.levels);
         const int most = run.bits <= 3 ? 31 : run.bits == 4 ? 63 : 127;
-        for (uint8_t level : run.levels) require(level <= most, "a level is too large for the sums of its depth");
+        for (uint8_t level : run.levels) require(level <= most, "a level is too large for the sums of its bit width");
         size_t d = 0;
         for (; d < kDigits && kWidths[layout][d]; ++d) {
             require(d < regions.size() && static_cast<int64_t>(regions[d].size()) ==
-                                              run.octets * blocks * kBlock * kWidths[layout][d],
+                                              run.panels * blocks * kBlock * kWidths[layout][d],
                     "the regions of a run do not have its digits' sizes");
             run.digits[d] = regions[d].data();
             parts.push_back(regions[d]);
         }
         require(d == regions.size(), "a run has more regions than digits");
-        octets += run.octets;
+        panels += run.panels;
         held.push_back(run);
         runs = held.data(), run_count = static_cast<int64_t>(held.size());
     }
 
     void seal() const {
         require(!held.empty() && held.back().first_row + held.back().rows == rows, "the runs lack rows of the matrix");
-        require(static_cast<int64_t>(parts[0].size()) == octets * groups * scale_bits + 1,
-                "the scale codes do not have the size of the octets' groups and one byte");
+        require(static_cast<int64_t>(parts[0].size()) == panels * groups * scale_bits + 1,
+                "the scale codes do not have the size of the panels' groups and one byte");
     }
 };
 
@@ -274,7 +274,7 @@ void multiply_rows(const HeldMatrix &m, Rows x, bool precise, int threads, OutRo
     parallel_for(count, std::min<int64_t>(threads, count), [&](int64_t begin, int64_t end) {
         shared.fill(x.data(), m.columns, begin, end);
     });
-    parallel_for(m.octets, threads, [&](int64_t begin, int64_t end) { multiply(m, shared, y.data(), m.rows, begin, end); });
+    parallel_for(m.panels, threads, [&](int64_t begin, int64_t end) { multiply(m, shared, y.data(), m.rows, begin, end); });
 }
 
 // All threads wait for one another; they spin a little, then let others have the processor.
@@ -317,8 +317,8 @@ void multiply_each(const std::vector<const HeldMatrix *> &matrices, Rows x, bool
         for (const HeldMatrix *m : matrices) {
             activations.fill(x.data(), m->columns, count * thread / threads, count * (thread + 1) / threads);
             barrier.wait();
-            multiply(*m, activations, y.data(), m->rows, m->octets * thread / threads,
-                     m->octets * (thread + 1) / threads);
+            multiply(*m, activations, y.data(), m->rows, m->panels * thread / threads,
+                     m->panels * (thread + 1) / threads);
             barrier.wait();
         }
     });
@@ -350,7 +350,7 @@ MEDIANT_KERNEL(packed_matrix) {
     nb::class_<PackedMatrix>(m, "PackedView")
         .def_ro("rows", &PackedMatrix::rows)
         .def_ro("columns", &PackedMatrix::columns)
-        .def_ro("octets", &PackedMatrix::octets);
+        .def_ro("panels", &PackedMatrix::panels);
     nb::class_<HeldMatrix, PackedMatrix>(m, "PackedMatrix")
         .def(nb::init<int64_t, int64_t, int64_t, Halves, Part, int, Numbers, bool, uint64_t>(), nb::arg("rows"),
              nb::arg("columns"), nb::arg("group"), nb::arg("row_scales"), nb::arg("scale_codes"), nb::arg("scale_bits"),

@@ -54,7 +54,7 @@ struct Pairs {
     }
 };
 
-// The costs of columns [begin, end) at each of `count` scales; those before `paired` are pairs.
+// The costs of columns [begin, end) at each of `count` scales; those before `vq2d` are pairs.
 MEDIANT_INLINE void pair_group_errors(const float *book, const float *w, const float *d, int64_t begin, int64_t end,
                                       int64_t paired, const float *scales, int64_t count, float *errors) {
     const int64_t middle = std::max(begin, std::min(end, paired)), pairs = (middle - begin) / 2;

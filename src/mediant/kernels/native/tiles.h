@@ -4,7 +4,7 @@
 // reason nothing of the standard library is used.
 //
 // Lanes has: Bytes, Ints, Floats, Quad (four activations for all rows), Sums (sums of products of a few quads, 16 bits
-// wide or wider); unroll (how often loops are written out; 1: octets are never in step); load, table (16 bytes twice),
+// wide or wider); unroll (how often loops are written out; 1: panels are never in step); load, table (16 bytes twice),
 // fill, both, either, right<n>, left<n> (of 8 or 16 bits), lookup (sees bits 0 to 3), choose (by the top bit); ahead (a
 // hint that bytes further on will be read); keep (a value that the compiler should have ready here, lest it moves loads
 // and spills); quad, multiply, multiply_add, widen; add, shift_add; to_float, set, load_floats, store_floats, times,
@@ -14,7 +14,7 @@ using mediant::ActivationView;
 using mediant::kBlock;
 using mediant::kDigits;
 using mediant::kLayouts;
-using mediant::kOctet;
+using mediant::kPanel;
 using mediant::kWidths;
 using mediant::PackedMatrix;
 using mediant::PackedRun;
@@ -78,8 +78,8 @@ MEDIANT_TILE_INLINE Bytes level_of(Bytes code, const Tables &tables) {
 template <int layout>
 constexpr int kPart = code_bits(layout) <= 3 ? 4 : 2;
 
-// What the levels of a part are looked up by, in up to four vectors. Only the lists that are used most are written out; they
-// leave bits 4 to 6 of a byte as they come, which the look-up does not see.
+// What the levels of a part are looked up by, in up to four vectors. Only the lists that are used most are written out;
+// they leave bits 4 to 6 of a byte as they come, which the look-up does not see.
 template <int layout, int part>
 MEDIANT_TILE_INLINE void hold(const uint8_t *const *at, Bytes *held) {
     if constexpr (layout == 1 || layout == 3) {
@@ -169,7 +169,7 @@ MEDIANT_TILE_INLINE Floats sum_of(const Bytes *levels, const ActivationView &x, 
     return Lanes::to_float(sum);
 }
 
-// Sums over a block of level times number for `streams` octets in step, so that a quad of activations is fetched once
+// Sums over a block of level times number for `streams` panels in step, so that a quad of activations is fetched once
 // for all; `halves`: of numbers, each with its totals.
 template <int layout, int streams, int halves, int part = 0>
 MEDIANT_TILE_INLINE void dots_in_step(const uint8_t *const (*at)[kDigits], const Tables &tables,
@@ -201,7 +201,7 @@ MEDIANT_TILE_INLINE void dots_in_step(const uint8_t *const (*at)[kDigits], const
         dots_in_step<layout, streams, halves, part + 1>(at, tables, numbers, total);
 }
 
-// As `sum_of`, for `streams` octets: in step where that pays, as many as fit the registers.
+// As `sum_of`, for `streams` panels: in step where that pays, as many as fit the registers.
 template <int layout, bool precise, int streams>
 MEDIANT_TILE_INLINE void sums_of(const uint8_t *const (*at)[kDigits], const Tables &tables, const ActivationView &x,
                                  int64_t place, Floats *out) {
@@ -231,7 +231,7 @@ MEDIANT_TILE_INLINE void sums_of(const uint8_t *const (*at)[kDigits], const Tabl
     uint64_t word = 0;
     for (int i = 0; i < m.scale_bits; ++i) word |= static_cast<uint64_t>(code[i]) << (8 * i);
     const uint64_t mask = (uint64_t{1} << m.scale_bits) - 1;
-    for (int r = 0; r < kOctet; ++r, word >>= m.scale_bits) out[r] = unit * m.factors[word & mask];
+    for (int r = 0; r < kPanel; ++r, word >>= m.scale_bits) out[r] = unit * m.factors[word & mask];
 }
 
 template <bool three>
@@ -239,7 +239,7 @@ MEDIANT_TILE_INLINE Floats factors_of(const PackedMatrix &m, const uint8_t *code
     if constexpr (three) {
         return Lanes::factors3(table, code);
     } else {
-        float out[kOctet];
+        float out[kPanel];
         factors_by_row(m, code, unit, out);
         return Lanes::load_floats(out);
     }
@@ -252,10 +252,10 @@ inline float row_scale(const PackedMatrix &m, int64_t row) {
     return scale;
 }
 
-// The results of an octet, of which a run's last may have fewer than eight rows.
-inline void store_octet(const PackedMatrix &m, const PackedRun &run, int64_t octet, const float *sums, float *y) {
-    const int64_t first = octet * kOctet;
-    const int64_t count = run.rows - first < kOctet ? run.rows - first : kOctet;
+// The results of an panel, of which a run's last may have fewer than eight rows.
+inline void store_panel(const PackedMatrix &m, const PackedRun &run, int64_t panel, const float *sums, float *y) {
+    const int64_t first = panel * kPanel;
+    const int64_t count = run.rows - first < kPanel ? run.rows - first : kPanel;
     for (int64_t r = 0; r < count; ++r) {
         const int64_t row = run.first_row + first + r;
         y[row] = sums[r] * row_scale(m, row);
@@ -263,16 +263,16 @@ inline void store_octet(const PackedMatrix &m, const PackedRun &run, int64_t oct
 }
 
 template <int layout>
-MEDIANT_TILE_INLINE void digits_at(const PackedMatrix &m, const PackedRun &run, int64_t octet, const uint8_t **at) {
+MEDIANT_TILE_INLINE void digits_at(const PackedMatrix &m, const PackedRun &run, int64_t panel, const uint8_t **at) {
     for (int d = 0; d < digit_count(layout); ++d)
-        at[d] = run.digits[d] + octet * m.blocks * kBlock * digit_width(layout, d);
+        at[d] = run.digits[d] + panel * m.blocks * kBlock * digit_width(layout, d);
 }
 
-inline const uint8_t *scales_at(const PackedMatrix &m, const PackedRun &run, int64_t octet) {
-    return m.scale_codes + (run.first_octet + octet) * m.groups * m.scale_bits;
+inline const uint8_t *scales_at(const PackedMatrix &m, const PackedRun &run, int64_t panel) {
+    return m.scale_codes + (run.first_panel + panel) * m.groups * m.scale_bits;
 }
 
-// One vector times `streams` octets, `stride` apart, in lock-step: several streams of memory are faster than one.
+// One vector times `streams` panels, `stride` apart, in lock-step: several streams of memory are faster than one.
 // `three`: scale codes have 3 bits.
 template <int layout, bool precise, int streams, bool three>
 [[gnu::noinline]] void gemv_streams(const PackedMatrix &m, const PackedRun &run, const ActivationView &x, float *y,
@@ -313,9 +313,9 @@ template <int layout, bool precise, int streams, bool three>
         if (--left == 0) left = per_group, scale += scale_bytes;
     }
     for (int s = 0; s < streams; ++s) {
-        float out[kOctet];
+        float out[kPanel];
         Lanes::store_floats(out, sums[s]);
-        store_octet(m, run, first + s * stride, out, y);
+        store_panel(m, run, first + s * stride, out, y);
     }
 }
 
@@ -333,19 +333,19 @@ void gemv(const PackedMatrix &m, const PackedRun &run, const ActivationView &x, 
     for (int64_t o = begin + kStreams * part; o < end; ++o) gemv_streams<layout, precise, 1, true>(m, run, x, y, o, 0);
 }
 
-constexpr int kVectors = 32;  // that share the expansion of an octet's levels
+constexpr int kVectors = 32;  // that share the expansion of an panel's levels
 
-// Up to kVectors vectors times one octet; each block's levels are expanded once.
+// Up to kVectors vectors times one panel; each block's levels are expanded once.
 template <int layout, bool precise>
 [[gnu::noinline]] void gemm_panel(const PackedMatrix &m, const PackedRun &run, const ActivationView &x, float *y,
-                                  int64_t stride, int64_t octet, int64_t first, int64_t count) {
+                                  int64_t stride, int64_t panel, int64_t first, int64_t count) {
     constexpr int bits = code_bits(layout), digits = digit_count(layout);
     const Tables tables = tables_of(run, layout);
     float scaled[8];
     for (int k = 0; k < 8; ++k) scaled[k] = run.unit * m.factors[k];
     const Floats table = Lanes::load_floats(scaled), zero = Lanes::set(run.zero);
-    const uint8_t *at[kDigits], *scale = scales_at(m, run, octet);
-    digits_at<layout>(m, run, octet, at);
+    const uint8_t *at[kDigits], *scale = scales_at(m, run, panel);
+    digits_at<layout>(m, run, panel, at);
     Floats sums[kVectors];
     for (int64_t n = 0; n < count; ++n) sums[n] = Lanes::set(0);
     int64_t left = m.blocks_per_group;
@@ -364,9 +364,9 @@ template <int layout, bool precise>
         if (--left == 0) left = m.blocks_per_group, scale += m.scale_bits;
     }
     for (int64_t n = 0; n < count; ++n) {
-        float out[kOctet];
+        float out[kPanel];
         Lanes::store_floats(out, sums[n]);
-        store_octet(m, run, octet, out, y + (first + n) * stride);
+        store_panel(m, run, panel, out, y + (first + n) * stride);
     }
 }
 
@@ -400,8 +400,8 @@ RunKernel kernel_of(int layout) {
 void multiply(const PackedMatrix &m, const ActivationView &x, float *y, int64_t stride, int64_t begin, int64_t end) {
     for (int64_t i = 0; i < m.run_count; ++i) {
         const PackedRun &run = m.runs[i];
-        const int64_t from = begin > run.first_octet ? begin - run.first_octet : 0;
-        const int64_t to = end - run.first_octet < run.octets ? end - run.first_octet : run.octets;
+        const int64_t from = begin > run.first_panel ? begin - run.first_panel : 0;
+        const int64_t to = end - run.first_panel < run.panels ? end - run.first_panel : run.panels;
         if (from >= to || x.count == 0) continue;
         const RunKernel kernel = x.count == 1 ? (x.precise ? kernel_of<true, false>(run.layout)
                                                            : kernel_of<false, false>(run.layout))

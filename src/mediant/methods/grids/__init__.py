@@ -2,8 +2,8 @@
 
 A grid is a sorted table of at most 2^bits *levels* in units of a scale s: the decoded weight is s * level[code].
 A grid with `zero_point` has the levels 0 .. 2^bits - 1 and a stored integer z per group: s * (level[code] - z).
-A grid may also have points of the plane at some depths, for two weights at a time (kernels/pairs.py); it then has
-`paired`, those depths.
+A grid may also have points of the plane at some bit widths, for two weights at a time (kernels/pairs.py); it then has
+`paired`, those bit widths.
 """
 
 from __future__ import annotations

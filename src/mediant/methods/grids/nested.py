@@ -2,17 +2,18 @@
 
 Minimises sum_r E (x - l_r(p >> (b - r)))^2 / D_r over all tables l_r and over the code p of each x ~ N(0, 1), r from 2
 to b = 4, with D_r the least error that codes of r bits can have alone. With a rotation and the rounding of the same
-name, one file then holds a good model of every depth; a file that is only ever read whole is better off with `normal`.
+name, one file then holds a good model of every bit width; a file that is only ever read whole is better off with
+`gaussian`.
 
-Weight by weight, tables of their own cost 0.03, 0.01 and 0.03 dB at 2, 3 and 4 bits against codes made for one depth
-alone; if a level of leading bits were the mean of those below it, 0.41, 0.05 and 0.27 dB; here, on whole steps, 0.03,
-0.05 and 0.08 dB. Errors that are carried on cost far more (methods/rounding/nested.py).
+Weight by weight, tables of their own cost 0.03, 0.01 and 0.03 dB at 2, 3 and 4 bits against codes made for one bit
+width alone; if a level of leading bits were the mean of those below it, 0.41, 0.05 and 0.27 dB; here, on whole steps,
+0.03, 0.05 and 0.08 dB. Errors that are carried on cost far more (methods/rounding/nested.py).
 
 Levels are in steps of the deepest table; each is a whole or half multiple of a step of its own, so that kernels can
 compute with it in integers. Symmetric, without a level at 0.
 
 Source: Lloyd 1982, method I, on all tables at once; the weights make every precision's share of loss count alike.
-Deviations: (1) tables are free at each depth; (2) rounded to multiples of 1, 61/32 and 103/64 at 4, 3 and 2 bits.
+Deviations: (1) tables are free at each bit width; (2) rounded to multiples of 1, 61/32 and 103/64 at 4, 3 and 2 bits.
 
 Cost: a look-up.
 
@@ -34,13 +35,14 @@ REFERENCES = (
 )
 NEEDS: tuple[str, ...] = ()
 
-# By depth: a step, and twice the positive levels in such steps.
+# By bit width: a step, and twice the positive levels in such steps.
 TABLES = {
     2: (103 / 64, (7, 23)),
     3: (61 / 32, (3, 9, 17, 27)),
     4: (1.0, (3, 9, 15, 21, 29, 37, 47, 63)),
 }
-# The squared error of Lloyd-Max codes of these depths alone, for the standard normal distribution (Max 1960, table I).
+# The squared error of Lloyd-Max codes of these bit widths alone, for the standard normal distribution (Max 1960, table
+# I).
 ALONE = {2: 0.1175, 3: 0.03454, 4: 0.009497}
 
 
@@ -68,19 +70,19 @@ class Nested:
         return np.concatenate([-positive[::-1], positive])
 
     def leading(self, bits: int) -> tuple[int, ...]:
-        """The depths that codes of so many bits can also be read at, less than `bits`."""
-        return tuple(depth for depth in TABLES if depth < bits)
+        """The bit widths that codes of so many bits can also be read at, less than `bits`."""
+        return tuple(bit_width for bit_width in TABLES if bit_width < bits)
 
 
 def readings(bits: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The level of every code of `bits` bits at each depth it can be read at, and what an error there counts.
+    """The level of every code of `bits` bits at each bit width it can be read at, and what an error there counts.
 
     Levels [readings, 2^bits], weights [readings], the deepest first.
     """
     grid = Nested()
-    depths = (bits, *reversed(grid.leading(bits)))
-    table = np.stack([np.repeat(grid.levels(depth), 1 << (bits - depth)) for depth in depths])
-    return table, np.array([ALONE[bits] / ALONE[depth] for depth in depths])
+    bit_widths = (bits, *reversed(grid.leading(bits)))
+    table = np.stack([np.repeat(grid.levels(bit_width), 1 << (bits - bit_width)) for bit_width in bit_widths])
+    return table, np.array([ALONE[bits] / ALONE[bit_width] for bit_width in bit_widths])
 
 
 METHOD = Nested

@@ -11,7 +11,7 @@ The kinds, for b bits:
 - `symmetric`: -(2^(b-1) - 1) .. 2^(b-1) - 1. One level fewer; for hardware that wants it. b from 2.
 - `half`: ±1/2, ±3/2, .. ±(2^(b-1) - 1/2). No level at 0; signs alone at 1 bit. At 2 bits 8 % less squared error than
   `signed` on Gaussian weights, but 16 % more on Laplacian ones; not for sparse weights.
-- `auto`: `half` up to 2 bits and `signed` above: the better of the two on real weights at every depth.
+- `auto`: `half` up to 2 bits and `signed` above: the better of the two on real weights at every bit width.
 - `zero_point`: 0 .. 2^b - 1 and an integer zero per group. For groups that lie to one side of 0; elsewhere the bits of
   the zero are better spent on smaller groups.
 

@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from mediant.methods.low_rank import Factors, by_singular_values
-from mediant.statistics.lattice import damped
+from mediant.statistics.metric_factors import damped
 
 REFERENCES = (
     "Wang et al. 2024, SVD-LLM: Truncation-aware Singular Value Decomposition for LLM Compression, arXiv:2403.07378",

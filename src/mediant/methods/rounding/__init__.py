@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mediant.kernels.babai import Lattice
+from mediant.kernels.babai import MetricFactors
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.methods.grids import Grid
 from mediant.methods.layer import Layer
@@ -27,15 +27,15 @@ class Setting(NamedTuple):
 class RoundedRows(NamedTuple):
     """Some rows: scales as stored (kernels/scale_codes.py), scales and zeros as decoded, codes [rows, columns].
 
-    Scales and zeros are float32 [rows, groups], codes uint8. Where errors were carried on, `lattice` is the one they
-    went by, and `outside` counts the weights that were outside the grid when their turn came.
+    Scales and zeros are float32 [rows, groups], codes uint8. Where errors were carried on, `entropy_coded` is the one
+    they went by, and `outside` counts the weights that were outside the grid when their turn came.
     """
 
     stored: dict[str, Array]
     scale: NDArray[np.float32]
     zero: NDArray[np.float32]
     codes: NDArray[np.uint8]
-    lattice: Lattice | None = None
+    factored: MetricFactors | None = None
     outside: int | None = None
 
 
@@ -49,7 +49,7 @@ class Rounding(Protocol):
         """Codes and scales of the rows of a layer; ties go to the lower level.
 
         Args:
-            layer: the rows, with their metric and lattice.
+            layer: the rows, with their metric and its factors.
             levels: ascending levels [count], or points [2, count].
             setting: the grid, the scale, the group and how scales are stored.
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediant.errors import PlanError
-from mediant.kernels.babai import Lattice, Rounded, babai
+from mediant.kernels.babai import MetricFactors, Rounded, babai
 from mediant.kernels.bfloat16 import from_float32
 from mediant.kernels.descent import descent
 from mediant.kernels.pair_babai import pair_babai
@@ -77,48 +77,53 @@ class Babai:
         grid, scale, group, form = setting
         if grid.zero_point or not isinstance(scale, Exact) or form.bits == FULL:
             raise PlanError("Babai rounding goes with exact scales of at most 8 bits and a grid without zero points.")
-        lattice = layer.lattice(self.damping, PAIRS if hasattr(grid, "paired") else self.order, group)
-        found = self.on_lattice(layer.matrix, lattice, levels, group, form)
+        factored = layer.factored(self.damping, PAIRS if hasattr(grid, "paired") else self.order, group)
+        found = self.on_factors(layer.matrix, factored, levels, group, form)
         stored: dict[str, Array] = {"row_scales": from_float32(found.row_scales), "scale_codes": found.scale_codes}
         scales = decode_scales(stored, form)
-        return RoundedRows(stored, scales, np.zeros_like(scales), found.codes, lattice, found.outside)
+        return RoundedRows(stored, scales, np.zeros_like(scales), found.codes, factored, found.outside)
 
-    def on_lattice(
+    def on_factors(
         self,
         matrix: NDArray[np.float32],
-        lattice: Lattice,
+        factored: MetricFactors,
         levels: NDArray[np.float64],
         group: int,
         form: ScaleForm,
     ) -> Rounded:
-        """Codes and scales of a matrix [rows, columns]; the lattice may be that of reordered columns.
+        """Codes and scales of a matrix [rows, columns]; the factors may be those of reordered columns.
 
-        Levels are [count], or points [2, 16], which need pairs to be neighbours in the lattice's order.
+        Levels are [count], or points [2, 16], which need pairs to be neighbours in the factors' order.
 
         Raises:
             ValueError: `form` has 16 bits.
         """
         table = levels.astype(np.float32)
-        w = matrix if lattice.order is None else matrix[:, lattice.order]
+        w = matrix if factored.order is None else matrix[:, factored.order]
         in_pairs, pairs = table.ndim == 2, paired_columns(w.shape[1])
         if in_pairs:
-            found = pair_babai(w, lattice, table, group, form, pairs)
+            found = pair_babai(w, factored, table, group, form, pairs)
         else:
-            found = self.nearest_planes(w, lattice, table, group, form)
+            found = self.nearest_planes(w, factored, table, group, form)
         codes, scales = found.codes, found.scales(form)
         decoded = np.repeat(scales, group, axis=1)[:, : w.shape[1]] * table.reshape(-1)[codes]
-        beyond = outside(w - decoded, lattice, scales, table, group)
+        beyond = outside(w - decoded, factored, scales, table, group)
         if self.sweeps and in_pairs:
-            codes = pair_descent(w, codes, scales, lattice.metric, table, group, pairs, self.sweeps)
+            codes = pair_descent(w, codes, scales, factored.metric, table, group, pairs, self.sweeps)
         elif self.sweeps:
-            codes = descent(w, codes, scales, lattice.metric, table, group, self.sweeps)
-        return in_place(Rounded(codes, found.row_scales, found.scale_codes, beyond), lattice.order, group)
+            codes = descent(w, codes, scales, factored.metric, table, group, self.sweeps)
+        return in_place(Rounded(codes, found.row_scales, found.scale_codes, beyond), factored.order, group)
 
     def nearest_planes(
-        self, matrix: NDArray[np.float32], lattice: Lattice, levels: NDArray[np.float32], group: int, form: ScaleForm
+        self,
+        matrix: NDArray[np.float32],
+        factored: MetricFactors,
+        levels: NDArray[np.float32],
+        group: int,
+        form: ScaleForm,
     ) -> Rounded:
-        """Codes and scales of a matrix [rows, columns] in the lattice's order, before descent."""
-        return babai(matrix, lattice, levels, group, form)
+        """Codes and scales of a matrix [rows, columns] in the factors' order, before descent."""
+        return babai(matrix, factored, levels, group, form)
 
 
 def in_place(found: Rounded, order: NDArray[np.int64] | None, group: int) -> Rounded:

@@ -24,13 +24,13 @@ import torch
 from numpy.typing import NDArray
 
 from mediant.errors import PlanError
-from mediant.kernels.babai import Lattice
+from mediant.kernels.babai import MetricFactors
 from mediant.kernels.nearest_code import nearest_code
 from mediant.kernels.scale_codes import FULL, decode_scales, encode_scales
 from mediant.methods.layer import Layer
 from mediant.methods.rounding import RoundedRows, Setting
 from mediant.methods.scales import Fit
-from mediant.statistics.lattice import lattice as factored
+from mediant.statistics.metric_factors import factorize
 
 REFERENCES = (
     "Frantar et al. 2022, GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers, "
@@ -45,14 +45,14 @@ Codes = NDArray[np.uint8]
 
 
 class Found(NamedTuple):
-    """Codes [rows, columns], scales and zeros [rows, groups], the lattice they were found on, and how many weights were
-    outside the grid when their turn came.
+    """Codes [rows, columns], scales and zeros [rows, groups], the factors they were found with, and how many weights
+    were outside the grid when their turn came.
     """
 
     codes: Codes
     scale: Floats
     zero: Floats
-    lattice: Lattice
+    factored: MetricFactors
     outside: int
 
 
@@ -81,17 +81,17 @@ class Gptq:
             fitted = setting.scale.fit(group, np.broadcast_to(metric, group.shape), levels, zero_point)
             return fitted._replace(scale=decode_scales(encode_scales(fitted.scale[:, None], form), form)[:, 0])
 
-        found = self.on_lattice(layer.matrix, layer.lattice(self.damping), levels, setting.group, scales)
+        found = self.on_factors(layer.matrix, layer.factored(self.damping), levels, setting.group, scales)
         return RoundedRows(dict(encode_scales(found.scale, form)), *found[1:3], found.codes, *found[3:])
 
-    def on_lattice(
-        self, matrix: Floats, lattice: Lattice, levels: NDArray[np.float64], group: int, scales: FitScales
+    def on_factors(
+        self, matrix: Floats, factored: MetricFactors, levels: NDArray[np.float64], group: int, scales: FitScales
     ) -> Found:
         """Codes and scales of a matrix [rows, columns].
 
         Args:
             matrix: float32.
-            lattice: of its metric.
+            factored: of its metric.
             levels: in units of the scale.
             group: neighbouring columns that share a scale.
             scales: fits one scale and zero to each row of a group [rows, size], given the metric of its columns [size].
@@ -99,11 +99,11 @@ class Gptq:
         columns = matrix.shape[1]
         groups = [slice(a, min(a + group, columns)) for a in range(0, columns, group)]
         if self.order == "natural":
-            return _in_order(matrix, lattice, levels, groups, scales)
+            return _in_order(matrix, factored, levels, groups, scales)
         fits = [scales(matrix[:, here], np.ones(here.stop - here.start, np.float32)) for here in groups]
         scale, zero = (np.stack([fit[part] for fit in fits], axis=1) for part in (0, 1))
-        order = np.argsort(-np.diag(lattice.metric), kind="stable")
-        turned = replace(factored(lattice.metric[np.ix_(order, order)].astype(np.float64)), order=order)
+        order = np.argsort(-np.diag(factored.metric), kind="stable")
+        turned = replace(factorize(factored.metric[np.ix_(order, order)].astype(np.float64)), order=order)
         of_column = order // group
         permuted = _permuted(matrix[:, order], turned, levels, scale[:, of_column], zero[:, of_column])
         codes = np.empty(matrix.shape, np.uint8)
@@ -115,27 +115,27 @@ METHOD = Gptq
 
 
 def _in_order(
-    matrix: Floats, lattice: Lattice, levels: NDArray[np.float64], groups: list[slice], scales: FitScales
+    matrix: Floats, factored: MetricFactors, levels: NDArray[np.float64], groups: list[slice], scales: FitScales
 ) -> Found:
     w = matrix.copy()
     codes = np.empty(w.shape, np.uint8)
     fits, outside = [], 0
     for here in groups:
-        fits.append(scales(np.ascontiguousarray(w[:, here]), lattice.conditional[here]))
+        fits.append(scales(np.ascontiguousarray(w[:, here]), factored.conditional[here]))
         scale, zero = (np.broadcast_to(part[:, None], w[:, here].shape) for part in fits[-1])
-        codes[:, here], beyond = _block(w, here, lattice.feedback, levels, scale, zero)
+        codes[:, here], beyond = _block(w, here, factored.feedback, levels, scale, zero)
         outside += beyond
     scale, zero = (np.stack([fit[part] for fit in fits], axis=1) for part in (0, 1))
-    return Found(codes, scale, zero, lattice, outside)
+    return Found(codes, scale, zero, factored, outside)
 
 
 def _permuted(
-    w: Floats, lattice: Lattice, levels: NDArray[np.float64], scale: Floats, zero: Floats
+    w: Floats, factored: MetricFactors, levels: NDArray[np.float64], scale: Floats, zero: Floats
 ) -> tuple[Codes, int]:
     """Codes [rows, columns] with a scale and a zero for every weight, and how many were outside."""
     width, w = 64, w.copy()
     blocks = [slice(a, min(a + width, w.shape[1])) for a in range(0, w.shape[1], width)]
-    found = [_block(w, here, lattice.feedback, levels, scale[:, here], zero[:, here]) for here in blocks]
+    found = [_block(w, here, factored.feedback, levels, scale[:, here], zero[:, here]) for here in blocks]
     return np.concatenate([codes for codes, _ in found], axis=1), sum(outside for _, outside in found)
 
 

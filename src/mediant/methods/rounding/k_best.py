@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mediant.kernels.babai import Lattice, Rounded
+from mediant.kernels.babai import MetricFactors, Rounded
 from mediant.kernels.k_best import MOST_BEAMS, k_best
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.methods.rounding.babai import Babai
@@ -43,10 +43,15 @@ class KBest(Babai):
             raise ValueError(f"beams are counted from 1 to {MOST_BEAMS}")
 
     def nearest_planes(
-        self, matrix: NDArray[np.float32], lattice: Lattice, levels: NDArray[np.float32], group: int, form: ScaleForm
+        self,
+        matrix: NDArray[np.float32],
+        factored: MetricFactors,
+        levels: NDArray[np.float32],
+        group: int,
+        form: ScaleForm,
     ) -> Rounded:
-        """Codes and scales of a matrix [rows, columns] in the lattice's order, before descent."""
-        return k_best(matrix, lattice, levels, group, form, self.beams)
+        """Codes and scales of a matrix [rows, columns] in the factors' order, before descent."""
+        return k_best(matrix, factored, levels, group, form, self.beams)
 
 
 METHOD = KBest

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mediant.kernels.babai import Lattice, Rounded
+from mediant.kernels.babai import MetricFactors, Rounded
 from mediant.kernels.nested_babai import nested_babai
 from mediant.kernels.scale_codes import ScaleForm
 from mediant.methods.error_bounds import outside
@@ -40,10 +40,10 @@ NEEDS = ("hessian",)
 class Nested(Babai):
     """Parameters as for `babai`."""
 
-    def on_lattice(
+    def on_factors(
         self,
         matrix: NDArray[np.float32],
-        lattice: Lattice,
+        factored: MetricFactors,
         levels: NDArray[np.float64],
         group: int,
         form: ScaleForm,
@@ -57,12 +57,12 @@ class Nested(Babai):
         table, weights = (values.astype(np.float32) for values in readings(bits))
         if not np.array_equal(table[0], levels.astype(np.float32)):
             raise ValueError("nested rounding goes with the grid nested")
-        w = matrix if lattice.order is None else matrix[:, lattice.order]
-        found = nested_babai(w, lattice, table, weights, group, form, self.sweeps)
+        w = matrix if factored.order is None else matrix[:, factored.order]
+        found = nested_babai(w, factored, table, weights, group, form, self.sweeps)
         scales = found.scales(form)
         error = w - np.repeat(scales, group, axis=1)[:, : w.shape[1]] * table[0][found.codes]
-        beyond = outside(error, lattice, scales, table[0], group)
-        return in_place(Rounded(found.codes, found.row_scales, found.scale_codes, beyond), lattice.order, group)
+        beyond = outside(error, factored, scales, table[0], group)
+        return in_place(Rounded(found.codes, found.row_scales, found.scale_codes, beyond), factored.order, group)
 
 
 METHOD = Nested

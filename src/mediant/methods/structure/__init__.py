@@ -4,7 +4,7 @@ An edit is a pure function of the configuration (what `config.json` says) and of
 network. What it needs to know of data, such as which neurons to keep, stands in its parameters, so that the plan alone
 repeats it. `METHOD` is a frozen dataclass of these parameters, as JSON gives them, with the method `edited`.
 
-An edit that learns has `learned` instead (`Learner`): new values for some tensors, from the original model and text.
+An edit that learns has `train` instead (`Learner`): new values for some tensors, from the original model and text.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Edit(Protocol):
 class Learner(Protocol):
     """A change of a model's weights that is learned, with the same bits for the same arguments."""
 
-    def learned(
+    def train(
         self,
         student: nn.Module,
         teacher: nn.Module,

@@ -43,7 +43,7 @@ class Distill:
     rate: float = 5e-4
     lora_rank: int = 0
 
-    def learned(
+    def train(
         self,
         student: nn.Module,
         teacher: nn.Module,

@@ -60,7 +60,7 @@ class Refit:
         if self.windows < 1 or not 0 < self.damping < 1e6:
             raise ValueError("windows are counted from 1, and damping is a positive share")
 
-    def learned(
+    def train(
         self,
         student: nn.Module,
         teacher: nn.Module,

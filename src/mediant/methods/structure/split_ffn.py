@@ -1,16 +1,17 @@
 """Makes every dense MLP a mixture of experts over the same neurons; the model becomes an ordinary `qwen2_moe`.
 
-Which neuron goes where stands in the parameters (`mediant.methods.experts.split_ffn` chooses). That architecture weighs
-a routed expert by its softmax score and the shared one by a sigmoid. At logits near 0 these are 1 / experts and 1/2,
-so the output matrices are multiplied by `experts` and 2, and every neuron in use counts as in the dense model. Routers
-are 0 here, which means nothing but that all experts are alike; `tune_experts` fits them. Where every expert is
+Which neuron goes where stands in the parameters (`mediant.methods.experts.neuron_clusters` chooses). That architecture
+weighs a routed expert by its softmax score and the shared one by a sigmoid. At logits near 0 these are 1 / experts and
+1/2, so the output matrices are multiplied by `experts` and 2, and every neuron in use counts as in the dense model.
+Routers are 0 here, which means nothing but that all experts are alike; `tune_experts` fits them. Where every expert is
 active the model computes what the dense one did, its sums in another order.
 
 Takes models with attention as in Llama, Mistral and Qwen2, without biases but those of queries, keys and values, and
 without a sliding window. A sister of `keep_neurons`: that one drops neurons for all tokens, this one for some, so no
 byte is saved, but time is. Multiplying by a number of experts that is no power of two rounds once in the weights' type.
 
-Source: Pei et al. 2025 (arXiv 2502.04416); deviations are listed in `mediant.methods.experts.split_ffn`. Cost: a copy.
+Source: Pei et al. 2025 (arXiv 2502.04416); deviations are listed in `mediant.methods.experts.neuron_clusters`. Cost: a
+copy.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class TuneExperts:
         if self.learn not in LEARNED or not 0 <= self.steps <= MOST_STEPS:
             raise ValueError(f"learn is one of {', '.join(LEARNED)}, and steps go from 0 to {MOST_STEPS}")
 
-    def learned(
+    def train(
         self,
         student: nn.Module,
         teacher: nn.Module,

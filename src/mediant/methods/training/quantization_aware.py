@@ -14,7 +14,8 @@ of the block in the original and x^ in the network as it is rounded so far; end 
 Against scale tuning (scale_tuning.py), which keeps all codes, it changes them: worth most at 2 and 3 bits, at the price
 of gradients of all weights, four float32 copies of what learns.
 
-Shapes: latents and codes [rows, columns], scales and zeros [rows, groups], gains [rows], levels [count] of one depth.
+Shapes: latents and codes [rows, columns], scales and zeros [rows, groups], gains [rows], levels [count] of one bit
+width.
 
 Source: Bengio et al. 2013 (arXiv 1308.3432), section 4, for the estimator; Esser et al. 2020 (LSQ, arXiv 1902.08153),
 equation 3, for the step size; Chen et al. 2024 (EfficientQAT, arXiv 2407.11062), sections 3.2 and 3.3. Deviations:
@@ -124,7 +125,7 @@ def started(position: torch.Tensor, codes: torch.Tensor, levels: torch.Tensor) -
 
 
 class Rows(NamedTuple):
-    """Consecutive rows of one depth: which, their levels, and their codes as they are stored."""
+    """Consecutive rows of one bit width: which, their levels, and their codes as they are stored."""
 
     where: slice
     levels: torch.Tensor
@@ -137,7 +138,7 @@ class Latent(nn.Module):
     Args:
         original: [rows, columns], in the basis in which it is quantized.
         scale, zero: [rows, groups], as decoded; no zero where they are all 0.
-        runs: the rows of each depth, in order.
+        runs: the rows of each bit width, in order.
         group: columns that share a scale.
         seed: of the rotation of the columns, or None.
     """

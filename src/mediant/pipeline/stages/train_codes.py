@@ -35,7 +35,7 @@ from mediant.pipeline.certificates import certified
 from mediant.pipeline.run import Run
 from mediant.pipeline.stages import Encodings
 from mediant.planning.plan import Plan
-from mediant.statistics.calibration import LEARNING_WINDOW
+from mediant.statistics.calibration_text import LEARNING_WINDOW
 from mediant.values import Array, Model, TensorInfo
 from mediant.workers import compute_alone, ordered
 
@@ -69,7 +69,7 @@ class TrainCodes:
 
     def apply(self, run: Run, plan: Plan, encodings: Encodings) -> Generator[Encoding, None, None]:
         """Trains, and yields the tensors with the codes that learned."""
-        return with_codes(run, encodings, trained(run, plan, encodings))
+        return replace_codes(run, encodings, train(run, plan, encodings))
 
     def operations(self, run: Run, plan: Plan) -> Operations:
         """Counts forth and back of one window a step, windows entering every block twice, and the teacher's passes."""
@@ -98,7 +98,7 @@ def check_trainable(model: Model, plan: Plan) -> None:
         )
 
 
-def trained(run: Run, plan: Plan, encodings: Encodings) -> Learned:
+def train(run: Run, plan: Plan, encodings: Encodings) -> Learned:
     """The parts of all tensors whose codes learned, by name; of those that did not become better, as they were.
 
     Raises:
@@ -124,7 +124,7 @@ def _name(what: str, plan: Plan) -> str:
     return f"{what}-{plan.block_steps}-{plan.code_steps}"
 
 
-def with_codes(run: Run, encodings: Encodings, learned: Learned) -> Generator[Encoding, None, None]:
+def replace_codes(run: Run, encodings: Encodings, learned: Learned) -> Generator[Encoding, None, None]:
     """The encodings with the parts that were learned, and with certificates of what they are now."""
     with WeightReader(run.model) as weights, contextlib.closing(encodings()) as before:
         for encoding in before:

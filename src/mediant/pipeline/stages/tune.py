@@ -27,7 +27,7 @@ from mediant.pipeline.certificates import certified
 from mediant.pipeline.run import Run
 from mediant.pipeline.stages import Encodings
 from mediant.planning.plan import Plan
-from mediant.statistics.calibration import LEARNING_WINDOW
+from mediant.statistics.calibration_text import LEARNING_WINDOW
 from mediant.values import MOST_STEPS, Array
 
 # Windows that are not learned from, but judge whether learning helped.
@@ -60,8 +60,8 @@ class Tune:
 
     def apply(self, run: Run, plan: Plan, encodings: Encodings) -> Generator[Encoding, None, None]:
         """Learns, and yields the tensors with what was learned."""
-        tuned = learned(run, plan, encodings)
-        return taken_up(run, encodings, tuned)
+        tuned = learn_gains(run, plan, encodings)
+        return apply_gains(run, encodings, tuned)
 
     def operations(self, run: Run, plan: Plan) -> Operations:
         """Counts a pass of the original, and one of the compressed model forth and back, each step."""
@@ -88,7 +88,7 @@ def tunable(plan: Plan) -> set[str]:
     return {name for name, tensor in plan.tensors.items() if tensor.tunable}
 
 
-def learned(run: Run, plan: Plan, encodings: Encodings) -> Tuned:
+def learn_gains(run: Run, plan: Plan, encodings: Encodings) -> Tuned:
     """Tunes the rounded weights of a plan; returns nothing if that is no better on held-out windows.
 
     Raises:
@@ -127,7 +127,7 @@ def _name(what: str, plan: Plan) -> str:
     return f"{what}-{plan.tune_steps}-{plan.block_steps}-{plan.code_steps}"
 
 
-def taken_up(run: Run, encodings: Encodings, tuned: Tuned) -> Generator[Encoding, None, None]:
+def apply_gains(run: Run, encodings: Encodings, tuned: Tuned) -> Generator[Encoding, None, None]:
     """The encodings with what was learned in their scales and values, and with certificates of what they are now."""
     with WeightReader(run.model) as weights, contextlib.closing(encodings()) as before:
         for encoding in before:

@@ -1,4 +1,4 @@
-// Native twin of mediant.kernels.block_sparse, which states the contract.
+// Native twin of mediant.kernels.block_sparse_matrix, which states the contract.
 #include "block_sparse_linear.h"
 
 #include "../registry.h"

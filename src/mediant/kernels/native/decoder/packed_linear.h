@@ -28,28 +28,28 @@ class PackedLinear final : public Linear {
         static_cast<Inputs &>(prepared).activations.fill(x, columns, begin, end, firsts);
     }
     void multiply(const Prepared &prepared, int64_t, float *y, int64_t stride, int thread, int threads) const override {
-        const Share octets(matrix_.octets, thread, threads);
-        mediant::multiply(matrix_, static_cast<const Inputs &>(prepared).activations, y, stride, octets.begin, octets.end);
+        const Share panels(matrix_.panels, thread, threads);
+        mediant::multiply(matrix_, static_cast<const Inputs &>(prepared).activations, y, stride, panels.begin, panels.end);
     }
     Share share(int thread, int threads) const override {
-        Share rows_of(matrix_.octets, thread, threads);
+        Share rows_of(matrix_.panels, thread, threads);
         rows_of.begin = first_row(rows_of.begin), rows_of.end = first_row(rows_of.end);
         return rows_of;
     }
     void row(int64_t index, float *out) const override { decode_row(matrix_, index, out); }
     int64_t bytes() const override {
-        int64_t total = 2 * rows + matrix_.octets * matrix_.groups * matrix_.scale_bits;
+        int64_t total = 2 * rows + matrix_.panels * matrix_.groups * matrix_.scale_bits;
         for (int64_t i = 0; i < matrix_.run_count; ++i)
-            total += matrix_.runs[i].octets * matrix_.blocks * 32 * matrix_.runs[i].bits;
+            total += matrix_.runs[i].panels * matrix_.blocks * 32 * matrix_.runs[i].bits;
         return total;
     }
 
   private:
-    int64_t first_row(int64_t octet) const {
+    int64_t first_row(int64_t panel) const {
         for (int64_t i = 0; i < matrix_.run_count; ++i) {
             const PackedRun &run = matrix_.runs[i];
-            if (octet < run.first_octet + run.octets)
-                return run.first_row + std::min(run.rows, (octet - run.first_octet) * kOctet);
+            if (panel < run.first_panel + run.panels)
+                return run.first_row + std::min(run.rows, (panel - run.first_panel) * kPanel);
         }
         return rows;
     }

@@ -21,7 +21,7 @@ import torch
 from mediant.methods.layer import Layer
 from mediant.methods.pruning.patterns import Pattern
 from mediant.methods.pruning.scores import Doubles, Mask
-from mediant.statistics.lattice import damped
+from mediant.statistics.metric_factors import damped
 
 REFERENCES = (
     "Frantar & Alistarh 2023, SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot, 2301.00774",
