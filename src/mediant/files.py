@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,16 +32,30 @@ REFUSALS = {
 }
 
 
+def reason(problem: Exception) -> str:
+    """Says why a file could not be used, without what only programmers understand: numbers, classes, attributes.
+
+    >>> reason(IsADirectoryError(errno.EISDIR, "Is a directory", "text")), reason(AttributeError("no 'pop'"))
+    ('it is a folder', 'a value in it is missing or of the wrong kind')
+    >>> reason(ValueError("the field 'x': TypeError: not a number"))
+    "the field 'x': not a number"
+    """
+    if isinstance(problem, OSError) and problem.errno is not None:
+        return REFUSALS.get(problem.errno, problem.strerror or str(problem))
+    if type(problem) in (AttributeError, TypeError, KeyError, IndexError):
+        return "a value in it is missing or of the wrong kind"
+    return re.sub(r"\b[A-Z]\w*Error: ", "", " ".join(str(problem).split())).replace("NoneType", "null")
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turns the operating system's refusals while writing to `path` into one sentence."""
     try:
         yield
     except OSError as problem:
-        reason = REFUSALS.get(problem.errno or 0, problem.strerror or str(problem))
         cached = path.is_relative_to(cache_folder())
         advice = "set MEDIANT_CACHE to a folder with room" if cached else "nothing that was there before has changed"
-        raise StorageError(f"Cannot write {path}: {reason}; {advice}.") from problem
+        raise StorageError(f"Cannot write {path}: {reason(problem)}; {advice}.") from problem
 
 
 def sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Spoils good inputs and gives them to every command that takes them: `python tests/hostile/mutate.py [COUNT] [SEED]`.
+"""Spoils good inputs and gives them to every command that takes them: `python -m tests.hostile.mutate [COUNT] [SEED]`.
 
 A folder, file or option is spoilt in one place by a seeded draw. Then each command has to work, or to end with one
 sentence and an exit code of its own: no traceback, no signal, no hang, and nothing beside what it was to write. Every
@@ -8,23 +8,21 @@ JSON lines; without COUNT all mutations are tried.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
 import random
-import resource
+import re
 import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# Of the processor, and of the clock on a busy machine; bytes.
-SECONDS, WALL, MEMORY = 60, 400, 6 << 30
+from tests.forked_commands import WALL, import_all, run
+
 TEXT = "the quick brown fox jumps over the lazy dog and runs away from 12 angry bees . "
 HTML = b"<!DOCTYPE html>\n<html><head><title>404</title></head><body>Not found</body></html>\n"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
@@ -62,6 +60,10 @@ NASTY = (
     "{}",
     "x" * 300,
 )
+
+# The largest exit code that an error has (`mediant.errors`), and words that no sentence for a person has.
+LAST_CODE = 9
+INNARDS = re.compile(r"\w+Error: |NoneType|object has no attribute|object is not|<class '|Errno|0x[0-9a-f]{8}")
 
 # Inputs by name: what stands for each in a command line. {out} is where a command writes.
 FAST = "--windows 1 --window 16"
@@ -174,51 +176,6 @@ def make_inputs(place: Path) -> dict[str, Path]:
         if code:
             raise SystemExit(f"{line} failed: {said}")
     return inputs
-
-
-def run(arguments: list[str], work: Path) -> tuple[int, str, float]:
-    """Exit code (negative: a signal), what was said on standard error, and seconds, of one command in a fork."""
-    begun = time.monotonic()
-    said = work / ".said"
-    child = os.fork()
-    if child == 0:
-        with contextlib.suppress(BaseException):
-            _become(arguments, said)
-        os._exit(99)
-    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
-        if time.monotonic() - begun > WALL:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(0.01)
-    text = said.read_text(errors="replace") if said.exists() else ""
-    said.unlink(missing_ok=True)
-    return os.waitstatus_to_exitcode(ended[1]), text, time.monotonic() - begun
-
-
-def _become(arguments: list[str], said: Path) -> None:
-    """Runs a command in this process, which ends with it."""
-    import traceback
-
-    from mediant.cli import _console, app
-
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
-    error = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    null = os.open(os.devnull, os.O_RDWR)
-    for source, target in ((null, 0), (null, 1), (error, 2)):
-        os.dup2(source, target)
-    sys.stdin, sys.stdout = open(0), open(1, "w")  # noqa: SIM115
-    sys.stderr = open(2, "w", errors="backslashreplace")  # noqa: SIM115
-    sys.argv = ["mediant", *arguments]
-    try:
-        code = _console.run(app)
-    except SystemExit as end:
-        code = int(end.code or 0)
-    except BaseException:
-        traceback.print_exc()
-        code = 99
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def spoil(path: Path, draw: random.Random) -> str:
@@ -379,8 +336,10 @@ def trial(kind: str, number: int, inputs: dict[str, Path], work: Path) -> Iterat
         out = work / "place" / "out"
         out.parent.mkdir()
         arguments = line.format(**mine, out=out).split() + ([how] if kind == "option" else [])
+        before = _contents(work / "in")
         code, said, seconds = run(arguments, work)
         wrong = _wrong(code, said, seconds, sorted(p.name for p in out.parent.iterdir()))
+        wrong = wrong or ("changes its input" if _contents(work / "in") != before else "")
         if wrong:
             yield {
                 "kind": kind,
@@ -394,12 +353,28 @@ def trial(kind: str, number: int, inputs: dict[str, Path], work: Path) -> Iterat
         shutil.rmtree(out.parent)
 
 
+def _contents(folder: Path) -> dict[str, bytes | str]:
+    """What is in a folder: bytes of files, and where links lead."""
+    found: dict[str, bytes | str] = {}
+    for path in sorted(folder.rglob("*")) if folder.exists() else ():
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = os.readlink(path)
+        elif path.is_file():
+            found[name] = path.read_bytes()
+        else:
+            found[name] = "a folder"
+    return found
+
+
 def _wrong(code: int, said: str, seconds: float, left: list[str]) -> str:
     """What a run should not have done; empty if all is well."""
     if code == -signal.SIGXCPU or seconds > WALL:
         return "hangs"
-    if code < 0 or code > 8 or "Traceback" in said:
+    if not 0 <= code <= LAST_CODE or "Traceback" in said:
         return "traceback" if "Traceback" in said else f"ends with {code}"
+    if code and (found := INNARDS.search(said)):
+        return f"speaks of its own innards: {found[0]}"
     if code and "mediant:" not in said and "Usage" not in said and "Error" not in said:
         return "fails without a word"
     if code and len(said[said.rfind("mediant:") :]) > 1200 and "Usage" not in said:
@@ -410,13 +385,12 @@ def _wrong(code: int, said: str, seconds: float, left: list[str]) -> str:
 
 def main() -> int:
     """Tries the mutations and prints what is wrong."""
-    os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     count = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1] != "all" else None
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     kinds = sys.argv[3].split(",") if len(sys.argv) > 3 else [*SHARES]
     place = Path(tempfile.mkdtemp(prefix="mutate-"))
     os.environ |= {"MEDIANT_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    _import_all()
+    import_all()
     wrong = runs = 0
     try:
         (place / "good").mkdir()
@@ -436,20 +410,6 @@ def main() -> int:
         shutil.rmtree(place, ignore_errors=True)
     print(json.dumps({"mutations": runs, "wrong": wrong}), flush=True)
     return int(wrong > 0)
-
-
-def _import_all() -> None:
-    """Imports what commands import, once, before the forks; torch must start no threads."""
-    import importlib
-    import pkgutil
-
-    import torch
-
-    import mediant
-
-    torch.set_num_threads(1)
-    for module in pkgutil.walk_packages(mediant.__path__, "mediant."):
-        importlib.import_module(module.name)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("mutate.py")
+PROJECT = Path(__file__).parents[2]
 
 
 def findings(*arguments: str, **environment: str) -> list[dict[str, object]]:
     """What `mutate.py` finds wrong with these arguments."""
     done = subprocess.run(
-        [sys.executable, SCRIPT, *arguments], stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
+        [sys.executable, "-m", "tests.hostile.mutate", *arguments], stdout=subprocess.PIPE, text=True, cwd=PROJECT,
+        env={**os.environ, **environment},
+    )  # fmt: skip
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines, "the script ended without a word"
     assert "mutations" in lines[-1]

@@ -12,6 +12,7 @@ BERT = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidde
 T5 = {"vocab_size": 64, "d_model": 16, "d_ff": 24, "d_kv": 8, "num_layers": 1, "num_heads": 2}
 LLAMA = {**BERT, "num_key_value_heads": 2}
 VIT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
+MUSICGEN = {"vocab_size": 64, "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 MAMBA = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1}
 
 
@@ -34,6 +35,8 @@ def network(name, settings):
         ("BertLMHeadModel", BERT | {"is_decoder": True}, "language model", ""),
         ("BertLMHeadModel", BERT, "none", "both directions"),
         ("T5ForConditionalGeneration", T5, "none", "has an encoder and a decoder"),
+        ("MusicgenForCausalLM", MUSICGEN, "none", "codes of sounds"),
+        ("MllamaForCausalLM", LLAMA, "language model", ""),
         ("ViTModel", VIT, "none", "reads pixel_values, not token ids"),
     ],
 )

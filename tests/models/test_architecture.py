@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from transformers import BertConfig, GPT2Config, LlamaConfig, T5Config, ViTConfig
+from transformers import BertConfig, GPT2Config, LlamaConfig, Mamba2Config, T5Config, ViTConfig
 
 from mediant.errors import ModelError
 from mediant.models import architecture as arch
@@ -71,3 +71,13 @@ def test_a_count_that_would_be_built_forever(name, tiny_folder):
                 with pytest.raises(ModelError, match=f"{key} = .* no network has more than 4096"):
                     arch.build_config(spoilt, "a test")
     assert not arch.COUNTS.match("num_attention_heads_per_layer")
+
+
+def test_numbers_that_json_lacks(tmp_path):
+    """The writer of configurations spells infinity as an object; both readings give the number."""
+    Mamba2Config().save_pretrained(tmp_path)
+    entries = json.loads((tmp_path / "config.json").read_text())
+    assert entries["time_step_limit"][1] == {"__float__": "Infinity"}
+    for found in (arch.build_config(entries, "here"), arch.load_config(tmp_path)):
+        assert found.time_step_limit[1] == float("inf")
+    assert entries["time_step_limit"][1] == {"__float__": "Infinity"}

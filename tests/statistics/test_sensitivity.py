@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import transformers
+from tests.tiny_models import byte_tokenizer
 
 from mediant.models.opening import open_model
 from mediant.models.reference import load_reference
@@ -139,6 +141,18 @@ def test_an_encoder_without_text_reads_random_tokens(tiny_folder):
     assert "random" in text.source
     layers = collect(model, text).layers
     assert any(".attention." in name for name in layers)
+
+
+def test_a_family_that_changes_its_embeddings_in_place(tmp_path):
+    """CTRL multiplies what its embedding gives by sqrt(width) in place, which a leaf would not allow."""
+    transformers.set_seed(0)
+    config = transformers.CTRLConfig(vocab_size=320, n_embd=16, dff=24, n_layer=2, n_head=2, n_positions=64)
+    transformers.CTRLLMHeadModel(config).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    model = open_model(str(tmp_path))
+    found = collect(model, random_text(model, 4, 16)).layers["transformer.w.weight"].input_square
+    assert np.isfinite(found).all()
+    assert (found > 0).all()
 
 
 def test_classes_are_drawn_as_often_as_they_are_probable():

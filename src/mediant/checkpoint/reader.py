@@ -196,4 +196,4 @@ def _readable(file: Path) -> Iterator[None]:
     except ModelError as problem:
         raise CheckpointError(str(problem)) from None
     except (OSError, ValueError) as problem:
-        raise CheckpointError(f"{file} cannot be read: {problem}.") from problem
+        raise CheckpointError(f"{file} cannot be read: {files.reason(problem)}.") from problem

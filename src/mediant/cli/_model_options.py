@@ -10,6 +10,8 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+MOST_SEED = 2**63 - 1
+"""The largest seed that PyTorch's and NumPy's generators both take."""
 MODELS = ("model", "candidate", "reference", "student", "teacher")
 """Parameters of commands that name a model, where they are text; a path is that of a compressed one."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mediant.cli._model_options import MOST_SEED
 from mediant.errors import ModelError, UsageError
 from mediant.runtime.activation_bits import USUAL
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 TemperatureOption = Annotated[
     float, typer.Option(min=0, help="0 takes the likeliest token each time; 1 draws as the model says.")
 ]
-TopKOption = Annotated[int, typer.Option(min=0, help="Draw among so many of the likeliest tokens; 0: all.")]
+TopKOption = Annotated[
+    int, typer.Option(min=0, max=2**31 - 1, help="Draw among so many of the likeliest tokens; 0: all.")
+]
 TopPOption = Annotated[
     float, typer.Option(min=0, max=1, help="Draw among the likeliest tokens of this total probability.")
 ]
@@ -36,9 +39,9 @@ PenaltyOption = Annotated[
 StopOption = Annotated[
     list[str] | None, typer.Option("--stop", help="Text at which to stop; may be given again.", show_default=False)
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the draws.")]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="Threads of the native decoder.", show_default="all processors")
+    int | None, typer.Option(min=1, max=1024, help="Threads of the native decoder.", show_default="all processors")
 ]
 PrecisionOption = Annotated[
     float | None,

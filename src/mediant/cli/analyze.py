@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mediant.cli._console import JsonOption, RichProgress, table_console, write_json
+from mediant.cli._model_options import MOST_SEED
 from mediant.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def command(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure sensitivity on text that the model writes.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of samples and of the text the model writes.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed of samples and of the text the model writes.")
+    ] = 0,
     spectrum: Annotated[bool, typer.Option(help="Compute singular values and Fourier energy.")] = True,
     attention: Annotated[
         int | None,

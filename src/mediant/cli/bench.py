@@ -25,7 +25,7 @@ def command(
     threads: Annotated[str, typer.Option(help="Thread counts, with commas.", show_default="1 and all processors")] = "",
     prompt_tokens: Annotated[int, typer.Option(min=16, help="Length of the prompt that is read.")] = 512,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens that are written.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Rounds; the median counts.")] = 5,
     precision: Annotated[
         bool, typer.Option("--precision", help="Also speed and KL divergence at each precision of a nested model.")
     ] = False,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mediant.cli._console import JsonOption, RichProgress, WaitOption, stderr, table_console, writable, write_json
+from mediant.cli._model_options import MOST_SEED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,7 +60,7 @@ def command(
             min=0, help="Judge with the inputs of linear layers rounded to so many bits, each token by itself; 0: not."
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of everything random.")] = 0,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the table as a page.", callback=writable)
     ] = None,

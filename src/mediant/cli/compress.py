@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from mediant.cli._console import JsonOption, RichProgress, WaitOption, stderr, table_console, writable, write_json
+from mediant.cli._model_options import MOST_SEED
 
 Coding = Literal["fixed", "entropy"]
 
@@ -68,7 +69,7 @@ def command(
             "most below 3.5 bits per weight. A plan has its own number of steps.",
         ),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random; a plan has its own.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of everything random; a plan has its own.")] = 0,
     resume: Annotated[
         bool,
         typer.Option(

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from mediant.cli._console import JsonOption, RichProgress, WaitOption, table_console, write_json
+from mediant.cli._model_options import MOST_SEED
 
 
 def command(
@@ -46,7 +47,7 @@ def command(
         ),
     ] = 0,
     batch: Annotated[int, typer.Option(metavar="N", help="Windows of 256 tokens a step.")] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of everything random.")] = 0,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Take up what a stopped run left.")] = True,
     wait: WaitOption = True,
     json: JsonOption = None,

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from mediant.cli._console import JsonOption, RichProgress, stderr, table_console, write_json
+from mediant.cli._model_options import MOST_SEED
 from mediant.errors import ModelError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def command(
         int, typer.Option(min=1, help="Windows to score: 20 show a trend, published figures take 60 or more.")
     ] = 20,
     window: Annotated[int, typer.Option(min=2, help="Tokens in a window; the second half is scored.")] = 512,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the text that the original writes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the text that the original writes.")] = 0,
     json: JsonOption = None,
 ) -> None:
     """Measure what a compressed model lost: KL divergence, perplexity, agreement, size.

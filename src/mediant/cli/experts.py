@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from mediant.cli._console import JsonOption, RichProgress, WaitOption, stderr, table_console, write_json
+from mediant.cli._model_options import MOST_SEED
 from mediant.errors import UsageError
 
 
@@ -36,7 +37,7 @@ def command(
         str,
         typer.Option(metavar="WHAT", help="What is learned: routers (and norms), or all, the experts' weights too."),
     ] = "all",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of everything random.")] = 0,
     resume: Annotated[
         bool,
         typer.Option("--resume/--no-resume", help="Take up what a stopped run left beside DIR, or start anew."),

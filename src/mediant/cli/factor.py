@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mediant.cli._console import JsonOption, WaitOption, writable
+from mediant.cli._model_options import MOST_SEED
 
 Method = Literal["whitened", "truncated", "nmf", "residual", "quantized"]
 RECIPES = {
@@ -48,7 +49,7 @@ def command(
     tune: Annotated[
         float, typer.Option(metavar="MINUTES", help="Then learn rows, norms and biases from the original for so long.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of everything random.")] = 0,
     save_plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the plan.", callback=writable)
     ] = None,

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from mediant.cli._console import JsonOption, RichProgress, WaitOption, stderr, table_console, write_json
+from mediant.cli._model_options import MOST_SEED
 from mediant.errors import UsageError
 
 Score = Literal["random", "magnitude", "wanda", "sparsegpt", "influence"]
@@ -63,7 +64,7 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Text to measure on. Without it the model writes its own, which takes time."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of everything random.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Take up what a stopped run left beside DIR, or start anew.")
     ] = True,

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mediant import files
 from mediant.errors import ModelError, TextError
 from mediant.progress import SILENT, Progress
 
@@ -67,7 +68,7 @@ def lines(path: Path) -> list[str]:
     except FileNotFoundError:
         raise TextError(f"There is no text file {path}.") from None
     except (UnicodeDecodeError, IsADirectoryError, PermissionError) as problem:
-        raise TextError(f"{path} cannot be read as UTF-8 text: {problem}.") from None
+        raise TextError(f"{path} cannot be read as UTF-8 text: {files.reason(problem)}.") from None
     if not found:
         raise TextError(f"{path} has no sentence; one a line is needed.")
     return found

@@ -91,7 +91,7 @@ def evaluate_all(
     progress: Progress = SILENT,
 ) -> list[Measurement]:
     """Scores each candidate as `evaluate` does, with all of them in memory and one run of the reference."""
-    tokens, source = _windows(reference, text, windows, window, seed, progress)
+    tokens, source = scored_windows(reference, text, windows, window, seed, progress)
     networks = [logits_of(candidate.load()) for candidate in candidates]
     found = compare_all(logits_of(load_reference(reference)), networks, tokens, progress)
     return [Measurement(_card(c, f, source, tokens.shape), f) for c, f in zip(candidates, found, strict=True)]
@@ -150,9 +150,14 @@ def evaluate_encoder(
     )
 
 
-def _windows(
+def scored_windows(
     reference: Model, text: Path | None, windows: int, window: int, seed: int, progress: Progress
 ) -> tuple[torch.Tensor, str]:
+    """The windows [windows, window] of a text that are scored, and where they are from; without a text, a written one.
+
+    Raises:
+        UsageError, TextError: there are no such windows.
+    """
     check(windows, window)
     limit = positions(reference)
     if limit is not None and window > limit:

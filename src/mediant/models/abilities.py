@@ -16,6 +16,7 @@ from typing import Literal
 import transformers
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mediant.errors import ModelError
 from mediant.models import architecture, remote_code
@@ -31,12 +32,16 @@ EXCEPTIONS: Mapping[str, str] = {
     "evolla": "needs proteins beside text",
     "funnel": "shortens a text on its way, so that tokens have no vectors of their own",
     "git": "needs pictures beside text",
+    "ibert": "computes with whole numbers in layers of its own",
     "layoutlm": "needs the place of every word on its page",
     "layoutlmv3": "needs the place of every word on its page",
     "lilt": "needs the place of every word on its page",
     "markuplm": "needs the structure of the page beside text",
     "mra": "needs kernels of its own, which run on GPUs only",
+    "musicgen_decoder": "reads codes of sounds, several at a time",
+    "musicgen_melody_decoder": "reads codes of sounds, several at a time",
     "perceiver": "reads bytes, not tokens",
+    "prophetnet": "predicts several tokens at each place, from streams of its own",
     "reformer": "reads texts of one length only, and hashes them anew at every reading",
     "tapas": "needs the rows and columns of a table beside text",
     "xlm": "is told what to predict with every text, and may read it in both directions",
@@ -77,6 +82,8 @@ def abilities(network: PreTrainedModel) -> Abilities:
     inputs = inspect.signature(network.forward).parameters
     if "decoder_input_ids" in inputs:
         return Abilities("none", "has an encoder and a decoder; its encoder alone can be compressed")
+    if "shared_kv_states" in inputs:
+        return Abilities("none", "drafts for another model, whose keys and values it needs")
     if "input_ids" not in inputs or network.main_input_name != "input_ids":
         return Abilities("none", f"reads {network.main_input_name}, not token ids")
     needed = [n for n, p in inputs.items() if n != "input_ids" and p.default is p.empty and p.kind is not p.VAR_KEYWORD]
@@ -100,8 +107,12 @@ def predicts(network: PreTrainedModel) -> bool:
     )
     kind = remote_code.network_kind(getattr(network.config, "auto_map", None), [type(network).__name__])
     own = not type(network).__module__.startswith("transformers.")
-    return (own and kind in remote_code.WRITERS) or any(
-        type(network) in _classes(mapping, network.config) for mapping in lists
+    # A part of a larger model (Mllama's text model) stands in the list by its own name, but not by its configuration.
+    named = type(network).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return (
+        (own and kind in remote_code.WRITERS)
+        or (not own and named)
+        or any(type(network) in _classes(mapping, network.config) for mapping in lists)
     )
 
 

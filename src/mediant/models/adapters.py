@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from mediant import files
 from mediant.claims import claimed
 from mediant.errors import ModelError
 from mediant.models import cached, folder, impostors
@@ -100,7 +101,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         found = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
-        raise ModelError(f"The {CONFIG} of {path} cannot be read: {problem}") from None
+        raise ModelError(f"The {CONFIG} of {path} cannot be read: {files.reason(problem)}") from None
     if not isinstance(found, dict):
         raise ModelError(f"The {CONFIG} of {path} is not a JSON object.")
     return found

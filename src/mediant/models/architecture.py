@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from mediant import files
 from mediant.errors import ModelError
 from mediant.models import remote_code
 from mediant.models.folder import read_config
@@ -19,8 +19,17 @@ from mediant.models.folder import read_config
 # Entries that count modules, as num_hidden_layers does, and the most that is believed.
 COUNTS = re.compile(r"(n|num|encoder|decoder)_((?!per_)[a-z]+_)*(layers?|experts|blocks)$")
 MOST = 4096
-# What a network's constructor raises over numbers that do not go together.
-BUILDING = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, ArithmeticError)
+# What a network's constructor raises over numbers that do not go together, or over a library that it needs beside.
+BUILDING = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    ArithmeticError,
+    ImportError,
+)
 
 
 def load_config(folder: Path) -> PretrainedConfig:
@@ -38,7 +47,9 @@ def load_config(folder: Path) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as problem:  # a configuration class may raise anything at all over a bad value
-        raise ModelError(f"The config.json of {folder} is refused by transformers: {problem}") from problem
+        raise ModelError(
+            f"The config.json of {folder} is refused by transformers: {files.reason(problem)}"
+        ) from problem
 
 
 def runs_own_code(entries: Mapping[str, Any], where: object) -> bool:
@@ -69,10 +80,19 @@ def build_config(entries: Mapping[str, Any], where: str) -> PretrainedConfig:
     check_counts(entries, f"The config.json of {where}")
     try:
         config_class = transformers.CONFIG_MAPPING[entries["model_type"]]
-        found: PretrainedConfig = config_class.from_dict(copy.deepcopy(dict(entries)))
+        found: PretrainedConfig = config_class.from_dict(_with_floats(dict(entries)))
         return found
     except Exception as problem:  # a configuration class may raise anything at all over a bad value
-        raise ModelError(f"The config.json of {where} is refused by transformers: {problem}") from problem
+        raise ModelError(f"The config.json of {where} is refused by transformers: {files.reason(problem)}") from problem
+
+
+def _with_floats(entries: Any) -> Any:
+    """A copy of entries in which what JSON lacks is a number again: transformers writes `{"__float__": "Infinity"}`."""
+    if isinstance(entries, Mapping):
+        if set(entries) == {"__float__"}:
+            return float(entries["__float__"])
+        return {name: _with_floats(value) for name, value in entries.items()}
+    return [_with_floats(value) for value in entries] if isinstance(entries, list) else entries
 
 
 def check_counts(entries: Mapping[str, Any], where: str) -> None:
@@ -139,7 +159,7 @@ def empty_network(config: PretrainedConfig) -> PreTrainedModel:
             return network_class(config)(config)
     except BUILDING as problem:
         raise ModelError(
-            f"transformers cannot build a {config.model_type!r} model from this configuration: {problem}"
+            f"transformers cannot build a {config.model_type!r} model from this configuration: {files.reason(problem)}"
         ) from problem
 
 
@@ -155,7 +175,7 @@ def _own_config(entries: Mapping[str, Any], folder: Path) -> PretrainedConfig:
         config: PretrainedConfig = found.from_pretrained(folder, local_files_only=True)
     except Exception as problem:  # code of others may raise anything at all
         raise ModelError(
-            f"The config.json of {folder} is refused by the code that comes with it: {problem}"
+            f"The config.json of {folder} is refused by the code that comes with it: {files.reason(problem)}"
         ) from problem
     config.name_or_path = str(folder)
     if network := own_class(config):

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mediant import files
 from mediant.errors import ModelError
 from mediant.files import read_json
 from mediant.models import impostors
@@ -65,7 +66,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = read_json(folder / "config.json")
     except (OSError, ValueError) as problem:
-        raise ModelError(f"The config.json of {folder} cannot be read: {problem}") from None
+        raise ModelError(f"The config.json of {folder} cannot be read: {files.reason(problem)}") from None
     if not isinstance(config, dict):
         raise ModelError(f"The config.json of {folder} is not a JSON object.")
     return config

@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from mediant import files
 from mediant.errors import ModelError
 
 
@@ -22,4 +23,4 @@ def restore(network: PreTrainedModel, folder: Path) -> None:
         network.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, TypeError, AttributeError, KeyError) as problem:
         where = folder / GENERATION_CONFIG_NAME
-        raise ModelError(f"The settings for generation in {where} cannot be read: {problem}") from problem
+        raise ModelError(f"The settings for generation in {where} cannot be read: {files.reason(problem)}") from problem

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mediant import files
 from mediant.errors import ModelError
 
 LFS = b"version https://git-lfs.github.com/spec/"
@@ -103,4 +104,4 @@ def _start(file: Path) -> bytes:
         with file.open("rb") as opened:
             return opened.read(START)
     except OSError as problem:
-        raise ModelError(f"{file} cannot be read: {problem.strerror or problem}.") from None
+        raise ModelError(f"{file} cannot be read: {files.reason(problem)}.") from None

@@ -10,6 +10,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from mediant import files
 from mediant.errors import ModelError
 from mediant.models import architecture, folder, generation_settings, remote_code, stored
 from mediant.values import Model
@@ -43,7 +44,7 @@ def load_network(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
             path, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, TypeError, AttributeError, KeyError) as problem:
-        raise ModelError(f"transformers cannot load the model in {path}: {problem}") from problem
+        raise ModelError(f"transformers cannot load the model in {path}: {files.reason(problem)}") from problem
     check_complete(report, f"The weights in {path}")
     loaded: PreTrainedModel = network.eval()
     return loaded
@@ -91,7 +92,7 @@ def load_tokenizer(model: Model | Path) -> PreTrainedTokenizerBase:
     except Exception as problem:  # the tokenizers library raises bare Exception
         if not remote_code.trusted() and _has_code(place):
             raise ModelError(remote_code.refusal(place, "tokenizer")) from None
-        raise ModelError(f"The tokenizer in {place} cannot be read: {problem}") from problem
+        raise ModelError(f"The tokenizer in {place} cannot be read: {files.reason(problem)}") from problem
     return tokenizer
 
 

@@ -124,9 +124,8 @@ def _from_hub(spec: str, progress: Progress) -> Path:
         # Of this machine's files, or of the transport.
         if problem.filename is None and problem.errno not in files.REFUSALS:
             raise ModelError(f"{nowhere}; {_FAILED}: {problem}") from problem
-        reason = files.REFUSALS.get(problem.errno or 0, problem.strerror or str(problem))
         raise StorageError(
-            f"Cannot keep {spec} in the hub's cache {constants.HF_HUB_CACHE}: {reason};"
+            f"Cannot keep {spec} in the hub's cache {constants.HF_HUB_CACHE}: {files.reason(problem)};"
             " set HF_HOME to a folder that can be written and has room."
         ) from problem
     except Exception as problem:  # whatever the transport underneath raises

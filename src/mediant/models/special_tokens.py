@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mediant import files
 from mediant.errors import ModelError
 from mediant.files import read_json
 from mediant.models.configuration import configuration
@@ -102,7 +103,7 @@ def _configured(folder: Path, name: str) -> tuple[str, Any]:
         try:
             given = read_json(file)
         except (OSError, ValueError) as problem:
-            raise ModelError(f"The file {file} cannot be read: {problem}") from None
+            raise ModelError(f"The file {file} cannot be read: {files.reason(problem)}") from None
         if isinstance(given, dict) and given.get(name) is not None:
             return str(file), given[name]
     found = configuration(folder)

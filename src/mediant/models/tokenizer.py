@@ -225,7 +225,7 @@ def _fast(folder: Path, pipeline: str, settings: Settings) -> FastTokenizer:
     try:
         return FastTokenizer(Pipeline.from_str(pipeline), settings)
     except Exception as problem:  # the tokenizers library raises bare Exception
-        raise ModelError(f"The tokenizer in {folder} cannot be read: {problem}") from problem
+        raise ModelError(f"The tokenizer in {folder} cannot be read: {files.reason(problem)}") from problem
 
 
 def _by_transformers(folder: Path) -> Any:

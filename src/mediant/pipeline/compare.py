@@ -127,6 +127,10 @@ def compare(request: CompareRequest, progress: Progress = SILENT) -> Table:
 
 def _answer(request: CompareRequest, progress: Progress) -> Table:
     work = _Work(request, open_model(request.model, progress), progress)
+    for text in (request.text, request.second):
+        if text is not None and work.model.causal:
+            # Refused before hours of work if it cannot be scored.
+            scoring.scored_windows(work.model, text, request.windows, request.window, request.seed, progress)
     rows = [work.make(recipe, size) for size in request.sizes for recipe in request.recipes]
     made = [row for row in rows if not row.refusal]
     scores = _Scores(work, progress).of([work.folder(row.recipe, row.size) for row in made])

@@ -39,6 +39,7 @@ WINDOW, MOST_WINDOWS, WRITTEN = 256, 4096, 128
 TRIAL = 2
 SECONDS, KEEP_SECONDS = 60, 90
 MOST_STEPS = 1_000_000
+MOST_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class DistillRequest:
             raise UsageError(f"--minutes is {self.minutes}; it takes a positive number.")
         if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
             raise UsageError(f"--steps is {self.steps}; it takes a whole number from 1 to {MOST_STEPS}.")
-        if self.batch < 1:
-            raise UsageError(f"--batch is {self.batch}; it takes a whole number from 1.")
+        if not 1 <= self.batch <= MOST_BATCH:
+            raise UsageError(f"--batch is {self.batch}; it takes a whole number from 1 to {MOST_BATCH}.")
         method_of(*dataclasses.astuple(self.method))
         if self.out.exists() and not (self.out.is_dir() and (not any(self.out.iterdir()) or self._ours())):
             raise StorageError(f"{self.out} is not empty and not a distilled model; name a new folder.")

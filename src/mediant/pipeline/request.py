@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from mediant import files
 from mediant.checkpoint.writer import check_replaceable
 from mediant.errors import PlanError, UsageError
 from mediant.planning.plan import Plan
@@ -77,5 +78,5 @@ class CompressRequest:
         except FileNotFoundError:
             raise PlanError(f"There is no plan {self.plan}.") from None
         except (OSError, UnicodeDecodeError) as problem:
-            raise PlanError(f"The plan {self.plan} cannot be read: {problem}.") from None
+            raise PlanError(f"The plan {self.plan} cannot be read: {files.reason(problem)}.") from None
         return Plan.from_json(text, str(self.plan))

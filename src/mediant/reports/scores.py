@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mediant import files
 from mediant.errors import UsageError
 from mediant.evaluation.embeddings import EmbeddingScorecard
 from mediant.files import read_json
@@ -36,7 +37,7 @@ def read_score(path: Path) -> Score:
     try:
         data = read_json(path)
     except OSError as problem:
-        raise UsageError(f"The scores {path} cannot be read: {problem.strerror}.") from None
+        raise UsageError(f"The scores {path} cannot be read: {files.reason(problem)}.") from None
     except ValueError:
         data = None
     if not isinstance(data, dict):

@@ -108,7 +108,7 @@ def read(file: Path) -> dict[str, Floats]:
     except FileNotFoundError:
         raise UsageError(f"There is no file of ranges {file}; `mediant ranges` writes one.") from None
     except (SafetensorError, OSError) as problem:
-        raise UsageError(f"{file} is not a file of ranges: {problem}.") from None
+        raise UsageError(f"{file} is not a file of ranges: {files.reason(problem)}.") from None
     return found
 
 

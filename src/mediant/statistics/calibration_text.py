@@ -228,7 +228,7 @@ def read_text(file: Path) -> str:
     except FileNotFoundError:
         raise TextError(f"There is no text file {file}.") from None
     except (UnicodeDecodeError, OSError) as problem:
-        raise TextError(f"{file} cannot be read as UTF-8 text: {problem}.") from None
+        raise TextError(f"{file} cannot be read as UTF-8 text: {files.reason(problem)}.") from None
 
 
 def _random_windows(model: Model, windows: int, window: int, seed: int) -> torch.Tensor:

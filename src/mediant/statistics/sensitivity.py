@@ -218,16 +218,18 @@ class Recorder:
         if self.hessians is not None:
             self.hessians.add(name, self.local.window, inputs, given.tempered)
 
-    def _embedding_hook(self, name: str) -> Callable[..., None]:
-        def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def _embedding_hook(self, name: str) -> Callable[..., torch.Tensor]:
+        def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             ids = inputs[0].reshape(-1)
             self._add(name, "rows", torch.bincount(ids, minlength=module.num_embeddings))
             if torch.is_grad_enabled():
                 if output.is_leaf:
-                    output.requires_grad_(True)
+                    # A copy, as some families (CTRL) change it in place, which a leaf does not allow.
+                    output = output.requires_grad_(True).clone()
                 # Some families scale inside the module: y = scale w, so that dl/dw = scale dl/dy.
                 scale = float(getattr(module, "embed_scale", 1))
                 output.register_hook(lambda g: self._add(name, "columns", _tokens(scale * g).square().sum(0)))
+            return output
 
         return hook
 

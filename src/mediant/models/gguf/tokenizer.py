@@ -16,6 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
+from mediant import files
 from mediant.errors import ModelError
 from mediant.models.gguf.file import GGUFFile
 from mediant.progress import SILENT, Progress
@@ -107,7 +108,9 @@ def _built(file: GGUFFile) -> PreTrainedTokenizerBase:
         except MemoryError:
             raise
         except Exception as problem:  # KeyError, ValueError, and the tokenizers library's bare Exception
-            raise ModelError(f"The tokenizer in the GGUF file {file.path} cannot be read: {problem}") from problem
+            raise ModelError(
+                f"The tokenizer in the GGUF file {file.path} cannot be read: {files.reason(problem)}"
+            ) from problem
     found.init_kwargs.pop("name_or_path", None)
     return found
 
