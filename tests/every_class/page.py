@@ -53,7 +53,8 @@ def row(outcome: Outcome) -> str:
 
 
 def _works(outcome: Outcome) -> bool:
-    return all(outcome.commands[command] == WORKS for command in ("compress", "evaluate", "huggingface"))
+    needed = ["compress", "evaluate", "huggingface", *(["generate"] if outcome.kind == "language model" else [])]
+    return all(outcome.commands[command] == WORKS for command in needed)
 
 
 def _reason(outcome: Outcome) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.every_class import trial
 from tests.every_class.maker import classes, tiny_config
 from tests.every_class.page import PAGE, page, row
 from tests.every_class.trial import COMMANDS, WORKS, Outcome
@@ -64,3 +65,39 @@ def test_tiny_models_are_tiny(name):
     assert config.hidden_size <= 64
     assert config.num_hidden_layers <= 4
     assert config.vocab_size <= 320
+
+
+def test_a_language_model_that_does_not_write_is_not_said_to_work():
+    silent = dict.fromkeys(COMMANDS, WORKS) | {"generate": "It cannot write."}
+    assert row(Outcome("A", "a", (), "language model", "no", silent, ())) == "| A | a | It cannot write. |"
+    assert row(Outcome("A", "a", (), "encoder", "no", silent, ())).endswith("| encoder | transformers | yes |")
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "left", "problem"),
+    [
+        (4, "mediant: The model in X is a Y.", None, ""),
+        (4, "mediant: The model in X is a Y.", "small", "leaves small"),
+        (7, "mediant: The plan is wrong.", None, "not at the door"),
+        (99, "Traceback (most recent call last):", None, "ends with 99"),
+        (-9, "", None, "ends with -9"),
+        (4, "KeyError: 'x'", None, "ends with 4"),
+    ],
+)
+def test_what_a_refusal_should_not_be(tmp_path, code, said, left, problem):
+    if left:
+        (tmp_path / left).mkdir()
+    found = trial._fault(code, said, tmp_path, "compress")
+    assert (problem in found) if problem else not found
+
+
+@pytest.mark.parametrize(
+    ("score", "near"),
+    [
+        ({"kl": 0.01}, True), ({"kl": 1.2}, False), ({"kl": float("nan")}, False), ({"kl": -0.1}, False),
+        ({"cosine": 0.999}, True), ({"cosine": 0.5}, False), ({"cosine": float("nan")}, False),
+    ],
+)  # fmt: skip
+def test_a_model_that_came_out_wrong_is_found(tmp_path, score, near):
+    (tmp_path / "scores.json").write_text(json.dumps(score))
+    assert (trial._too_far(tmp_path / "scores.json") == "") is near
