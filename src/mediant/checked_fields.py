@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def checked_fields(kind: type, data: object) -> dict[str, Any]:
-    """The fields of a dataclass as JSON or YAML gave them: all that it needs, no others, each of the type it states.
+    """Returns the fields of a dataclass as JSON or YAML gave them: all that it needs, no others, each of the type it
+    states.
 
     Sequences and mappings are lists and dictionaries there, and what is in them is not looked at.
 
@@ -33,7 +34,9 @@ def checked_fields(kind: type, data: object) -> dict[str, Any]:
 
 @cache
 def _hints(kind: type) -> dict[str, Any]:
-    """The types of a dataclass's fields. Finding them takes longer than checking what a manifest says of a tensor."""
+    """Returns the types of a dataclass's fields. Finding them takes longer than checking what a manifest says of a
+    tensor.
+    """
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 

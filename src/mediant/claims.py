@@ -81,7 +81,7 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 def _acquired(place: Path, progress: Progress, wait: bool) -> BaseFileLock | None:
-    """The lock beside a place; none on a file system that has no locks."""
+    """Returns the lock beside a place; none on a file system that has no locks."""
     from filelock import FileLock
 
     file = place.with_name(f".{place.name}.mediant-lock")
@@ -141,7 +141,7 @@ def _myself() -> str:
 
 
 def _holder(file: Path) -> str:
-    """A description of who holds a claim."""
+    """Returns a description of who holds a claim."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         return f"Process {found['pid']} on {found['host']} ({found['command']}, since {found['since']})"

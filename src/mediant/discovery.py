@@ -20,7 +20,7 @@ Spec = Mapping[str, Any]
 
 @cache
 def names(kind: str) -> tuple[str, ...]:
-    """Names of all methods of a kind, such as `grids` or `scales`, in alphabetical order.
+    """Returns the names of all methods of a kind, such as `grids` or `scales`, in alphabetical order.
 
     A kind is a folder of `mediant.methods`, or any package by its full name.
     """
@@ -29,7 +29,7 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def make(kind: str, spec: Spec) -> Any:
-    """The method that `spec` names, with its parameters.
+    """Returns the method that `spec` names, with its parameters.
 
     Raises:
         PlanError: no such method, or a parameter that it does not have.
@@ -72,6 +72,6 @@ def _short(kind: str) -> str:
 
 
 def spec(method: Any) -> dict[str, Any]:
-    """The spec that `make` turns back into an equal method."""
+    """Returns the spec that `make` turns back into an equal method."""
     name = type(method).__module__.rpartition(".")[2]
     return {"name": name, **dataclasses.asdict(method)}

@@ -122,7 +122,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """The value of a JSON text, with `pairs` for what becomes of objects.
+    """Returns the value of a JSON text, with `pairs` for what becomes of objects.
 
     Raises:
         ValueError: not JSON, or nested too deeply.
@@ -134,18 +134,18 @@ def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None =
 
 
 def sha256(data: bytes | memoryview) -> str:
-    """SHA-256 in hexadecimal."""
+    """Returns the SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal, read in pieces."""
+    """Returns the SHA-256 of a file's bytes, in hexadecimal, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder: what it takes to send it."""
+    """Returns the bytes of all files below a folder: what it takes to send it."""
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 
@@ -159,7 +159,7 @@ def cache_folder() -> Path:
 
 
 def cache_limit() -> int:
-    """The most bytes that each kind of entry takes in the cache folder: `MEDIANT_CACHE_SIZE`, or 8 GB.
+    """Returns the most bytes that each kind of entry takes in the cache folder: `MEDIANT_CACHE_SIZE`, or 8 GB.
 
     Raises:
         UsageError: `MEDIANT_CACHE_SIZE` is not a number of bytes.

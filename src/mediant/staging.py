@@ -61,7 +61,7 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _alive(process: int) -> bool:
-    """True if a process other than this one, which has just begun to write, is running."""
+    """Returns True if a process other than this one, which has just begun to write, is running."""
     if process == os.getpid():
         return False
     try:

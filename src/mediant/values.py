@@ -95,7 +95,7 @@ class Model:
         return sum(t.size for t in self.tensors)
 
     def tensor(self, name: str) -> TensorInfo:
-        """The tensor of that name or alias; KeyError if there is none."""
+        """Returns the tensor of that name or alias; KeyError if there is none."""
         for t in self.tensors:
             if name == t.name or name in t.aliases:
                 return t

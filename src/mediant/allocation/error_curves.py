@@ -21,7 +21,7 @@ FEWEST_ROWS = 64
 
 
 def error_curve(layer: Layer, plan: Form, bit_widths: Sequence[int]) -> dict[int, float]:
-    """Predicted loss of a layer's matrix [rows, columns] at each bit width, in nats per token."""
+    """Returns the predicted loss of a layer's matrix [rows, columns] at each bit width, in nats per token."""
     rows, columns = layer.matrix.shape
     sample = layer.rows(np.unique(np.linspace(0, rows - 1, sample_rows(rows, columns)).round().astype(int)))
     taken = len(sample.matrix)
@@ -30,5 +30,5 @@ def error_curve(layer: Layer, plan: Form, bit_widths: Sequence[int]) -> dict[int
 
 
 def sample_rows(rows: int, columns: int) -> int:
-    """Number of rows of a matrix that are tried."""
+    """Returns the number of rows of a matrix that are tried."""
     return min(rows, max(FEWEST_ROWS, SAMPLE // columns))

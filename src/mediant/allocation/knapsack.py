@@ -64,7 +64,9 @@ def allocate(units: Sequence[Unit], budget: int, fixed: int = 0) -> Allocation:
 
 
 def choose_whole(units: Sequence[Unit], budget: int) -> list[int]:
-    """An option of every unit, none split, within `budget` bytes, which is at least the sum of the smallest sizes."""
+    """Returns an option of every unit, none split, within `budget` bytes, which is at least the sum of the smallest
+    sizes.
+    """
     largest = sum(max(u.sizes.values()) for u in units)
     picked = _knapsack(units, budget, largest, FEWER_CELLS)
     left = budget - sum(u.sizes[i] for u, i in zip(units, picked, strict=True))
@@ -73,7 +75,9 @@ def choose_whole(units: Sequence[Unit], budget: int) -> list[int]:
 
 
 def predicted_loss(units: Sequence[Unit], runs: Mapping[str, Sequence[RowSpan]]) -> float:
-    """The loss predicted for runs that need not end where units end: each unit counts by the rows at each bit width."""
+    """Returns the loss predicted for runs that need not end where units end: each unit counts by the rows at each bit
+    width.
+    """
     pending = {name: deque(given) for name, given in runs.items()}
     total = 0.0
     for unit in units:
@@ -155,7 +159,9 @@ def _fill(units: Sequence[Unit], bit_widths: list[int], left: int, spare: int) -
 
 
 def _best_split(units: Sequence[Unit], bit_widths: Sequence[int], left: int, spare: int) -> tuple[int, int, float]:
-    """The unit whose first rows are worth most when raised by one bit width within `left` bytes: index, rows, gain."""
+    """Returns the unit whose first rows are worth most when raised by one bit width within `left` bytes: index, rows,
+    gain.
+    """
     best = (-1, 0, 0.0 if left <= spare else -math.inf)
     for i, (unit, bits) in enumerate(zip(units, bit_widths, strict=True)):
         higher = _next(unit, bits)
@@ -176,7 +182,7 @@ def _next(unit: Unit, bits: int) -> int:
 
 
 def _split_bytes(unit: Unit, bits: int, rows: int) -> int:
-    """Bytes when the first `rows` get the next bit width: the code planes change, all else stays."""
+    """Returns the bytes when the first `rows` get the next bit width: the code planes change, all else stays."""
 
     def planes(count: int, bit_width: int) -> int:
         return -(-count // unit.together * unit.together * unit.columns // 8) * bit_width

@@ -20,7 +20,7 @@ SMALLEST_MATRIX = 1024
 
 
 def quantizable(model: Model) -> list[TensorInfo]:
-    """The tensors that quantization touches, in model order; all others are cast."""
+    """Returns the tensors that quantization touches, in model order; all others are cast."""
     return [t for t in model.tensors if t.role in QUANTIZED_ROLES and t.layout != "none" and t.size >= SMALLEST_MATRIX]
 
 
@@ -44,7 +44,7 @@ class Matrix:
 
 
 def matrices(model: Model, statistics: Statistics | None, weights: WeightReader) -> Iterator[Matrix]:
-    """The matrices that quantization touches, in model order, but first those that calibration saw."""
+    """Yields the matrices that quantization touches, in model order, but first those that calibration saw."""
     seen = {} if statistics is None else statistics.layers
     infos = sorted(quantizable(model), key=lambda info: info.name not in seen)
     losses, all_seen = [], all(info.name in seen for info in infos)

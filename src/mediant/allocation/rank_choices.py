@@ -109,7 +109,7 @@ def measure_ranks(
 
 
 def outline_ranks(model: Model, offer: Offer) -> list[Choice]:
-    """The smallest and the largest way on offer for every matrix, before anything is measured."""
+    """Returns the smallest and the largest way on offer for every matrix, before anything is measured."""
     found = []
     for info in quantizable(model):
         sizes = sorted((_bytes(info, plan), i, plan) for i, plan in enumerate(plans(info, offer)))
@@ -119,7 +119,7 @@ def outline_ranks(model: Model, offer: Offer) -> list[Choice]:
 
 
 def plans(info: TensorInfo, offer: Offer) -> Iterator[Form]:
-    """All ways on offer for a tensor."""
+    """Yields all ways on offer for a tensor."""
     cast = kept(offer.recipe.keep)
     if offer.factors == "cast":
         thin = [_factored(offer, rank, cast, cast) for rank in ranks(info, offer)]
@@ -140,7 +140,7 @@ def plans(info: TensorInfo, offer: Offer) -> Iterator[Form]:
 
 
 def _sparse(info: TensorInfo, offer: Offer, bits: int) -> Iterator[Form]:
-    """The matrix with few of its weights, where the recipe has a pattern that fits it."""
+    """Yields the matrix with few of its weights, where the recipe has a pattern that fits it."""
     plan = offer.recipe.sparse_plan((RowSpan(info.matrix_shape[0], bits),))
     if offer.recipe.pattern and info.role == "linear":
         with contextlib.suppress(PlanError):
@@ -149,7 +149,7 @@ def _sparse(info: TensorInfo, offer: Offer, bits: int) -> Iterator[Form]:
 
 
 def _with_whole(info: TensorInfo, offer: Offer, whole: Form, thin: Sequence[Form]) -> Iterator[Form]:
-    """The whole matrix and all products that are smaller than it, or just the products."""
+    """Yields the whole matrix and all products that are smaller than it, or just the products."""
     if not offer.whole:
         yield from thin
         return
@@ -174,7 +174,9 @@ def _factored(offer: Offer, rank: int, left: Form, right: Form) -> Factors:
 
 
 def _quantized(offer: Offer, rank: int, rows: int, bits: int) -> Factors:
-    """A product of quantized factors. They are stored as rows: no kernel takes them as tiles, which would be padded."""
+    """Returns a product of quantized factors. They are stored as rows: no kernel takes them as tiles, which would be
+    padded.
+    """
     left, right = (
         dataclasses.replace(Quantize.of_recipe(vars(offer.recipe), (RowSpan(height, bits),)), storage="rows")
         for height in (rows, rank)
@@ -213,7 +215,7 @@ class _Losses:
         return loss
 
     def _curve(self, bits: int) -> np.ndarray:
-        """The loss at ranks 0, 1, ... of the matrix, or of what quantizing it to so many bits leaves."""
+        """Returns the loss at ranks 0, 1, ... of the matrix, or of what quantizing it to so many bits leaves."""
         if bits not in self._curves:
             target = self.layer.matrix.astype(np.float64)
             if bits:
@@ -288,7 +290,7 @@ def choices_to_json(choices: Sequence[Choice]) -> bytes:
 
 
 def choices_from_json(data: bytes) -> list[Choice]:
-    """The inverse of `choices_to_json`."""
+    """Returns the inverse of `choices_to_json`."""
     return [
         Choice(tensor, tuple(Option(from_dict(plan), size, loss) for plan, size, loss in options))
         for tensor, options in json.loads(data)

@@ -40,11 +40,11 @@ class Sizing:
     measured: bool = True
 
     def smallest(self) -> Plan:
-        """The plan with the smallest bit width everywhere."""
+        """Returns the plan with the smallest bit width everywhere."""
         return self._plan(self._everywhere(min), 0)
 
     def plan(self, target: int) -> Plan:
-        """The plan of least predicted loss within `target` bytes.
+        """Returns the plan of least predicted loss within `target` bytes.
 
         Raises:
             SizeError: the target is below the smallest or far above the largest feasible size.
@@ -79,11 +79,13 @@ class Sizing:
         check_range(target, *self.range())
 
     def range(self) -> tuple[int, int]:
-        """Bytes of the smallest and of the largest folder on offer."""
+        """Returns the bytes of the smallest and of the largest folder on offer."""
         return self._fixed_point(min), self._fixed_point(max)
 
     def _fixed_point(self, extreme: Extreme) -> int:
-        """The least target that the folder with this bit width everywhere keeps: the folder states its target."""
+        """Returns the least target that the folder with this bit width everywhere keeps: the folder states its
+        target.
+        """
         target, runs = 0, self._everywhere(extreme)
         while (left := self._left(runs, target)) < 0:
             target -= left
@@ -117,7 +119,7 @@ class Sizing:
         return runs
 
     def _raised(self, option: _Raise, target: int) -> Runs:
-        """The rows at the other bit width that use most of what is left; none if even one is too much."""
+        """Returns the rows at the other bit width that use most of what is left; none if even one is too much."""
         most = option.most if option.bits else 0
         steps = range(1, -(-most // option.together) + 1)
         count = bisect.bisect(
@@ -138,7 +140,8 @@ class Sizing:
 
 
 def _next_step(runs: Sequence[RowSpan], bit_widths: Sequence[int]) -> tuple[int, int]:
-    """The run of a tensor that is cheapest to raise, and its next bit width; the latter is 0 if all are at the deepest.
+    """Returns the run of a tensor that is cheapest to raise, and its next bit width; the latter is 0 if all are at the
+    deepest.
 
     A bit width that the tensor has already needs no table of its own, and right behind a run of it not even an entry.
     """

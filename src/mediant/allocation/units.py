@@ -51,7 +51,7 @@ def measure(
 
 
 def outline(model: Model, recipe: Recipe) -> list[Unit]:
-    """The units that `measure` gives, with their bytes, but before anything is measured: every loss is 0."""
+    """Returns the units that `measure` gives, with their bytes, but before anything is measured: every loss is 0."""
     units = []
     for info in quantizable(model):
         columns = info.matrix_shape[1]
@@ -85,12 +85,14 @@ def _unit(info: TensorInfo, layer: Layer, recipe: Recipe) -> Unit:
 
 
 def _part(info: TensorInfo, rows: int, columns: int) -> TensorInfo:
-    """Some rows of a matrix as a tensor of their own."""
+    """Returns some rows of a matrix as a tensor of their own."""
     return TensorInfo(info.name, (rows, columns), "float32", info.role, "out_in")
 
 
 def _sizes(info: TensorInfo, rows: int, columns: int, recipe: Recipe) -> dict[int, int]:
-    """Bytes at each bit width. What runs of one bit width share, their table of levels, is split between all runs."""
+    """Returns the bytes at each bit width. What runs of one bit width share, their table of levels, is split between
+    all runs.
+    """
     alone = TensorInfo(info.name, (rows, columns), "float32", info.role, "out_in")
     sizes = {}
     for bits in recipe.bit_widths:
@@ -106,7 +108,7 @@ def units_to_json(units: Sequence[Unit]) -> bytes:
 
 
 def units_from_json(data: bytes) -> list[Unit]:
-    """The inverse of `units_to_json`."""
+    """Returns the inverse of `units_to_json`."""
 
     def by_bit_width(table: Mapping[str, float]) -> dict[int, float]:
         return {int(b): v for b, v in table.items()}

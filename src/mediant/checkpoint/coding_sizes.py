@@ -14,7 +14,7 @@ from mediant.progress import SILENT, Progress
 
 
 def bytes_by_coding(checkpoint: Checkpoint, total: int, progress: Progress = SILENT) -> dict[str, int]:
-    """Bytes of the folder, which are `total` as it is, by coding: `fixed` and `entropy`.
+    """Returns the bytes of the folder, which are `total` as it is, by coding: `fixed` and `entropy`.
 
     Hashes are not checked.
 

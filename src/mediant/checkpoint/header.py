@@ -55,8 +55,8 @@ def _rank(key: str, dtype: str) -> int:
 
 
 def header_bytes(slots: Mapping[str, Slot], metadata: Mapping[str, str]) -> bytes:
-    """All that stands before the data: the length and the header, filled up so that the data begin at a multiple
-    of 64 bytes.
+    """Returns all that stands before the data: the length and the header, filled up so that the data begin at a
+    multiple of 64 bytes.
     """
     entries = {
         key: {"dtype": DTYPE_CODES[s.dtype], "shape": s.shape, "data_offsets": [s.begin, s.end]}
@@ -68,7 +68,7 @@ def header_bytes(slots: Mapping[str, Slot], metadata: Mapping[str, str]) -> byte
 
 
 def header_length(start: bytes, file_bytes: int, where: str) -> int:
-    """Bytes of the header's JSON, from the first bytes of a file of `file_bytes`.
+    """Returns the bytes of the header's JSON, from the first bytes of a file of `file_bytes`.
 
     Raises:
         CheckpointError: the file is too short for its own header, or the header is not filled up to 8 bytes.

@@ -98,7 +98,7 @@ class Manifest:
         }
 
     def to_json(self) -> str:
-        """The text of `mediant.json`.
+        """Returns the text of `mediant.json`.
 
         Raises:
             ValueError: a certificate or the predicted loss is negative or not finite.
@@ -141,7 +141,8 @@ def planned_manifest(
     files: tuple[str, ...],
     sides: Mapping[str, Side] | None = None,
 ) -> Manifest:
-    """The manifest of a plan before anything is encoded: as long as the final one, with hashes and errors unknown.
+    """Returns the manifest of a plan before anything is encoded: as long as the final one, with hashes and errors
+    unknown.
 
     `sides` has the side information of tensors, by name, that no plan can tell.
 
@@ -178,7 +179,8 @@ def _forecast_entry(info: TensorInfo, plan: Form, side: Side | None) -> Entry:
 
 
 def entry_bytes(info: TensorInfo, plan: Form) -> int:
-    """Bytes that one tensor adds to the manifest and, but for a few digits of offsets, to the header of the parts.
+    """Returns the bytes that one tensor adds to the manifest and, but for a few digits of offsets, to the header of the
+    parts.
 
     Raises:
         PlanError: the plan does not fit the tensor.
@@ -203,7 +205,7 @@ def is_sidecar(name: str) -> bool:
 
 
 def fixed_width(number: float | None) -> str:
-    """A number from 0 to 9.999999e99, or null, as JSON in `NUMBER_WIDTH` characters; below 1e-99 it becomes 0.
+    """Returns a number from 0 to 9.999999e99, or null, as JSON in `NUMBER_WIDTH` characters; below 1e-99 it becomes 0.
 
     Raises:
         ValueError: any other number.

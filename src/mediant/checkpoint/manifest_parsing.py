@@ -52,7 +52,7 @@ PART: strict_json.Kinds = {"dtype": str, "shape": list, "sha256": str}
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
-    """The manifest in the bytes of a `mediant.json`.
+    """Returns the manifest in the bytes of a `mediant.json`.
 
     Raises:
         CheckpointError: one sentence about the first thing in it that no Mediant of this version writes.

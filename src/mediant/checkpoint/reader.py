@@ -68,7 +68,7 @@ class Checkpoint:
         )
 
     def encoding(self, name: str, hashed: bool = True) -> Encoding:
-        """One tensor as it is stored; its parts are read-only views of the file.
+        """Returns one tensor as it is stored; its parts are read-only views of the file.
 
         Without `hashed`, neither codes nor cast weights are read yet: of what is read later, only that scales and
         levels are sound is checked.
@@ -85,7 +85,7 @@ class Checkpoint:
         return Encoding(entry.info, entry.plan, parts, entry.certificate, entry.side)
 
     def weight(self, name: str, planes: int | None = None) -> NDArray[np.float32]:
-        """One tensor's weights in its own shape, float32, of all bits of its codes or of so many leading ones.
+        """Returns one tensor's weights in its own shape, float32, of all bits of its codes or of so many leading ones.
 
         Raises:
             CheckpointError: as for `encoding`, or leading bits have no levels of their own.
@@ -93,7 +93,7 @@ class Checkpoint:
         return self.decoded(self.encoding(name), planes)
 
     def decoded(self, encoding: Encoding, planes: int | None = None) -> NDArray[np.float32]:
-        """The weights of an encoding of this checkpoint; else as `weight`."""
+        """Returns the weights of an encoding of this checkpoint; else as `weight`."""
         try:
             return encoding.decode(planes)
         except ValueError as problem:
@@ -141,7 +141,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint alone, checked in itself.
+    """Returns the manifest of a checkpoint alone, checked in itself.
 
     Raises:
         CheckpointError: there is none, or it is damaged or of another version.

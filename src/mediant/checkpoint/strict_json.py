@@ -13,7 +13,7 @@ Kinds = Mapping[str, type | tuple[type, ...]]
 
 
 def parse(data: bytes, where: str) -> Any:
-    """The value of a UTF-8 JSON text.
+    """Returns the value of a UTF-8 JSON text.
 
     Raises:
         CheckpointError: not JSON; nested too deeply; a name twice in an object; NaN or an infinity.

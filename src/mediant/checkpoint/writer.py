@@ -43,7 +43,8 @@ def overhead_bytes(
     sidecar_files: Iterable[str],
     sides: Mapping[str, Side] | None = None,
 ) -> int:
-    """Bytes of a checkpoint beside the parts and the sidecar files: the manifest and the safetensors header, exactly.
+    """Returns the bytes of a checkpoint beside the parts and the sidecar files: the manifest and the safetensors
+    header, exactly.
 
     Args:
         model, plan, calibration, sides: as for `write`.

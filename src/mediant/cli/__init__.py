@@ -19,7 +19,7 @@ from mediant.cli._model_options import with_model_options
 
 
 def application(names: Iterable[str] | None = None) -> typer.Typer:
-    """The command line with the commands of these names, or of all files that are here."""
+    """Returns the command line with the commands of these names, or of all files that are here."""
     app = typer.Typer(
         name="mediant",
         help="Compress a language model to the size you name, know what it cost, run it on a CPU.",
@@ -35,7 +35,7 @@ def application(names: Iterable[str] | None = None) -> typer.Typer:
 
 
 def commands() -> list[str]:
-    """Names of all commands."""
+    """Returns the names of all commands."""
     return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
 
 

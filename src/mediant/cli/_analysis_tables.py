@@ -64,7 +64,7 @@ def show(console: Console, model: Model, analysis: Analysis, statistics: Statist
 
 
 def kinds_table(kinds: Iterable[KindAnalysis]) -> Table:
-    """One line a kind; the family is the one that most of its tensors have."""
+    """Returns one line a kind; the family is the one that most of its tensors have."""
     columns = ("tensors", "weights", *VALUES, "family of most")
     table = table_of("Kinds", ("kind",), columns)
     for kind in kinds:
@@ -107,7 +107,7 @@ def experts_table(tensors: Iterable[TensorAnalysis]) -> Table:
 
 
 def targets_table(analysis: Analysis, statistics: Statistics | None) -> Table:
-    """The tensors worth quantizing, the cheapest first, each with the reason for its place."""
+    """Returns the tensors worth quantizing, the cheapest first, each with the reason for its place."""
     source = f"calibrated on {statistics.source}" if statistics else "by the weights alone, see --calibrate"
     table = table_of(f"Order of targets, {source}", ("", "tensor"), ())
     table.add_column("reason")
@@ -117,7 +117,7 @@ def targets_table(analysis: Analysis, statistics: Statistics | None) -> Table:
 
 
 def short_name(name: str, width: int = NAME_WIDTH) -> str:
-    """A tensor's name without `.weight`, its first parts cut to a letter until it fits.
+    """Returns a tensor's name without `.weight`, its first parts cut to a letter until it fits.
 
     >>> short_name("encoder.layer.0.attention.output.dense.weight")
     'e.l.0.attention.output.dense'
@@ -169,7 +169,7 @@ def _sensitivity_cells(tensor: TensorAnalysis) -> tuple[str, ...]:
 
 
 def _print_kept(console: Console, analysis: Analysis) -> None:
-    """One line for all the tensors that are not worth it."""
+    """Returns one line for all the tensors that are not worth it."""
     kept = [t for t in analysis.targets if t.verdict == "keep"]
     if kept:
         weights, share = human_count(sum(t.weights for t in kept)), human_share(sum(t.share for t in kept))
@@ -185,7 +185,7 @@ def _family(families: Families) -> str:
 
 
 def _figure(value: float) -> str:
-    """A number in at most seven characters; a dash for NaN.
+    """Returns a number in at most seven characters; a dash for NaN.
 
     >>> _figure(0.0553), _figure(-0.000246), _figure(1582.4), _figure(float("nan"))
     ('0.0553', '-2.5e-4', '1.6e3', '–')

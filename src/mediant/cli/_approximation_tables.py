@@ -38,7 +38,7 @@ def show_solutions(console: Console, equation: tuple[int, ...], solutions: Solut
 
 
 def approximations_table(study: Study) -> Table:
-    """One line a fraction, with its error p/q - value."""
+    """Returns one line a fraction, with its error p/q - value."""
     table = _table("Fractions", ("",), ("a", "p/q", "decimal", "error"))
     for a in study.approximations:
         quotient = "" if a.quotient is None else short(Fraction(a.quotient))
@@ -47,7 +47,7 @@ def approximations_table(study: Study) -> Table:
 
 
 def floats_table(study: Study) -> Table:
-    """One line a format: the exponent without its bias, the stored significand in hexadecimal."""
+    """Returns one line a format: the exponent without its bias, the stored significand in hexadecimal."""
     columns = ("sign", "exponent", "significand", "class", "decimal", "error")
     table = _table("Floating point", ("",), columns)
     for f in study.floats:
@@ -58,7 +58,7 @@ def floats_table(study: Study) -> Table:
 
 
 def fields_table(held: Fields, value: Fraction) -> Table:
-    """All about one format, one line a field."""
+    """Returns all about one format, one line a field."""
     exponent, significand = held.format.exponent_bits, held.format.significand_bits
     table = _table(f"Floating point: {held.format.name}", ("", ""), ())
     for name, cell in {
@@ -78,7 +78,7 @@ def fields_table(held: Fields, value: Fraction) -> Table:
 
 
 def shift_add_line(form: ShiftAdd, value: Fraction) -> str:
-    """The fraction p/2^K as signed powers of two, the number of adders and the error.
+    """Returns the fraction p/2^K as signed powers of two, the number of adders and the error.
 
     >>> shift_add_line(ShiftAdd(7, 4, ((1, 3), (-1, 0)), 1), Fraction(7, 16))
     'Shift and add: 7/2^4 = 2^-1 − 2^-4, 1 adder, error 0'
@@ -91,7 +91,7 @@ def shift_add_line(form: ShiftAdd, value: Fraction) -> str:
 
 
 def short(value: Fraction | float) -> str:
-    """An exact value, its integers of more than 20 digits by their first and their number.
+    """Returns an exact value, its integers of more than 20 digits by their first and their number.
 
     >>> short(Fraction(-22, 7)), short(Fraction(2**100))
     ('-22/7', '12676506…(31 digits)')
@@ -100,7 +100,7 @@ def short(value: Fraction | float) -> str:
 
 
 def decimal(value: Fraction | float, digits: int) -> str:
-    """An exact value in so many significant decimal digits.
+    """Returns an exact value in so many significant decimal digits.
 
     >>> decimal(Fraction(1, 3), 6), decimal(Fraction(1, 30000), 3), decimal(Fraction(10) ** 400, 6)
     ('0.333333', '3.33e-5', '1e+400')

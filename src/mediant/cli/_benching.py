@@ -40,7 +40,7 @@ class Session:
         self.found = [speed.Speeds() for _ in self.runners]
 
     def rates(self) -> None:
-        """Tokens a second; at an interruption those of the rounds before it."""
+        """Returns tokens a second; at an interruption those of the rounds before it."""
         planned = speed.steps(len(self.runners), self.counts, self.rounds)
         self.progress.say(
             f"Writing {self.tokens} and reading {self.prompt} tokens, {self.rounds} rounds and one to warm up, "
@@ -60,7 +60,7 @@ class Session:
             self._keep_rates()
 
     def bandwidths(self, size: int) -> None:
-        """Bytes that threads draw from memory, and the share of it that decoding reaches."""
+        """Returns the bytes that threads draw from memory, and the share of it that decoding reaches."""
         self.progress.say("Measuring the memory's bandwidth.")
         found = {str(count): speed.bandwidth(count) for count in self.counts}
         decode = self.figures["decode_tokens_per_second"]
@@ -111,7 +111,7 @@ class _Telling:
         self.step, self.begun, self.told = planned[0], time.monotonic(), False
 
     def now(self) -> str:
-        """The measurement that is running, in words."""
+        """Returns the measurement that is running, in words."""
         who = "llama.cpp, " if self.step.runner else ""
         what = "reading" if self.step.reading else "writing"
         return f"{who}{self.step.threads} threads, round {self.step.round} of {self.session.rounds}: {what}"

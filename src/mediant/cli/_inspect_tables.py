@@ -90,7 +90,7 @@ def _tensors_table(entries: Iterable[Figures], plans: Mapping[str, Form]) -> Tab
 
 
 def _experts_table(entries: Iterable[Figures]) -> Table:
-    """The bit widths of the experts of every stack, those with the fewest bits first."""
+    """Returns the bit widths of the experts of every stack, those with the fewest bits first."""
     table = _table("Experts", ("tensor", "experts of each bit width"), ("experts",))
     for entry in entries:
         bits = Counter(f"{bit_width:.3g}" for bit_width in sorted(entry["expert_bits"]))
@@ -124,7 +124,7 @@ def _untouched(entries: Iterable[Figures], plans: Mapping[str, Form]) -> Counter
 
 
 def _errors(certificate: Figures | None) -> tuple[str, str]:
-    """The relative squared error, and the share of the worst case that the weighted error is, if that is known.
+    """Returns the relative squared error, and the share of the worst case that the weighted error is, if that is known.
 
     In brackets where weights are outside the grid, as then the bound need not hold. The JSON has all figures.
     """

@@ -34,7 +34,7 @@ OPTIONS = {"merge_adapter": Merge, "trust_remote_code": Trust}
 
 
 def with_model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with the options, if it opens a model; else the command itself."""
+    """Returns the command with the options, if it opens a model; else the command itself."""
     signature = inspect.signature(command, eval_str=True)
     if not any(get_args(p.annotation)[:1] == (str,) for n, p in signature.parameters.items() if n in MODELS):
         return command

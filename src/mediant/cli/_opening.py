@@ -33,7 +33,7 @@ class Opened:
 
 
 def opened(spec: str, progress: Progress) -> Opened:
-    """The compressed or plain model that `spec` names: a folder, a file, an id on the hub.
+    """Returns the compressed or plain model that `spec` names: a folder, a file, an id on the hub.
 
     Raises:
         CheckpointError: the compressed model is damaged.
@@ -56,7 +56,8 @@ def opened(spec: str, progress: Progress) -> Opened:
 
 
 def plain(spec: str, progress: Progress) -> Model:
-    """The plain model that `spec` names; a compressed one is written out in full first, once, into the cache folder.
+    """Returns the plain model that `spec` names; a compressed one is written out in full first, once, into the cache
+    folder.
 
     Raises:
         CheckpointError, ModelError: as for `opened`.
@@ -79,7 +80,7 @@ def plain(spec: str, progress: Progress) -> Model:
 
 
 def existing(folder: Path) -> Path:
-    """The folder of a compressed model that is given as such, or by its id on the hub.
+    """Returns the folder of a compressed model that is given as such, or by its id on the hub.
 
     Raises:
         ModelError: there is neither.
@@ -103,7 +104,7 @@ def _checkpoint(folder: Path) -> Opened:
 
 
 def _bytes(model: Model) -> int:
-    """Bytes of the file or folder that the model was made from, or else of its own folder."""
+    """Returns the bytes of the file or folder that the model was made from, or else of its own folder."""
     from mediant.models.folder import ORIGIN
 
     # Not there, or a file of the user's with that name, or the source has gone.

@@ -87,7 +87,7 @@ RuntimeOption = Annotated[
 
 
 def policy(text: str | None, precision: float | None, draft: float | None) -> Policy | None:
-    """The policy that the options ask for.
+    """Returns the policy that the options ask for.
 
     Raises:
         UsageError: there is none of that name, or it comes with options that choose the precision themselves.
@@ -159,14 +159,14 @@ def load(
 
 
 def stop_tokens(loaded: Loaded) -> frozenset[int]:
-    """The tokens that end a text; errors as for `special_tokens`."""
+    """Returns the tokens that end a text; errors as for `special_tokens`."""
     from mediant.models.special_tokens import special_tokens
 
     return special_tokens(loaded.folder, loaded.tokenizer).ends
 
 
 def prompt_ids(loaded: Loaded, prompt: str | Sequence[Message], template: str | None = None) -> list[int]:
-    """Token ids of a text, or of messages in the model's chat form.
+    """Returns token ids of a text, or of messages in the model's chat form.
 
     Raises:
         ModelError: the template refuses the messages, or the model lacks one of the tokens.

@@ -76,7 +76,7 @@ def command(
 
 
 def choose(model: Model, pattern: str) -> list[TensorInfo]:
-    """The tensors one of whose names matches the pattern.
+    """Returns the tensors one of whose names matches the pattern.
 
     Raises:
         UsageError: there are none.
@@ -104,7 +104,7 @@ def _reaches(model: Model, file: Path | None, window: int, seed: int, progress: 
 
 
 def report(model: Model, analysis: Analysis, statistics: Statistics | None) -> dict[str, Any]:
-    """All figures in JSON types; what is not a finite number becomes null."""
+    """Returns all figures in JSON types; what is not a finite number becomes null."""
     calibration = {"source": statistics.source, "tokens": statistics.tokens} if statistics else None
     data = {
         "model": model.name,

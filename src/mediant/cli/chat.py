@@ -94,7 +94,9 @@ class Conversation:
                 self._answer(line, request, stops)
 
     def _answer(self, line: str, request: Any, stops: tuple[str, ...]) -> None:
-        """An answer that Ctrl-C stopped stays in the conversation as far as it came; a mistake leaves it as it was."""
+        """Returns an answer that Ctrl-C stopped stays in the conversation as far as it came; a mistake leaves it as it
+        was.
+        """
         before = len(self.messages)
         self.messages.append({"role": "user", "content": line})
         if self._plain:
@@ -111,7 +113,7 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": written.text.strip()})
 
     def _tokens(self) -> list[int]:
-        """The conversation in the model's own form, or a plain one where it has none."""
+        """Returns the conversation in the model's own form, or a plain one where it has none."""
         if not self._plain:
             return options.prompt_ids(self._loaded, self.messages, self._template)
         names = {"system": "", "user": "User: ", "assistant": "Assistant: "}
@@ -144,7 +146,7 @@ class Conversation:
 
 
 def _read() -> str | None:
-    """One message; None at the end. Ctrl-C at the prompt empties the line."""
+    """Returns one message; None at the end. Ctrl-C at the prompt empties the line."""
     if not sys.stdin.isatty():
         line = sys.stdin.readline()
         return line.rstrip("\n") if line else None

@@ -77,7 +77,7 @@ def command(
 
 
 def _bytes(model: str, budget: str) -> str:
-    """A share of the bytes of all weights in float16, as a size.
+    """Returns a share of the bytes of all weights in float16, as a size.
 
     Raises:
         UsageError: it is no share.

@@ -84,7 +84,7 @@ def command(
 
 
 def _prompt_ids(loaded: options.Loaded, prompt: str, chat: bool | None, template: str | None) -> list[int]:
-    """Token ids of the prompt, in the model's chat form if wanted."""
+    """Returns token ids of the prompt, in the model's chat form if wanted."""
     if chat is False and template is not None:
         raise UsageError("--template is for chat messages; leave out --no-chat.")
     if chat or template is not None or (chat is None and loaded.tokenizer.settings.templates):

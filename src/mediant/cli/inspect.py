@@ -52,7 +52,7 @@ def command(
 
 
 def report(checkpoint: Checkpoint) -> dict[str, Any]:
-    """All figures in JSON types."""
+    """Returns all figures in JSON types."""
     manifest = checkpoint.manifest
     tokens = None if manifest.calibration is None else manifest.calibration.tokens
     entries = [_tensor(entry, tokens) for entry in checkpoint.tensors.values()]
@@ -104,7 +104,7 @@ def _tensor(entry: Entry, tokens: int | None) -> dict[str, Any]:
 
 
 def _expert_bits(experts: int, runs: Iterable[RowSpan]) -> list[float]:
-    """The mean bit width of each expert's rows."""
+    """Returns the mean bit width of each expert's rows."""
     import numpy as np
 
     bit_widths = np.repeat([run.bits for run in runs], [run.rows for run in runs])
@@ -113,7 +113,7 @@ def _expert_bits(experts: int, runs: Iterable[RowSpan]) -> list[float]:
 
 
 def _part_bytes(checkpoint: Checkpoint) -> dict[str, int]:
-    """Bytes by kind of part; the levels of all bit widths are one kind."""
+    """Returns the bytes by kind of part; the levels of all bit widths are one kind."""
     totals: dict[str, int] = {}
     for name, entry in checkpoint.tensors.items():
         for part in entry.parts:
@@ -124,7 +124,7 @@ def _part_bytes(checkpoint: Checkpoint) -> dict[str, int]:
 
 
 def _roles(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One line for every role and method."""
+    """Returns one line for every role and method."""
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     for entry in entries:
         key = entry["role"], entry["method"]
@@ -139,7 +139,9 @@ SUMS = ("tensors", "weights", "bytes")
 
 
 def _coverage(entries: Iterable[Entry], model_weights: int, listed: set[str], present: set[str]) -> dict[str, Any]:
-    """The ledger: every weight of the model is quantized, or cast and so untouched by quantization, or missing."""
+    """Returns the ledger: every weight of the model is quantized, or cast and so untouched by quantization, or
+    missing.
+    """
     from mediant.checkpoint.manifest import MANIFEST_FILE, PAYLOAD_FILE
 
     ledger: Counter[str] = Counter()

@@ -101,7 +101,7 @@ def command(
 
 
 def _pattern(pattern: str, sparsity: str | None) -> dict[str, Any]:
-    """The spec of a pattern; empty where no weights are to be pruned.
+    """Returns the spec of a pattern; empty where no weights are to be pruned.
 
     >>> _pattern("2:4", None), _pattern("row", "50%"), _pattern("row", None)
     ({'name': 'n_of_m', 'n': 2, 'm': 4}, {'name': 'unstructured', 'sparsity': 0.5, 'scope': 'row'}, {})

@@ -99,7 +99,7 @@ class Comparison:
         return standard_error(self.token_agreement)
 
     def per_window(self) -> list[dict[str, float]]:
-        """The means of each window: kl, nll, reference_nll, top1."""
+        """Returns the means of each window: kl, nll, reference_nll, top1."""
         names = ("kl", "nll", "reference_nll", "top1")
         figures = (self.token_kl, self.token_nll, self.token_reference_nll, self.token_agreement)
         means = zip(*(f.mean(axis=1).tolist() for f in figures), strict=True)
@@ -133,7 +133,7 @@ def compare(
 
 
 def standard_error(figures: Figures) -> float:
-    """Standard error of the mean of all figures [windows, tokens], from the window means.
+    """Returns standard error of the mean of all figures [windows, tokens], from the window means.
 
     One window has no such error; then its tokens are taken as independent.
     """
@@ -141,13 +141,13 @@ def standard_error(figures: Figures) -> float:
 
 
 def token_standard_error(figures: Figures) -> float:
-    """Standard error of the mean of figures that are taken as independent; 0 for a single one."""
+    """Returns standard error of the mean of figures that are taken as independent; 0 for a single one."""
     return float(figures.std(ddof=1) / math.sqrt(figures.size)) if figures.size > 1 else 0.0
 
 
 @torch.inference_mode()
 def _window(reference: Forward, candidate: Forward | None, ids: torch.Tensor, where: str, chunk: int) -> torch.Tensor:
-    """The rows kl, candidate's nll, reference's nll, agreement; each [scored tokens], float64."""
+    """Returns the rows kl, candidate's nll, reference's nll, agreement; each [scored tokens], float64."""
     expected = reference(ids)[0]
     found = expected if candidate is None or candidate is reference else candidate(ids)[0]
     if expected.shape[-1] != found.shape[-1]:

@@ -58,7 +58,7 @@ def cosines(
 
 
 def lines(path: Path) -> list[str]:
-    """The sentences of a file: its lines that are not blank.
+    """Returns the sentences of a file: its lines that are not blank.
 
     Raises:
         TextError: the file is missing, is not UTF-8 text, or has no sentence.
@@ -75,7 +75,7 @@ def lines(path: Path) -> list[str]:
 
 
 def random_sentences(vocabulary: int, sentences: int, length: int, seed: int) -> list[torch.Tensor]:
-    """Tokens drawn evenly from the vocabulary, where there is no text: int64 [length] each.
+    """Returns tokens drawn evenly from the vocabulary, where there is no text: int64 [length] each.
 
     They are no language, but they reach every part of the embedding. Calibration draws from other streams.
     """

@@ -11,7 +11,8 @@ CLEAR = Path("/proc/self/clear_refs")
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process so far, or since `forget_peak` where the system can forget, in bytes.
+    """Returns the largest resident memory of this process so far, or since `forget_peak` where the system can forget,
+    in bytes.
 
     `ru_maxrss` counts bytes on macOS and KiB elsewhere (getrusage(2) of either system).
     """

@@ -153,7 +153,8 @@ def evaluate_encoder(
 def scored_windows(
     reference: Model, text: Path | None, windows: int, window: int, seed: int, progress: Progress
 ) -> tuple[torch.Tensor, str]:
-    """The windows [windows, window] of a text that are scored, and where they are from; without a text, a written one.
+    """Returns the windows [windows, window] of a text that are scored, and where they are from; without a text, a
+    written one.
 
     Raises:
         UsageError, TextError: there are no such windows.

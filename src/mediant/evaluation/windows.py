@@ -17,7 +17,7 @@ from mediant.errors import TextError, UsageError
 
 
 def predicting(window: int) -> slice:
-    """Positions whose logits are scored: token i is predicted by the logits at i - 1, for i from window // 2.
+    """Returns positions whose logits are scored: token i is predicted by the logits at i - 1, for i from window // 2.
 
     >>> predicting(512)
     slice(255, 511, None)
@@ -26,7 +26,7 @@ def predicting(window: int) -> slice:
 
 
 def scored(window: int) -> slice:
-    """Positions of the tokens that are scored.
+    """Returns positions of the tokens that are scored.
 
     >>> scored(512)
     slice(256, 512, None)
@@ -35,7 +35,7 @@ def scored(window: int) -> slice:
 
 
 def cut(tokens: Sequence[int] | torch.Tensor, windows: int, window: int) -> torch.Tensor:
-    """The first `windows` windows of `window` tokens, int64 [windows, window].
+    """Returns the first `windows` windows of `window` tokens, int64 [windows, window].
 
     Raises:
         UsageError: fewer than one window, or a window of fewer than two tokens.

@@ -34,12 +34,12 @@ class Exporter(Protocol):
 
 
 def formats() -> tuple[str, ...]:
-    """Names of all formats, in alphabetical order."""
+    """Returns the names of all formats, in alphabetical order."""
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
 
 
 def exporter(format: str) -> Exporter:
-    """The exporter of a format.
+    """Returns the exporter of a format.
 
     Raises:
         UsageError: there is no such format.

@@ -20,7 +20,7 @@ SAMPLED = 16
 
 
 def tokens(vocabulary: int) -> torch.Tensor:
-    """Token ids [1, TOKENS], spread over the vocabulary, the same each time.
+    """Returns token ids [1, TOKENS], spread over the vocabulary, the same each time.
 
     >>> tokens(100).tolist()
     [[0, 19, 38, 57, 76, 95, 14, 33, 52, 71, 90, 9]]
@@ -61,12 +61,12 @@ def compare_outputs(expected: torch.Tensor, found: torch.Tensor, network: PreTra
 
 
 def fits_memory(weights: int) -> bool:
-    """True if a float32 network of that many weights fits the memory that is free now."""
+    """Returns True if a float32 network of that many weights fits the memory that is free now."""
     return COPIES * 4 * weights < _free_memory()
 
 
 def sample(names: Mapping[str, Any]) -> list[str]:
-    """Some names, spread evenly: the first and last among them.
+    """Returns some names, spread evenly: the first and last among them.
 
     >>> sample(dict.fromkeys("abc"))
     ['a', 'b', 'c']
@@ -76,7 +76,7 @@ def sample(names: Mapping[str, Any]) -> list[str]:
 
 
 def _free_memory() -> int:
-    """Bytes that can be taken without swapping; where the system does not say, half of all."""
+    """Returns the bytes that can be taken without swapping; where the system does not say, half of all."""
     status = Path("/proc/meminfo")
     if status.is_file():
         for line in status.read_text().splitlines():

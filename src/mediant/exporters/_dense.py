@@ -114,7 +114,7 @@ def _as_stored(weights: WeightReader, tensors: Tensors) -> Tensors:
 
 
 def _network(config: PretrainedConfig, checkpoint: Checkpoint) -> PreTrainedModel:
-    """The network with the decoded weights, all names of tied ones given."""
+    """Returns the network with the decoded weights, all names of tied ones given."""
     plain = type(config).from_dict({k: v for k, v in config.to_dict().items() if k != "quantization_config"})
     state: Mapping[str, torch.Tensor] = {n: torch.from_numpy(w).clone() for n, w in checkpoint.state(aliases=True)}
     network: PreTrainedModel = architecture.network_class(config).from_pretrained(

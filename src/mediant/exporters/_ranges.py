@@ -20,7 +20,7 @@ class Misfit:
     row: int | None = None
 
     def say(self, name: str, type_name: str, most: float) -> str:
-        """The sentence about it, without an end."""
+        """Returns the sentence about it, without an end."""
         if self.row is None:
             return f"The tensor {name!r} holds {self.largest:g}, and {type_name} nothing above {most:g}"
         return f"Row {self.row} of the tensor {name!r} would become zero in {type_name}, and its values are not"
@@ -69,7 +69,7 @@ def check_ranges(
 
 
 def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
-    """True if every value of `narrow` stays finite in `wide`, and not zero."""
+    """Returns True if every value of `narrow` stays finite in `wide`, and not zero."""
     if not narrow.is_floating_point or wide == narrow:
         return True
     outer, inner = torch.finfo(wide), torch.finfo(narrow)

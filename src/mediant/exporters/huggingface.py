@@ -92,7 +92,7 @@ def _round(network: PreTrainedModel, kind: str) -> None:
 
 
 def _loaded(folder: Path) -> PreTrainedModel:
-    """The network that transformers makes of the folder, in float32."""
+    """Returns the network that transformers makes of the folder, in float32."""
     import torch
 
     from mediant.errors import ExportError

@@ -64,7 +64,7 @@ class Encoding:
         return sum(int(array.nbytes) for array in self.parts.values())
 
     def decode(self, planes: int | None = None) -> Floats:
-        """The weights in the tensor's own shape; as `Form.decode`."""
+        """Returns the weights in the tensor's own shape; as `Form.decode`."""
         return self.plan.decode(self.info, self.parts, self.side, planes)
 
     def verify(self) -> None:
@@ -73,7 +73,7 @@ class Encoding:
 
 
 def names() -> tuple[str, ...]:
-    """Names of all forms, in alphabetical order."""
+    """Returns the names of all forms, in alphabetical order."""
     return _names(tuple(__path__))
 
 
@@ -83,7 +83,7 @@ def _names(path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def form(method: str) -> type[Form]:
-    """The form of that name.
+    """Returns the form of that name.
 
     Raises:
         ValueError: there is none.
@@ -95,12 +95,12 @@ def form(method: str) -> type[Form]:
 
 
 def asked_by(field: str) -> type[Form]:
-    """The form that a field of a recipe asks for, such as `pattern`."""
+    """Returns the form that a field of a recipe asks for, such as `pattern`."""
     return next(kind for kind in map(form, names()) if kind.asked_by == field)
 
 
 def from_dict(data: object) -> Form:
-    """The inverse of `Form.to_dict`.
+    """Returns the inverse of `Form.to_dict`.
 
     Raises:
         ValueError: it is no form of a tensor.
@@ -111,13 +111,15 @@ def from_dict(data: object) -> Form:
 
 
 def kept(dtype: str, bias_correction: bool = False) -> Form:
-    """The form of a tensor that is kept as numbers of a type; a bias may take up the mean error of its weight."""
+    """Returns the form of a tensor that is kept as numbers of a type; a bias may take up the mean error of its
+    weight.
+    """
     found = {"method": "cast", "dtype": dtype, **({"bias_correction": True} if bias_correction else {})}
     return from_dict(found)
 
 
 def keep(info: TensorInfo, values: Floats, dtype: str) -> Encoding:
-    """A tensor kept as numbers of a type.
+    """Returns a tensor kept as numbers of a type.
 
     Raises:
         PlanError: they do not fit the type.

@@ -55,7 +55,7 @@ class Views:
         return sum(run.rows for run in self.runs) * int(self.linears[0].columns)
 
     def code_bits(self, view: int) -> int:
-        """Bits of all codes that a view reads."""
+        """Returns the bits of all codes that a view reads."""
         return sum(run.rows * min(run.bits, self.bits[view]) for run in self.runs) * int(self.linears[0].columns)
 
 

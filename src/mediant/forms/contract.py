@@ -104,15 +104,15 @@ class Form:
         return self
 
     def stored_row(self, info: TensorInfo) -> tuple[int, int]:
-        """Columns of a row as they are stored, and rows that are stored together."""
+        """Returns columns of a row as they are stored, and rows that are stored together."""
         return info.matrix_shape[1], 1
 
     def shared_bytes(self) -> int:
-        """Bytes that all rows of one bit width share, such as a table of levels."""
+        """Returns the bytes that all rows of one bit width share, such as a table of levels."""
         return 0
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON form: `method`, then the fields, without those that are as usual."""
+        """Returns a JSON form: `method`, then the fields, without those that are as usual."""
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         defaults = {f.name: _default(f) for f in dataclasses.fields(self) if f.name in self.usual}
         kept = {name: value for name, value in data.items() if name not in defaults or value != defaults[name]}
@@ -120,7 +120,7 @@ class Form:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`, without `method`.
+        """Returns the inverse of `to_dict`, without `method`.
 
         Raises:
             ValueError: it is anything else.
@@ -129,7 +129,9 @@ class Form:
 
     @classmethod
     def of_recipe(cls, settings: Mapping[str, Any], runs: tuple[RowSpan, ...]) -> Self:
-        """The form with what the fields of a recipe of the same names say, and these bit widths if it has any."""
+        """Returns the form with what the fields of a recipe of the same names say, and these bit widths if it has
+        any.
+        """
         return cls(**{f.name: settings[f.name] for f in dataclasses.fields(cls) if f.name in settings})
 
     # Files
@@ -151,7 +153,7 @@ class Form:
         return {}
 
     def side_from_dict(self, info: TensorInfo, given: Mapping[str, Any], parts: Parts) -> Side:
-        """The inverse of `side_to_dict`.
+        """Returns the inverse of `side_to_dict`.
 
         Args:
             info: the tensor.
@@ -174,11 +176,11 @@ class Form:
         raise NotImplementedError
 
     def nbytes(self, info: TensorInfo, side: Side = None) -> int:
-        """Bytes of all arrays; arguments and errors as for `parts`."""
+        """Returns the bytes of all arrays; arguments and errors as for `parts`."""
         return nbytes(self.parts(info, side))
 
     def decode(self, info: TensorInfo, arrays: Arrays, side: Side, planes: int | None = None) -> Floats:
-        """The weights in the tensor's own shape, float32.
+        """Returns the weights in the tensor's own shape, float32.
 
         Args:
             info: the tensor.
@@ -193,7 +195,7 @@ class Form:
         return np.asarray(from_matrix(self.matrix(info, arrays, side, planes), info))
 
     def matrix(self, info: TensorInfo, arrays: Arrays, side: Side, planes: int | None = None) -> Floats:
-        """The weights as a matrix [rows, columns]; else as `decode`."""
+        """Returns the weights as a matrix [rows, columns]; else as `decode`."""
         raise NotImplementedError
 
     def verify(self, info: TensorInfo, arrays: Arrays, side: Side) -> None:
@@ -209,19 +211,19 @@ class Form:
         self.verify_sound(info, arrays, side)
 
     def verify_sound(self, info: TensorInfo, arrays: Arrays, side: Side) -> None:
-        """The part of `verify` that looks into arrays of the right types and shapes, of finite numbers."""
+        """Returns the part of `verify` that looks into arrays of the right types and shapes, of finite numbers."""
 
     def verify_mapped(self, info: TensorInfo, arrays: Arrays, side: Side) -> None:
-        """The part of `verify` that tells finite weights whatever the codes are; few bytes are read."""
+        """Returns the part of `verify` that tells finite weights whatever the codes are; few bytes are read."""
 
     # Abilities
 
     def with_row_gains(self, info: TensorInfo, arrays: Arrays, gains: Floats) -> dict[str, Array]:
-        """The arrays of the matrix whose rows are multiplied by gains [rows], as far as the form can say so."""
+        """Returns the arrays of the matrix whose rows are multiplied by gains [rows], as far as the form can say so."""
         raise NotImplementedError
 
     def codes(self, info: TensorInfo, arrays: Arrays, side: Side) -> Codes:
-        """The codes of a trainable form.
+        """Returns the codes of a trainable form.
 
         Raises:
             PlanError: they are of a kind that cannot learn.
@@ -229,11 +231,11 @@ class Form:
         raise NotImplementedError
 
     def with_codes(self, info: TensorInfo, arrays: Arrays, codes: Sequence[Bytes]) -> dict[str, Array]:
-        """The arrays with other codes, by run."""
+        """Returns the arrays with other codes, by run."""
         raise NotImplementedError
 
     def other_coding(self, info: TensorInfo, arrays: Arrays, side: Side) -> int:
-        """Bytes that the same codes would take more, or less than 0, in the coding that is not `coding`.
+        """Returns the bytes that the same codes would take more, or less than 0, in the coding that is not `coding`.
 
         Raises:
             ValueError: the codes cannot be decoded.
@@ -241,7 +243,7 @@ class Form:
         return 0
 
     def mapped(self, info: TensorInfo) -> bool:
-        """True if kernels read the arrays where they lie in the file, so that nobody checks their hashes."""
+        """Returns True if kernels read the arrays where they lie in the file, so that nobody checks their hashes."""
         return False
 
     def views(self, info: TensorInfo, arrays: Arrays, side: Side) -> Views | None:
@@ -249,15 +251,15 @@ class Form:
         return None
 
     def in_blocks(self, info: TensorInfo, side: Side) -> bool:
-        """True if only some blocks of the matrix are not zero, equally many in each row of blocks."""
+        """Returns True if only some blocks of the matrix are not zero, equally many in each row of blocks."""
         return False
 
     def blocks(self, info: TensorInfo, arrays: Arrays, side: Side) -> BlockSparse:
-        """The blocks that are not zero, where there are such."""
+        """Returns the blocks that are not zero, where there are such."""
         raise NotImplementedError
 
     def words(self) -> Words:
-        """The form for people to read."""
+        """Returns the form for people to read."""
         return Words(self.method, self.method)
 
 

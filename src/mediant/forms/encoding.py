@@ -38,7 +38,7 @@ class Original:
     hessian: Hessian | None = None
 
     def layer(self, rotation: int | None = None) -> Layer:
-        """The matrix with its metric, its columns rotated by a seed if there is one."""
+        """Returns the matrix with its metric, its columns rotated by a seed if there is one."""
         return prepare_any(to_matrix(self.values, self.info), rotation, self.statistics, self.hessian)
 
 
@@ -46,26 +46,28 @@ class Hints(Protocol):
     """What `encode.py` of a form may have as `HINTS`: measurements on the whole model that its encoding goes by."""
 
     def key(self, forms: Mapping[str, Any]) -> str:
-        """A text that is the same for forms, by tensor, for which the same is measured."""
+        """Returns a text that is the same for forms, by tensor, for which the same is measured."""
 
     def measure(self, context: Any, forms: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A hint for each tensor; `context` has `model`, `text`, `statistics` and `progress`, measured if asked."""
+        """Returns a hint for each tensor; `context` has `model`, `text`, `statistics` and `progress`, measured if
+        asked.
+        """
 
     def to_bytes(self, hints: Mapping[str, Any]) -> bytes:
         """Hints to be kept."""
 
     def from_bytes(self, data: bytes) -> Mapping[str, Any]:
-        """The inverse of `to_bytes`."""
+        """Returns the inverse of `to_bytes`."""
 
     def neutral(self, form: Any, layer: Layer) -> Any:
-        """The hint of a matrix of which nothing was measured."""
+        """Returns the hint of a matrix of which nothing was measured."""
 
     def side(self, form: Any, hint: Any) -> Side:
         """Side information before the tensor is encoded."""
 
 
 def encode(original: Original, plan: Form, hint: Any = None) -> Encoding:
-    """A tensor encoded by its plan; `hint` is what the form's `Hints` measured, if it has any.
+    """Returns a tensor encoded by its plan; `hint` is what the form's `Hints` measured, if it has any.
 
     Raises:
         PlanError: methods that do not go together, or weights that do not fit.
@@ -84,7 +86,8 @@ def encode_in_pieces(
     statistics: LayerStatistics | None = None,
     hessian: Hessian | None = None,
 ) -> Encoding | None:
-    """A large tensor encoded some rows at a time, with the parts of `encode`; None where it has to be taken whole.
+    """Returns a large tensor encoded some rows at a time, with the parts of `encode`; None where it has to be taken
+    whole.
 
     Args:
         info: the tensor.
@@ -103,7 +106,9 @@ def encode_in_pieces(
 
 
 def trial_losses(layer: Layer, plans: Mapping[int, Form]) -> dict[int, float]:
-    """The loss of a layer, in the basis of the plans, under plans that differ in nothing but their bit widths."""
+    """Returns the loss of a layer, in the basis of the plans, under plans that differ in nothing but their bit
+    widths.
+    """
     encoder = _encoder(type(next(iter(plans.values()))))
     if hasattr(encoder, "trial_losses"):
         found: dict[int, float] = encoder.trial_losses(layer, plans)

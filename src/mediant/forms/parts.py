@@ -33,7 +33,7 @@ MOST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def nbytes(parts: Parts) -> int:
-    """Bytes of all arrays."""
+    """Returns the bytes of all arrays."""
     return sum(math.prod(shape) * ITEM_BYTES[dtype] for dtype, shape in parts.values())
 
 
@@ -48,7 +48,7 @@ def check_shape(info: TensorInfo) -> None:
 
 
 def matrix_shape(info: TensorInfo) -> tuple[int, int]:
-    """Rows and columns of a tensor's matrix form.
+    """Returns rows and columns of a tensor's matrix form.
 
     Raises:
         PlanError: it has none, or no weights.
@@ -108,7 +108,7 @@ def check_reach(info: TensorInfo, largest: float, what: str = "scales") -> None:
 
 
 def _finite(array: Array) -> bool:
-    """True if no exponent is the largest one; NumPy's own test converts half floats first and is far slower."""
+    """Returns True if no exponent is the largest one; NumPy's own test converts half floats first and is far slower."""
     exponents = {"float16": (np.uint16, 0x7C00), "uint16": (np.uint16, 0x7F80), "float32": (np.uint32, 0x7F800000)}
     if array.dtype.name not in exponents:
         return True
@@ -117,7 +117,7 @@ def _finite(array: Array) -> bool:
 
 
 def numbers(data: Array, dtype: str) -> NDArray[np.float32]:
-    """The float32 values of stored numbers of a type."""
+    """Returns the float32 values of stored numbers of a type."""
     return to_float32(data) if dtype == "bfloat16" else data.astype(np.float32)
 
 

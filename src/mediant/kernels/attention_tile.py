@@ -38,7 +38,7 @@ class Edge:
 
 
 def edge(start: int, allowed: Tensor) -> Edge:
-    """The edge for a table [rows, width] of which pairs are allowed.
+    """Returns the edge for a table [rows, width] of which pairs are allowed.
 
     >>> edge(3, torch.tensor([[True, False]])).bias
     tensor([[0., -inf]])
@@ -127,7 +127,8 @@ def merge(o: Tensor, l: Tensor, o_more: Tensor, l_more: Tensor) -> tuple[Tensor,
 def dense(
     q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, scale: float | None = None, softcap: float | None = None
 ) -> Tensor:
-    """The definition of what all sparse attention must equal: every score, then those that are not allowed left out.
+    """Returns the definition of what all sparse attention must equal: every score, then those that are not allowed left
+    out.
 
     Args:
         q: [batch, heads, queries, size].

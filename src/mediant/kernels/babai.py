@@ -68,7 +68,7 @@ class Rounded:
     outside: int = 0
 
     def scales(self, form: ScaleForm) -> Floats:
-        """The scale of every group, [rows, groups]."""
+        """Returns the scale of every group, [rows, groups]."""
         scales: Floats = self.row_scales[:, None] * scale_factors(form)[self.scale_codes]
         return scales
 
@@ -83,7 +83,7 @@ class Grid:
 
     @classmethod
     def of(cls, levels: Floats) -> Grid:
-        """The grid of a table of levels, which may be evenly spaced by 1 or not.
+        """Returns the grid of a table of levels, which may be evenly spaced by 1 or not.
 
         Raises:
             ValueError: there is no level, or more than 256.
@@ -94,7 +94,7 @@ class Grid:
         return cls(table, (table[1:] + table[:-1]) * np.float32(0.5), bool(np.all(np.diff(table) == 1)))
 
     def nearest(self, w: Floats, scale: Floats) -> NDArray[np.int64]:
-        """Codes of the levels nearest to w / scale; where the scale is 0, of the level nearest to 0."""
+        """Returns codes of the levels nearest to w / scale; where the scale is 0, of the level nearest to 0."""
         x = w * inverse(scale)
         if not self.affine:
             return np.searchsorted(self.middles, x).astype(np.int64)
@@ -128,7 +128,7 @@ def babai(matrix: Floats, factored: MetricFactors, levels: Floats, group: int, f
 
 
 def checked(matrix: Floats, factored: MetricFactors, levels: Floats, form: ScaleForm) -> tuple[Floats, Grid, Floats]:
-    """The matrix, the grid and the factors of the scale codes, as kernels take them.
+    """Returns the matrix, the grid and the factors of the scale codes, as kernels take them.
 
     Raises:
         ValueError: as for `babai`.
@@ -171,7 +171,7 @@ def babai_reference(matrix: Floats, factored: MetricFactors, grid: Grid, group: 
 
 
 def groups(columns: int, group: int) -> Iterator[slice]:
-    """The columns of every group."""
+    """Yields the columns of every group."""
     yield from (slice(a, min(a + group, columns)) for a in range(0, columns, group))
 
 

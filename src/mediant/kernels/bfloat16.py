@@ -13,7 +13,7 @@ _QUIET = np.uint32(0x40)
 
 
 def from_float32(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The nearest bfloat16 of each value, as uint16 of the same shape; too large a value becomes infinite.
+    """Returns the nearest bfloat16 of each value, as uint16 of the same shape; too large a value becomes infinite.
 
     >>> [hex(p) for p in from_float32(np.float32([1, 1 + 2**-8, 1 + 3 * 2**-8])).tolist()]
     ['0x3f80', '0x3f80', '0x3f82']
@@ -31,7 +31,7 @@ def from_float32(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def to_float32(patterns: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The float32 of each pattern, exactly; same shape.
+    """Returns the float32 of each pattern, exactly; same shape.
 
     >>> to_float32(np.array([0x3F80, 0xC000], np.uint16)).tolist()
     [1.0, -2.0]

@@ -21,7 +21,7 @@ _NUMBERS_PER_THREAD = 1 << 17
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """Bytes that `count` numbers of `bits` bits take."""
+    """Returns the bytes that `count` numbers of `bits` bits take."""
     return bits * -(-count // 8)
 
 
@@ -53,7 +53,7 @@ def pack(codes: Bytes, bits: int) -> Bytes:
 
 
 def unpack(data: Bytes, count: int, bits: int) -> Bytes:
-    """The inverse of `pack`: `count` numbers from the first `bits` planes of `data`.
+    """Returns the inverse of `pack`: `count` numbers from the first `bits` planes of `data`.
 
     Args:
         data: uint8, 1-D, at least packed_bytes(count, bits) long; what follows is not read.

@@ -62,7 +62,7 @@ class BlockSparse:
         return len(self.values) // len(self.starts)
 
     def multiply(self, x: Floats) -> Floats:
-        """The matrix times every row of x [count, columns]: float32 [count, rows].
+        """Returns the matrix times every row of x [count, columns]: float32 [count, rows].
 
         Raises:
             ValueError: x has another number of columns.

@@ -42,7 +42,7 @@ _BREAKPOINTS = 1 << 21
 
 
 def exact_scale(groups: Floats, weights: Floats | None, levels: Doubles, zero_point: bool) -> tuple[Floats, Floats]:
-    """The optimal scale, and zero, of each group.
+    """Returns the optimal scale, and zero, of each group.
 
     Args:
         groups: float32 [groups, size], finite.
@@ -77,7 +77,7 @@ def exact_scale(groups: Floats, weights: Floats | None, levels: Doubles, zero_po
 def exact_scale_reference(
     groups: Floats, weights: Floats | None, outward: Doubles
 ) -> tuple[Doubles, NDArray[np.int32]]:
-    """The sweeps in NumPy.
+    """Returns the sweeps in NumPy.
 
     Args:
         groups: float32 [groups, size].
@@ -117,7 +117,7 @@ def _candidates(levels: Doubles, zero_point: bool) -> tuple[Doubles, Floats, Dou
 
 
 def _outward(levels: Doubles) -> tuple[Doubles, Doubles]:
-    """The levels of positive and of other weights, from the one nearest 0 outwards, times the side's sign."""
+    """Returns the levels of positive and of other weights, from the one nearest 0 outwards, times the side's sign."""
     middles = (levels[:-1] + levels[1:]) / 2
     return levels[np.sum(middles <= 0) :], -levels[: np.sum(middles < 0) + 1][::-1]
 
@@ -131,7 +131,7 @@ def _sorted(groups: Floats, weights: Floats | None) -> tuple[NDArray[np.bool_], 
 
 
 def _sweep(other: NDArray[np.bool_], magnitude: Doubles, h: Doubles, walks: Doubles) -> tuple[Doubles, Doubles]:
-    """The largest A^2/B of one candidate, and A/B there."""
+    """Returns the largest A^2/B of one candidate, and A/B there."""
     side = other.astype(np.intp)
     inverse = np.full(magnitude.shape, np.inf)
     np.divide(1, magnitude, out=inverse, where=(magnitude > 0) & (h > 0))

@@ -14,7 +14,7 @@ _NUMBERS_PER_THREAD = 1 << 12
 
 
 def limit_denominator(x: ArrayLike, max_denominator: int) -> tuple[Integers, Integers]:
-    """The fraction p/q nearest to each x with 1 <= q <= max_denominator.
+    """Returns the fraction p/q nearest to each x with 1 <= q <= max_denominator.
 
     Equal to `fractions.Fraction(x).limit_denominator(max_denominator)` for every finite double: of two equally near
     fractions the one with the smaller denominator, and of two integers the lower. The reference is

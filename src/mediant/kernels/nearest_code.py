@@ -23,7 +23,7 @@ _WEIGHTS_PER_THREAD = 1 << 17
 
 
 def nearest_code(groups: Floats, scale: Floats, zero: Floats, levels: Doubles) -> Codes:
-    """Codes of the levels nearest the weights.
+    """Returns codes of the levels nearest the weights.
 
     Args:
         groups: float32 [groups, size], finite.

@@ -63,7 +63,7 @@ class WholeLevels:
 
     @classmethod
     def of(cls, levels: Floats, bits: int) -> WholeLevels:
-        """The whole numbers behind a table; codes without a level get the number 0.
+        """Returns the whole numbers behind a table; codes without a level get the number 0.
 
         Raises:
             ValueError: levels are not whole steps apart, or too many steps for a kernel of that bit width.
@@ -82,13 +82,15 @@ class WholeLevels:
         return cls(padded, float(-lowest) / unit, unit)
 
     def suits(self, bits: int) -> bool:
-        """True if every code of `bits` bits has a number; from 6 bits on the number must be the code itself."""
+        """Returns True if every code of `bits` bits has a number; from 6 bits on the number must be the code itself."""
         count = 1 << bits
         fits = len(self.numbers) == count or is_codebook(bits, len(self.numbers))
         return fits and (bits <= 5 or np.array_equal(self.numbers, np.arange(count)))
 
     def looked_up(self, bits: int) -> Bytes:
-        """The 32 numbers that native kernels look up: of 2 bits, those of the lower and of the upper of two codes."""
+        """Returns the 32 numbers that native kernels look up: of 2 bits, those of the lower and of the upper of two
+        codes.
+        """
         table = np.zeros(32, np.uint8)
         if bits == 2 and not is_codebook(bits, len(self.numbers)):
             both = np.arange(PAIRS)
@@ -200,7 +202,7 @@ class PackedMatrix:
             self.handle.set_ranges(found)
 
     def multiply(self, x: Floats, precise: bool = False) -> Floats:
-        """The matrix times every row of x [count, columns]: float32 [count, rows]."""
+        """Returns the matrix times every row of x [count, columns]: float32 [count, rows]."""
         vectors = np.ascontiguousarray(x, np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != self.shape[1]:
             raise ValueError(f"a matrix of {self.shape[1]} columns multiplies vectors of as many numbers")
@@ -211,7 +213,7 @@ class PackedMatrix:
         return y
 
     def row(self, index: int) -> Floats:
-        """One row of the matrix in the original basis: float32 [columns]."""
+        """Returns one row of the matrix in the original basis: float32 [columns]."""
         if self.handle is None:
             row = self.matrix(index, index + 1)
             return np.asarray((row if self.seed is None else rotate_back(row, self.seed))[0])
@@ -236,7 +238,7 @@ class PackedMatrix:
         return (y * to_float32(self.row_scales)).astype(np.float32)
 
     def matrix(self, begin: int = 0, end: int | None = None) -> Floats:
-        """Rows from begin to before end, still rotated: float32."""
+        """Returns rows from begin to before end, still rotated: float32."""
         end = self.shape[0] if end is None else end
         levels = np.concatenate(
             [
@@ -265,7 +267,9 @@ class PackedMatrix:
 
 
 def _has_partners(run: PackedRun, columns: int) -> bool:
-    """True if the padding after the last column holds pair codes: kernels read padding, other readers do not."""
+    """Returns True if the padding after the last column holds pair codes: kernels read padding, other readers do
+    not.
+    """
     if not is_codebook(sum(run.widths), len(run.levels.numbers)):
         return False
     if run.data.size < panels(run.rows) * -(-columns // BLOCK) * BLOCK * sum(run.widths):
@@ -293,7 +297,7 @@ def quantize_activations(x: Floats, precise: bool, ranges: Floats | None = None)
 
 
 def widths_of(storage: str, stored: int, used: int) -> tuple[int, ...]:
-    """The digits in use when only the `used` leading bits of codes of `stored` bits are.
+    """Returns the digits in use when only the `used` leading bits of codes of `stored` bits are.
 
     Raises:
         ValueError: no digit ends there.

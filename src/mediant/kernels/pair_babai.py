@@ -116,7 +116,7 @@ def _row_scales(w: Floats, d: Floats, points: Floats, group: int, paired: int) -
 
 
 def _group_error(w: Floats, d: Floats, scale: Floats, points: Floats, here: slice, paired: int) -> NDArray[np.float32]:
-    """The costs of a group at each row's scale, [rows]."""
+    """Returns the costs of a group at each row's scale, [rows]."""
     middle = max(here.start, min(here.stop, paired))
     a, b = (scale[:, None, None] * of[None, None] for of in points)
     first, second = w[:, here.start : middle : 2, None] - a, w[:, here.start + 1 : middle : 2, None] - b

@@ -24,7 +24,7 @@ BITS = 2
 
 
 def is_codebook(bits: int, entries: int) -> bool:
-    """True if a table of so many entries at a bit width is a codebook of pairs.
+    """Returns True if a table of so many entries at a bit width is a codebook of pairs.
 
     >>> is_codebook(2, 32), is_codebook(2, 4), is_codebook(5, 32)
     (True, False, False)
@@ -33,7 +33,7 @@ def is_codebook(bits: int, entries: int) -> bool:
 
 
 def paired_columns(columns: int) -> int:
-    """Number of columns, of so many, that have a partner.
+    """Returns the number of columns, of so many, that have a partner.
 
     >>> paired_columns(16), paired_columns(14), paired_columns(11)
     (16, 12, 8)
@@ -56,7 +56,7 @@ def pair_order(columns: int) -> NDArray[np.int64]:
 
 
 def split(codes: Bytes) -> Bytes:
-    """Codes of 2 bits, as they are stored, for codes [rows, columns] in memory.
+    """Returns codes of 2 bits, as they are stored, for codes [rows, columns] in memory.
 
     >>> split(np.array([[5, 0, 0, 0, 16 + 5]], np.uint8)).tolist()
     [[1, 0, 0, 0, 1]]
@@ -68,7 +68,7 @@ def split(codes: Bytes) -> Bytes:
 
 
 def join(digits: Bytes) -> Bytes:
-    """The inverse of `split`."""
+    """Returns the inverse of `split`."""
     codes = digits.copy()
     second = _second(digits.shape[1])
     codes[:, second - APART] |= digits[:, second] << np.uint8(2)
@@ -77,6 +77,6 @@ def join(digits: Bytes) -> Bytes:
 
 
 def _second(columns: int) -> NDArray[np.int64]:
-    """The columns that are the second of a pair."""
+    """Returns the columns that are the second of a pair."""
     every = np.arange(columns)
     return every[every % SPAN >= APART]

@@ -69,7 +69,7 @@ class Prices:
 def rate_babai(
     matrix: Floats, factored: MetricFactors, steps: Steps, prices: Prices, sweeps: int = 0
 ) -> NDArray[np.int16]:
-    """The whole numbers [rows, columns] of a finite float32 matrix [rows, columns].
+    """Returns the whole numbers [rows, columns] of a finite float32 matrix [rows, columns].
 
     Raises:
         ValueError: the shapes do not fit, or there is a class without prices.

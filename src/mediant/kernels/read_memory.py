@@ -12,7 +12,7 @@ from mediant.kernels import native, threads
 
 
 def read_memory(words: NDArray[np.uint64], count: int | None = None) -> int:
-    """The exclusive or of all 64-bit words, by `count` threads (by default those of `threads()`).
+    """Returns the exclusive or of all 64-bit words, by `count` threads (by default those of `threads()`).
 
     >>> read_memory(np.array([1, 2, 7], np.uint64), 2)
     4

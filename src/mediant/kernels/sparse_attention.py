@@ -74,7 +74,7 @@ class Rows:
         return cls(x.contiguous().view(-1, x.shape[3]), heads, x.shape[0] * x.shape[1] // heads, tokens)
 
     def zeros(self, size: int) -> Rows:
-        """An array of as many rows and a spare one, all zero."""
+        """Returns an array of as many rows and a spare one, all zero."""
         return Rows(self.flat.new_zeros(self._shape(size)), self.heads, self.group, self.tokens)
 
     def unset(self, size: int) -> Rows:
@@ -85,11 +85,11 @@ class Rows:
         return self.heads * self.group * self.tokens + 1, size
 
     def shaped(self, shape: torch.Size) -> Tensor:
-        """The array without the spare row, as [batch, heads, tokens, size]."""
+        """Returns the array without the spare row, as [batch, heads, tokens, size]."""
         return self.flat[: self.heads * self.group * self.tokens].view(*shape[:3], -1)
 
     def windows(self, heads: range, first: int, step: int, count: int, length: int) -> Tensor:
-        """A view [heads, count, group, length, size] of windows of tokens that start `step` apart."""
+        """Returns a view [heads, count, group, length, size] of windows of tokens that start `step` apart."""
         size = self.flat.shape[1]
         head, part = self.group * self.tokens * size, self.tokens * size
         return self.flat.as_strided(
@@ -117,7 +117,7 @@ class Tiles:
     again: bool = False
 
     def batches(self, queries: Rows) -> Iterator[Batch]:
-        """The tiles of all heads, as many at once as `BATCH_PAIRS` allows."""
+        """Yields the tiles of all heads, as many at once as `BATCH_PAIRS` allows."""
         if not self.count or not self.rows or not self.columns:
             return
         most = max(1, BATCH_PAIRS // (queries.group * self.rows * (self.columns + self.also)))
@@ -247,7 +247,7 @@ def attention(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Attention over the pairs of `tiles`, which cover every query; like q, and with gradients of q, k and v.
+    """Returns attention over the pairs of `tiles`, which cover every query; like q, and with gradients of q, k and v.
 
     Args:
         q: [batch, heads, queries, size].

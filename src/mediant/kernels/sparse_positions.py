@@ -52,12 +52,12 @@ class Positions:
 
     @classmethod
     def smallest(cls, rows: int, columns: int, stored: int, row: int = 0) -> Positions:
-        """A mask, or positions in order where these take fewer bytes."""
+        """Returns a mask, or positions in order where these take fewer bytes."""
         mask, ordered = cls("mask", rows, columns, stored, row), cls("ordered", rows, columns, stored, row)
         return mask if mask.nbytes <= ordered.nbytes else ordered
 
     def fault(self) -> str:
-        """The first thing that is impossible about the positions, in words; empty if nothing is."""
+        """Returns the first thing that is impossible about the positions, in words; empty if nothing is."""
         size = self.rows * self.columns
         if self.kind not in KINDS or not 0 < self.stored <= size or (self.row and self.row * self.rows != self.stored):
             return "the kind is unknown, or the numbers of weights do not fit"
@@ -96,7 +96,7 @@ class Positions:
         return max(1, (comb(self.of, self.keep) - 1).bit_length())
 
     def encode(self, mask: Mask) -> Bytes:
-        """The stored positions of a mask [rows, columns].
+        """Returns the stored positions of a mask [rows, columns].
 
         Raises:
             ValueError: the mask is not of this kind.
@@ -119,7 +119,7 @@ class Positions:
         return pack(mask.astype(np.uint8), 1)
 
     def decode(self, data: Bytes) -> Mask:
-        """The inverse of `encode`.
+        """Returns the inverse of `encode`.
 
         Raises:
             ValueError: it does not hold as many positions as it should, or as many in each row.
@@ -172,7 +172,7 @@ class Positions:
 
     @classmethod
     def from_dict(cls, rows: int, columns: int, data: Mapping[str, Any]) -> Positions:
-        """The inverse of `to_dict`.
+        """Returns the inverse of `to_dict`.
 
         Raises:
             ValueError: it is anything else.
@@ -192,7 +192,7 @@ class Positions:
 
 
 def has_ranks(keep: int, of: int) -> bool:
-    """True if `keep` of `of` neighbours can be stored as ranks.
+    """Returns True if `keep` of `of` neighbours can be stored as ranks.
 
     >>> has_ranks(2, 4), has_ranks(4, 8), has_ranks(6, 12)
     (True, True, False)
@@ -205,7 +205,7 @@ NO_RANK = 1 << MOST_BITS
 
 @cache
 def _sets(of: int, keep: int) -> NDArray[np.int64]:
-    """All sets of `keep` of `of` places as bits, in the order of their ranks: ascending as binary numbers."""
+    """Returns all sets of `keep` of `of` places as bits, in the order of their ranks: ascending as binary numbers."""
     return np.array(sorted(sum(1 << i for i in c) for c in combinations(range(of), keep)), np.int64)
 
 

@@ -87,7 +87,7 @@ class Search:
 
     @classmethod
     def of(cls, levels: NDArray[np.float32]) -> Search:
-        """The grids of a table of levels."""
+        """Returns the grids of a table of levels."""
         mirrored = bool(np.array_equal(levels, -levels[::-1]))
         return cls(Grid.of(levels), Grid.of(levels[levels >= 0] if mirrored else levels), mirrored)
 
@@ -105,7 +105,9 @@ def storable_scales_reference(matrix: Floats, weights: Floats, search: Search, g
 
 
 def _row_scales(x: Floats, weights: Floats, grid: Grid, group: int) -> Floats:
-    """The larger of the best scales of two groups of each row: that of the largest weight and of the largest energy."""
+    """Returns the larger of the best scales of two groups of each row: that of the largest weight and of the largest
+    energy.
+    """
     where, none = list(groups(x.shape[1], group)), np.zeros(len(x), np.float32)
     scales = np.stack([row_scales(x[:, here], weights[here], grid, group, NO_HEADROOM) for here in where])
     loudest = np.argmax([group_error(x[:, here], weights[here], none, grid) for here in where], axis=0)

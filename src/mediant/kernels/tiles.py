@@ -52,17 +52,17 @@ def blocks(columns: int) -> int:
 
 
 def tile_bytes(runs: Sequence[RowSpan], columns: int) -> int:
-    """Bytes of the tiles of a matrix."""
+    """Returns the bytes of the tiles of a matrix."""
     return sum(panels(run.rows) * blocks(columns) * BLOCK * run.bits for run in runs)
 
 
 def scale_code_bytes(runs: Sequence[RowSpan], groups: int, scale_bits: int) -> int:
-    """Bytes of the scale codes of a matrix."""
+    """Returns the bytes of the scale codes of a matrix."""
     return sum(panels(run.rows) for run in runs) * groups * scale_bits + 1
 
 
 def pack_tiles(codes: Bytes, bits: int, storage: str) -> Bytes:
-    """The regions of one run, one behind another.
+    """Returns the regions of one run, one behind another.
 
     Args:
         codes: uint8 [rows, columns], each below 2^bits.
@@ -85,7 +85,7 @@ def pack_tiles(codes: Bytes, bits: int, storage: str) -> Bytes:
 
 
 def unpack_tiles(data: Bytes, rows: int, columns: int, widths: Sequence[int]) -> Bytes:
-    """The inverse of `pack_tiles`: codes [rows, columns] from the first regions, of the given widths.
+    """Returns the inverse of `pack_tiles`: codes [rows, columns] from the first regions, of the given widths.
 
     >>> codes = np.arange(40, dtype=np.uint8).reshape(1, 40) % 8
     >>> bool((unpack_tiles(pack_tiles(codes, 3, "tiles"), 1, 40, (2, 1)) == codes).all())
@@ -109,7 +109,7 @@ def regions(data: Bytes, rows: int, columns: int, widths: Sequence[int]) -> Iter
 
 
 def pack_scale_codes(codes: Bytes, runs: Sequence[RowSpan], bits: int) -> Bytes:
-    """Scale codes [rows, groups] of a whole matrix, panel by panel, and the zero byte at the end."""
+    """Returns the scale codes [rows, groups] of a whole matrix, panel by panel, and the zero byte at the end."""
     pieces, row = [], 0
     for run in runs:
         padded = np.zeros((panels(run.rows) * PANEL, codes.shape[1]), np.uint8)
@@ -122,7 +122,7 @@ def pack_scale_codes(codes: Bytes, runs: Sequence[RowSpan], bits: int) -> Bytes:
 
 
 def unpack_scale_codes(data: Bytes, runs: Sequence[RowSpan], groups: int, bits: int) -> Bytes:
-    """The inverse of `pack_scale_codes`: [rows, groups]."""
+    """Returns the inverse of `pack_scale_codes`: [rows, groups]."""
     planes = np.unpackbits(data[:-1], bitorder="little").reshape(-1, groups, PANEL, bits)
     wide = np.zeros((*planes.shape[:-1], 8), np.uint8)
     wide[..., :bits] = planes
@@ -150,7 +150,7 @@ def _from_lanes(lanes: Bytes) -> Bytes:
 
 
 def _places(width: int) -> list[tuple[int, int]]:
-    """The vector and the lowest bit of each of a block's eight quads."""
+    """Returns the vector and the lowest bit of each of a block's eight quads."""
     if width == 1:
         return [(0, bit) for bit in ONE_BIT]
     each = 8 // width

@@ -99,7 +99,7 @@ def reach(table: Doubles) -> float:
 
 
 def _largest_circle(points: Doubles) -> float:
-    """The largest circumradius abc / 4 area of the Delaunay triangles of points [2, count]."""
+    """Returns the largest circumradius abc / 4 area of the Delaunay triangles of points [2, count]."""
     corners = points.T[Delaunay(points.T).simplices]
     sides = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2)
     first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]

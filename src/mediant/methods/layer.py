@@ -47,7 +47,7 @@ class Term:
         return losses
 
     def rotated(self, seed: int) -> Term:
-        """The term of a matrix whose columns are rotated; one that counts all columns alike stays as it is."""
+        """Returns the term of a matrix whose columns are rotated; one that counts all columns alike stays as it is."""
         alike = self.columns.ndim == 1 and bool((self.columns == self.columns[:1]).all())
         return self if alike else Term(self.rows, rotate_metric(self.full(), seed))
 
@@ -66,7 +66,7 @@ class Layer:
     shared: Layer | None = None
 
     def rows(self, where: Rows) -> Layer:
-        """Some of the rows, with the same factors of the metric."""
+        """Returns some of the rows, with the same factors of the metric."""
         local = None if self.statistics is None else rows_of(self.statistics, where)
         terms = tuple(Term(t.rows[where], t.columns) for t in self.terms)
         return replace(
@@ -79,21 +79,24 @@ class Layer:
         return self if self.shared is None else self.shared.whole
 
     def scaled(self, factors: Floats) -> Layer:
-        """The layer of the matrix whose columns are divided by `factors` [columns], all positive."""
+        """Returns the layer of the matrix whose columns are divided by `factors` [columns], all positive."""
         c = factors.astype(np.float64)
         terms = tuple(Term(t.rows, t.columns * (c * c if t.columns.ndim == 1 else np.outer(c, c))) for t in self.terms)
         local = None if self.statistics is None else scaled_statistics(self.statistics, c)
         return Layer(np.ascontiguousarray(self.matrix / factors), terms, local)
 
     def metric(self) -> Doubles:
-        """All terms together, weighted by their rows: [columns, columns], or its diagonal if all that is known."""
+        """Returns all terms together, weighted by their rows: [columns, columns], or its diagonal if all that is
+        known.
+        """
         totals = [float(t.rows.sum()) * t.columns for t in self.terms]
         if all(t.ndim == 1 for t in totals):
             return np.asarray(sum(totals))
         return np.asarray(sum(np.diag(t) if t.ndim == 1 else t for t in totals))
 
     def certified(self, inner: Certificate, approximation: Floats) -> Certificate:
-        """The certificate of an approximation that was found in another form of the layer, with its errors in this.
+        """Returns the certificate of an approximation that was found in another form of the layer, with its errors in
+        this.
 
         No bound is known of it.
         """
@@ -106,7 +109,7 @@ class Layer:
         )
 
     def loss(self, approximation: Floats) -> float:
-        """Predicted loss, in nats per token, of taking `approximation` for the matrix."""
+        """Returns the predicted loss, in nats per token, of taking `approximation` for the matrix."""
         total = 0.0
         for where in self._blocks():
             error = self.matrix[where].astype(np.float64) - approximation[where]
@@ -114,7 +117,7 @@ class Layer:
         return total
 
     def relative_error(self, approximation: Floats) -> float:
-        """The squared error of taking `approximation` for the matrix, as a share of the matrix's own square."""
+        """Returns the squared error of taking `approximation` for the matrix, as a share of the matrix's own square."""
         error = energy = 0.0
         for where in self._blocks():
             matrix = self.matrix[where].astype(np.float64)
@@ -123,7 +126,7 @@ class Layer:
         return error / energy if energy else 0.0
 
     def weighted_error(self, approximation: Floats) -> float:
-        """The predicted loss as a share of that of setting the matrix to zero."""
+        """Returns the predicted loss as a share of that of setting the matrix to zero."""
         return self.loss(approximation) / self.zeroing if self.zeroing else 0.0
 
     def _blocks(self) -> Iterator[slice]:
@@ -136,7 +139,7 @@ class Layer:
         return self.loss(np.zeros_like(self.matrix))
 
     def joint(self) -> Term:
-        """All terms as one: exact where there is one, else with the mean metric and the mean shares of rows."""
+        """Returns all terms as one: exact where there is one, else with the mean metric and the mean shares of rows."""
         columns = sum(float(t.rows.sum()) * (t.columns if self._diagonal else t.full()) for t in self.terms)
         sizes = [float((t.columns if t.columns.ndim == 1 else np.diag(t.columns)).sum()) for t in self.terms]
         rows = sum(size * t.rows for size, t in zip(sizes, self.terms, strict=True))
@@ -147,7 +150,7 @@ class Layer:
         return all(t.columns.ndim == 1 for t in self.terms)
 
     def cuts(self) -> list[int]:
-        """Rows at which another metric begins: none, but in a stack of experts (methods/stack.py)."""
+        """Returns rows at which another metric begins: none, but in a stack of experts (methods/stack.py)."""
         return []
 
     def factored(self, damping: float, order: str = NATURAL, group: int = 1) -> MetricFactors:
@@ -168,7 +171,7 @@ class Layer:
 def prepare(
     matrix: Floats, rotation: int | None, statistics: LayerStatistics | None, hessian: Doubles | None = None
 ) -> Layer:
-    """The layer of a matrix [rows, columns] in the basis in which it will be rounded.
+    """Returns the layer of a matrix [rows, columns] in the basis in which it will be rounded.
 
     Args:
         matrix: in the model's own basis.
@@ -186,7 +189,7 @@ def prepare(
 
 
 def in_basis(layer: Layer, seed: int | None) -> Layer:
-    """A layer in the model's own basis with its columns rotated by a seed; as it is without one."""
+    """Returns a layer in the model's own basis with its columns rotated by a seed; as it is without one."""
     if seed is None:
         return layer
     # A rotation mixes all columns: no diagonal sensitivity is left to go by.
@@ -194,7 +197,7 @@ def in_basis(layer: Layer, seed: int | None) -> Layer:
 
 
 def scaled_statistics(statistics: LayerStatistics, factors: Doubles) -> LayerStatistics:
-    """The statistics of inputs [columns] that are multiplied by `factors`."""
+    """Returns the statistics of inputs [columns] that are multiplied by `factors`."""
     head = statistics.head_square
     return replace(
         statistics,
@@ -205,7 +208,7 @@ def scaled_statistics(statistics: LayerStatistics, factors: Doubles) -> LayerSta
 
 
 def rows_of(statistics: LayerStatistics, rows: Rows) -> LayerStatistics:
-    """The statistics of some rows."""
+    """Returns the statistics of some rows."""
     head = statistics.head_fisher
     return replace(
         statistics,
@@ -215,7 +218,7 @@ def rows_of(statistics: LayerStatistics, rows: Rows) -> LayerStatistics:
 
 
 def neutral(matrix: Floats, zeroing_loss: float = 1.0) -> LayerStatistics:
-    """Statistics for a matrix that calibration did not reach: all weights count alike.
+    """Returns statistics for a matrix that calibration did not reach: all weights count alike.
 
     Setting the whole matrix to zero is predicted to lose `zeroing_loss` nats per token.
     """

@@ -34,14 +34,14 @@ class Stack(Layer):
     expert: Callable[[int], Layer] = field(kw_only=True)
 
     def rows(self, where: Rows) -> Layer:
-        """Some of the rows: of one expert with its own metric, or of several."""
+        """Returns some of the rows: of one expert with its own metric, or of several."""
         owner, place = self.owner[where], self.place[where]
         if len(owner) and (owner == owner[0]).all():
             return self.expert(int(owner[0])).rows(place)
         return replace(cast(Stack, super().rows(where)), owner=owner, place=place)
 
     def loss(self, approximation: Floats) -> float:
-        """Predicted loss, in nats per token, of taking `approximation` for the matrix."""
+        """Returns the predicted loss, in nats per token, of taking `approximation` for the matrix."""
         total = 0.0
         for number in np.unique(self.owner):
             mine = np.flatnonzero(self.owner == number)
@@ -49,7 +49,7 @@ class Stack(Layer):
         return total
 
     def cuts(self) -> list[int]:
-        """Rows at which another expert begins."""
+        """Returns rows at which another expert begins."""
         return (1 + np.flatnonzero(np.diff(self.owner))).tolist()
 
 

@@ -99,7 +99,9 @@ def abilities(network: PreTrainedModel) -> Abilities:
 
 
 def predicts(network: PreTrainedModel) -> bool:
-    """True if the class predicts tokens from those before, by transformers' lists or the `auto_map` of its own code."""
+    """Returns True if the class predicts tokens from those before, by transformers' lists or the `auto_map` of its own
+    code.
+    """
     lists = (
         transformers.MODEL_FOR_CAUSAL_LM_MAPPING,
         transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -117,7 +119,7 @@ def predicts(network: PreTrainedModel) -> bool:
 
 
 def check(network: PreTrainedModel, where: object) -> Abilities:
-    """The abilities of a network.
+    """Returns the abilities of a network.
 
     Raises:
         ModelError: nothing can be done with it.
@@ -132,7 +134,7 @@ def check(network: PreTrainedModel, where: object) -> Abilities:
 
 
 def ask(folder: Path, where: object = "") -> Abilities:
-    """The abilities of the model in a folder by its `config.json` alone: no weights need be there.
+    """Returns the abilities of the model in a folder by its `config.json` alone: no weights need be there.
 
     Args:
         folder: has the configuration.
@@ -145,7 +147,7 @@ def ask(folder: Path, where: object = "") -> Abilities:
 
 
 def position_offset(network: nn.Module) -> int:
-    """Number of positions that are never used: RoBERTa and its kin begin to count behind the padding token.
+    """Returns the number of positions that are never used: RoBERTa and its kin begin to count behind the padding token.
 
     Their embedding of positions has a padding index, and the first token has the position behind it.
     """

@@ -47,7 +47,7 @@ def lies_in(path: Path) -> bool:
 
 
 def merged(path: Path, name: str, resolve: Callable[[str], Path], progress: Progress = SILENT) -> Path:
-    """The folder in the cache of the model with its adapter merged; it is made now if it is not there.
+    """Returns the folder in the cache of the model with its adapter merged; it is made now if it is not there.
 
     The base is the model in the same folder, or else the one that the adapter names, found by `resolve`.
 

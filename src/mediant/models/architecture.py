@@ -33,7 +33,8 @@ BUILDING = (
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """The configuration of the model in `folder`; of a model run by its own code, `architectures` names its class.
+    """Returns the configuration of the model in `folder`; of a model run by its own code, `architectures` names its
+    class.
 
     Raises:
         ModelError: the installed transformers does not know its `model_type`, or refuses one of its values; or it needs
@@ -53,7 +54,7 @@ def load_config(folder: Path) -> PretrainedConfig:
 
 
 def runs_own_code(entries: Mapping[str, Any], where: object) -> bool:
-    """True if code that comes with a model is its configuration or its network, rather than transformers' own.
+    """Returns True if code that comes with a model is its configuration or its network, rather than transformers' own.
 
     Args:
         entries: its `config.json`.
@@ -69,7 +70,7 @@ def runs_own_code(entries: Mapping[str, Any], where: object) -> bool:
 
 
 def build_config(entries: Mapping[str, Any], where: str) -> PretrainedConfig:
-    """The configuration that the entries of a `config.json` describe; `where` is the model, for messages.
+    """Returns the configuration that the entries of a `config.json` describe; `where` is the model, for messages.
 
     Raises:
         ModelError: the installed transformers does not know its `model_type`, or refuses one of its values; or it needs
@@ -87,7 +88,9 @@ def build_config(entries: Mapping[str, Any], where: str) -> PretrainedConfig:
 
 
 def _with_floats(entries: Any) -> Any:
-    """A copy of entries in which what JSON lacks is a number again: transformers writes `{"__float__": "Infinity"}`."""
+    """Returns a copy of entries in which what JSON lacks is a number again: transformers writes `{"__float__":
+    "Infinity"}`.
+    """
     if isinstance(entries, Mapping):
         if set(entries) == {"__float__"}:
             return float(entries["__float__"])
@@ -109,7 +112,7 @@ def check_counts(entries: Mapping[str, Any], where: str) -> None:
 
 
 def network_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """The class that `config.architectures` names, else the causal model of its type, else its bare model.
+    """Returns the class that `config.architectures` names, else the causal model of its type, else its bare model.
 
     Where code that comes with the model is trusted, its class goes first.
 
@@ -131,7 +134,7 @@ def network_class(config: PretrainedConfig) -> type[PreTrainedModel]:
 
 
 def own_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
-    """The class of the network in the code that comes with a model, where that is trusted.
+    """Returns the class of the network in the code that comes with a model, where that is trusted.
 
     Raises:
         ModelError: it is needed and not trusted, or is not a network of transformers.
@@ -149,7 +152,7 @@ def own_class(config: PretrainedConfig) -> type[PreTrainedModel] | None:
 
 
 def empty_network(config: PretrainedConfig) -> PreTrainedModel:
-    """The network on the meta device: names, shapes and classes, no memory.
+    """Returns the network on the meta device: names, shapes and classes, no memory.
 
     Raises:
         ModelError: the configuration does not describe a network.
@@ -184,7 +187,7 @@ def _own_config(entries: Mapping[str, Any], folder: Path) -> PretrainedConfig:
 
 
 def _has(entries: Mapping[str, Any], own: Mapping[str, str]) -> bool:
-    """True if transformers itself has the classes that a `config.json` names."""
+    """Returns True if transformers itself has the classes that a `config.json` names."""
     names = entries.get("architectures") or [r.rpartition(".")[2] for k, r in own.items() if k.startswith("AutoModel")]
     return entries.get("model_type") in transformers.CONFIG_MAPPING and all(
         isinstance(name, str) and hasattr(transformers, name) for name in names

@@ -41,7 +41,9 @@ class BlockCall:
     keywords: Mapping[str, Any]
 
     def __eq__(self, other: object) -> bool:
-        """True if a block computes the same from both; windows of one length share their masks and rotations."""
+        """Returns True if a block computes the same from both; windows of one length share their masks and
+        rotations.
+        """
         return isinstance(other, BlockCall) and _alike(
             (self.positional, dict(self.keywords)), (other.positional, dict(other.keywords))
         )
@@ -152,7 +154,7 @@ class BlockStream:
 
     @torch.no_grad()
     def head_in_pieces(self, positions: int) -> HeadInPieces | None:
-        """The head in pieces, if windows of so many positions need it and it can be had.
+        """Returns the head in pieces, if windows of so many positions need it and it can be had.
 
         To be asked before others put hooks into the network: it is found by a trial with the first block alone.
         """
@@ -166,7 +168,7 @@ class BlockStream:
             return pieces_for(self.network, positions)
 
     def _all(self, window: torch.Tensor) -> Any:
-        """The output of a language model, or the hidden states of anything else, whatever its head."""
+        """Returns the output of a language model, or the hidden states of anything else, whatever its head."""
         ids = window[None]
         return self.network(input_ids=ids) if self.model.causal else hidden_states(self.network, ids)
 
@@ -180,7 +182,7 @@ class BlockStream:
             self._instead.of_block = None
 
     def _forward(self, own: Callable[..., Any]) -> Callable[..., Any]:
-        """A block's forward pass: its own, or what this thread has in its place."""
+        """Returns a block's forward pass: its own, or what this thread has in its place."""
 
         def forward(*positional: Any, **keywords: Any) -> Any:
             instead = getattr(self._instead, "of_block", None)
@@ -233,7 +235,7 @@ class States:
 
 
 def _blocks_path(network: nn.Module) -> str:
-    """The path of the list of blocks: the longest list of modules of one class outside of other lists.
+    """Returns the path of the list of blocks: the longest list of modules of one class outside of other lists.
 
     Raises:
         ModelError: there is none.

@@ -80,7 +80,7 @@ class Blocks:
 
     @classmethod
     def of(cls, tensors: Iterable[str]) -> Blocks:
-        """The blocks of a model with these tensors.
+        """Returns the blocks of a model with these tensors.
 
         Raises:
             PlanError: no scheme fits all blocks.
@@ -100,21 +100,21 @@ class Blocks:
         return 1 + max(layer_of(name) for name in self.tensors)
 
     def neurons(self) -> Iterator[Axis]:
-        """The axes along which neurons lie."""
+        """Yields the axes along which neurons lie."""
         yield from self._outputs(self.scheme.into)
         yield from self._inputs((self.scheme.out_of,))
 
     def queries(self) -> Iterator[Axis]:
-        """The axes along which query heads lie."""
+        """Yields the axes along which query heads lie."""
         yield from self._outputs((self.scheme.query,))
         yield from self._inputs((self.scheme.output,))
 
     def groups(self) -> Iterator[Axis]:
-        """The axes along which key and value heads lie."""
+        """Yields the axes along which key and value heads lie."""
         yield from self._outputs((self.scheme.key, self.scheme.value))
 
     def hidden(self) -> Iterator[Axis]:
-        """The axes along which the hidden width lies."""
+        """Yields the axes along which the hidden width lies."""
         s = self.scheme
         yield from self._inputs((*s.into, s.query, s.key, s.value))
         yield from self._outputs((s.out_of, s.output, *s.norms))
@@ -123,7 +123,7 @@ class Blocks:
                 yield Axis(name, name.endswith("weight") and not name.endswith("norm.weight"), -1)
 
     def name(self, layer: int, module: str, leaf: str = "weight") -> str:
-        """The full name of a module's tensor in a block."""
+        """Returns the full name of a module's tensor in a block."""
         return next(n for n in self.tensors if layer_of(n) == layer and n.endswith(f".{module}.{leaf}"))
 
     def _outputs(self, modules: Iterable[str]) -> Iterator[Axis]:
@@ -140,7 +140,7 @@ class Blocks:
 
 
 def layer_of(name: str) -> int:
-    """The index of the block that a tensor is in, or -1.
+    """Returns the index of the block that a tensor is in, or -1.
 
     >>> layer_of("model.layers.12.mlp.up_proj.weight"), layer_of("lm_head.weight")
     (12, -1)
@@ -150,7 +150,7 @@ def layer_of(name: str) -> int:
 
 
 def block_path(name: str) -> str:
-    """The path of the block that a tensor is in; empty outside.
+    """Returns the path of the block that a tensor is in; empty outside.
 
     >>> block_path("model.layers.12.mlp.up_proj.weight"), block_path("lm_head.weight")
     ('model.layers.12', '')

@@ -47,7 +47,7 @@ TERMS = ("license", "license_name", "license_link", "language")
 
 
 def model_card(model: Model, recipe: str, seed: int, calibration: str) -> str:
-    """The README.md of a compressed model, with the metadata that model hubs read."""
+    """Returns the README.md of a compressed model, with the metadata that model hubs read."""
     own = remote_code.references(model.config.get("auto_map"))
     return _template().render(
         name=model.name,
@@ -64,7 +64,7 @@ def model_card(model: Model, recipe: str, seed: int, calibration: str) -> str:
 
 
 def terms(folder: Path) -> list[str]:
-    """The lines of the original's own card that say under which licence it is and which languages it knows.
+    """Returns the lines of the original's own card that say under which licence it is and which languages it knows.
 
     Both go with the weights, whoever hands them on.
     """

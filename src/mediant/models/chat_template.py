@@ -20,7 +20,7 @@ Message = Mapping[str, str]
 
 
 def render(template: str, messages: Sequence[Message], tokens: Mapping[str, str]) -> str:
-    """The text of a conversation, up to where the model answers.
+    """Returns the text of a conversation, up to where the model answers.
 
     Args:
         template: in Jinja's language.

@@ -54,7 +54,7 @@ class Configuration:
 
 
 def configuration(folder: Path) -> Configuration:
-    """The configuration of the model or checkpoint in a folder.
+    """Returns the configuration of the model or checkpoint in a folder.
 
     Raises:
         ModelError: it cannot be read, or transformers refuses it.
@@ -66,7 +66,7 @@ def configuration(folder: Path) -> Configuration:
 
 
 def resolve(config: Mapping[str, Any], where: str = "the model") -> Configuration:
-    """The configuration that transformers builds from the entries of a `config.json`.
+    """Returns the configuration that transformers builds from the entries of a `config.json`.
 
     Raises:
         ModelError: transformers does not know its `model_type`, or refuses one of its values.
@@ -88,7 +88,8 @@ def resolve(config: Mapping[str, Any], where: str = "the model") -> Configuratio
 def sealed(
     config: Mapping[str, Any], where: str, tokenizer: Mapping[str, Any] | None = None, folder: Path | None = None
 ) -> dict[str, Any]:
-    """The entries of the `config.json` of a compressed model: resolved, with a seal, where reading it again agrees.
+    """Returns the entries of the `config.json` of a compressed model: resolved, with a seal, where reading it again
+    agrees.
 
     What the code that comes with a model reads is not known, so its configuration stays as it is but for the names of
     the classes that were run.
@@ -113,13 +114,13 @@ def sealed(
 
 
 def tokenizer_seal(folder: Path) -> Mapping[str, Any]:
-    """The seal of a checkpoint's tokenizer files (`mediant.models.tokenizer`); empty without one."""
+    """Returns the seal of a checkpoint's tokenizer files (`mediant.models.tokenizer`); empty without one."""
     found = _seal(read_config(folder)).get("tokenizer")
     return found if isinstance(found, Mapping) else {}
 
 
 def cache_key(*parts: str | bytes) -> str:
-    """A name in the cache folder for what transformers makes of these contents."""
+    """Returns a name in the cache folder for what transformers makes of these contents."""
     # Late: its import takes as long as reading a configuration, and a resolved one needs no cache.
     from importlib.metadata import version
 
@@ -128,7 +129,7 @@ def cache_key(*parts: str | bytes) -> str:
 
 
 def cached(kind: str, key: str) -> Any:
-    """An entry of the cache folder; None where there is none."""
+    """Returns an entry of the cache folder; None where there is none."""
     try:
         return json.loads((files.cache_folder() / kind / f"{key}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, StorageError):
@@ -144,7 +145,7 @@ def keep(kind: str, key: str, entry: Any) -> None:
 
 
 def words_of(network: type[PreTrainedModel]) -> frozenset[str]:
-    """Every attribute and quoted word in the code of transformers that a network's classes lead to.
+    """Returns every attribute and quoted word in the code of transformers that a network's classes lead to.
 
     An entry of a configuration that is not among them is read by nobody.
     """
@@ -162,7 +163,7 @@ def _words(modules: tuple[str, ...]) -> frozenset[str]:
 
 
 def _reached(start: Iterable[str]) -> set[str]:
-    """Names of the modules of transformers that the given ones use, and they in turn."""
+    """Returns the names of the modules of transformers that the given ones use, and they in turn."""
     found, new = set[str](), set(start)
     while new:
         name = new.pop()
@@ -175,7 +176,7 @@ def _reached(start: Iterable[str]) -> set[str]:
 
 
 def _own(folder: Path) -> Any:
-    """The configuration of the model in a folder, built by the code that comes with it."""
+    """Returns the configuration of the model in a folder, built by the code that comes with it."""
     from mediant.models import architecture
 
     return architecture.load_config(folder)
@@ -193,7 +194,7 @@ def _seal(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _unsealed(raw: Mapping[str, Any]) -> Configuration | None:
-    """A configuration that was written resolved and has not been changed since."""
+    """Returns a configuration that was written resolved and has not been changed since."""
     seal, entries = _seal(raw), {name: value for name, value in raw.items() if name != METHOD}
     telling = seal.get("telling")
     if not isinstance(telling, list) or seal.get("sha256") != _digest(entries, telling):

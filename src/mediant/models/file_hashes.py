@@ -33,7 +33,9 @@ State = list[int | str]
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes in hexadecimal, computed anew unless it is remembered for the file's present state."""
+    """Returns the SHA-256 of a file's bytes in hexadecimal, computed anew unless it is remembered for the file's
+    present state.
+    """
     real = path.resolve()
     state = file_state(real)
     memory = files.cache_folder() / "hashes" / f"{files.sha256(str(real).encode())}.json"

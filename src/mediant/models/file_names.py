@@ -36,7 +36,7 @@ Tensors = Mapping[str, LazyTensor]
 def as_in_files(
     tensors: Tensors, network: PreTrainedModel, keys: Collection[str] | None = None
 ) -> dict[str, LazyTensor]:
-    """The tensors of `network` under the names, and in the pieces, that its files have.
+    """Returns the tensors of `network` under the names, and in the pieces, that its files have.
 
     Args:
         tensors: by their names in the network.
@@ -59,7 +59,7 @@ def as_in_files(
 
 
 def of_model(tensors: Tensors, model: Model) -> dict[str, LazyTensor]:
-    """The tensors of a model, which edits may have changed, as the files of the original would have them.
+    """Returns the tensors of a model, which edits may have changed, as the files of the original would have them.
 
     Raises:
         ModelError: transformers does not know the way back.
@@ -70,13 +70,13 @@ def of_model(tensors: Tensors, model: Model) -> dict[str, LazyTensor]:
 
 
 def _usual(network: PreTrainedModel) -> list[Any]:
-    """The rules for a model that was not read from files, as `revert_weight_conversion` chooses them."""
+    """Returns the rules for a model that was not read from files, as `revert_weight_conversion` chooses them."""
     rules = get_model_conversion_mapping(network, add_legacy=False)
     return [rule for rule in rules if not isinstance(rule, PrefixChange)]
 
 
 def _used(network: PreTrainedModel, keys: Collection[str]) -> list[Any]:
-    """The rules that loading files with these names uses."""
+    """Returns the rules that loading files with these names uses."""
     rules = get_model_conversion_mapping(network)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]

@@ -51,14 +51,14 @@ def check(folder: Path) -> None:
 
 
 def _origin(folder: Path) -> str:
-    """The name of the model that a checkpoint was made from, as the end of a sentence."""
+    """Returns the name of the model that a checkpoint was made from, as the end of a sentence."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return f", {json.loads((folder / CHECKPOINT).read_text(encoding='utf-8'))['model']['name']}"
     return ""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a folder as it stands.
+    """Returns the `config.json` of a folder as it stands.
 
     Raises:
         ModelError: it cannot be read, or is not a JSON object.
@@ -73,7 +73,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of a model, in alphabetical order, or the GGUF file that its folder stands for.
+    """Returns the safetensors files of a model, in alphabetical order, or the GGUF file that its folder stands for.
 
     Raises:
         ModelError: there are none, or the index names one that is not there.
@@ -94,7 +94,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def behind(folder: Path) -> Path | None:
-    """The GGUF file that a folder stands for; None where the folder has weights of its own.
+    """Returns the GGUF file that a folder stands for; None where the folder has weights of its own.
 
     Raises:
         ModelError: the file has gone.

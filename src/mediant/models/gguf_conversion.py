@@ -28,7 +28,7 @@ FORMAT = 4
 
 
 def converted(file: Path, progress: Progress = SILENT) -> Path:
-    """The folder that stands for the model in `file`, made if it is not yet in the cache.
+    """Returns the folder that stands for the model in `file`, made if it is not yet in the cache.
 
     Raises:
         ModelError: the file is damaged, is not a whole model, or something in it has no place in the network.

@@ -77,7 +77,7 @@ class HeadInPieces:
             self._local.states = None
 
     def _found(self) -> nn.Module | None:
-        """The outermost module below the network that gives what the head reads; None where there is none."""
+        """Returns the outermost module below the network that gives what the head reads; None where there is none."""
         given: list[tuple[nn.Module, int]] = []
         read: list[int] = []
 
@@ -112,7 +112,7 @@ class HeadInPieces:
         trunk.forward = forward
 
     def _agrees(self) -> bool:
-        """True if a trial gives the logits of a plain pass."""
+        """Returns True if a trial gives the logits of a plain pass."""
         with torch.no_grad():
             expected = self._whole(2)
             try:
@@ -144,7 +144,7 @@ class SomeLogits:
 
 
 def logits_of(network: Any) -> Callable[[torch.Tensor], torch.Tensor | list[SomeLogits]]:
-    """A function from token ids [1, window] to the logits [1, window, vocabulary] of a causal network."""
+    """Returns a function from token ids [1, window] to the logits [1, window, vocabulary] of a causal network."""
 
     def logits(ids: torch.Tensor) -> torch.Tensor | list[SomeLogits]:
         if (head := pieces_for(network, ids.shape[1])) is not None:
@@ -156,13 +156,13 @@ def logits_of(network: Any) -> Callable[[torch.Tensor], torch.Tensor | list[Some
 
 
 def needs_pieces(network: Any, positions: int) -> bool:
-    """True if logits of so many positions are too many to be computed at once."""
+    """Returns True if logits of so many positions are too many to be computed at once."""
     weight = getattr(network.get_output_embeddings(), "weight", None)
     return weight is not None and positions * int(weight.shape[0]) > WHOLE
 
 
 def pieces_for(network: Any, positions: int) -> HeadInPieces | None:
-    """The head in pieces of a network, if windows of so many positions need it and it can be had; made once.
+    """Returns the head in pieces of a network, if windows of so many positions need it and it can be had; made once.
 
     Threads may ask at once, before they run the network.
     """
@@ -186,7 +186,7 @@ class _Reached(Exception):  # noqa: N818
 
 
 def _states(output: Any) -> Any:
-    """The last hidden states in what a module gives; None where it gives something else."""
+    """Returns the last hidden states in what a module gives; None where it gives something else."""
     if isinstance(output, torch.Tensor):
         return output
     if isinstance(output, tuple) and output and isinstance(output[0], torch.Tensor):

@@ -91,7 +91,7 @@ def check_length(file: Path) -> None:
 
 
 def _described(header: bytes) -> int:
-    """Bytes of data that a safetensors header describes; none where it is not one."""
+    """Returns the bytes of data that a safetensors header describes; none where it is not one."""
     try:
         entries: dict[str, Any] = json.loads(header)
         return max((int(e["data_offsets"][1]) for name, e in entries.items() if name != "__metadata__"), default=0)

@@ -18,7 +18,7 @@ class LazyTensor:
 
     @classmethod
     def of(cls, values: torch.Tensor) -> LazyTensor:
-        """A tensor that is in memory already.
+        """Returns a tensor that is in memory already.
 
         >>> LazyTensor.of(torch.zeros(2, 3)).shape
         (2, 3)
@@ -31,7 +31,7 @@ class LazyTensor:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def take(self, axis: int, index: Sequence[int]) -> LazyTensor:
-        """The entries `index` of an axis, in that order.
+        """Returns the entries `index` of an axis, in that order.
 
         >>> LazyTensor.of(torch.arange(6).reshape(2, 3)).take(1, [2, 0]).read().tolist()
         [[2, 0], [5, 3]]

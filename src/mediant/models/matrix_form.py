@@ -8,7 +8,7 @@ from mediant.values import Array, TensorInfo
 
 
 def to_matrix(array: Array, info: TensorInfo) -> Array:
-    """The matrix of shape `info.matrix_shape` whose rows are outputs; a view where memory order allows it.
+    """Returns the matrix of shape `info.matrix_shape` whose rows are outputs; a view where memory order allows it.
 
     >>> info = TensorInfo("w", (2, 3), "float32", "linear", "in_out")
     >>> to_matrix(np.arange(6).reshape(2, 3), info).tolist()
@@ -21,7 +21,7 @@ def to_matrix(array: Array, info: TensorInfo) -> Array:
 
 
 def from_matrix(matrix: Array, info: TensorInfo) -> Array:
-    """The inverse of `to_matrix`: the tensor of shape `info.shape`, contiguous."""
+    """Returns the inverse of `to_matrix`: the tensor of shape `info.shape`, contiguous."""
     stack = matrix.reshape(_outputs_first(np.empty(info.shape, np.bool_), info).shape)
     return np.ascontiguousarray(_outputs_first(stack, info))
 

@@ -24,7 +24,7 @@ NOT_CONTENT = ("_name_or_path", "transformers_version")
 
 
 def open_model(spec: str, progress: Progress = SILENT) -> Model:
-    """The model that `spec` names (see `source.resolve`), described and fingerprinted.
+    """Returns the model that `spec` names (see `source.resolve`), described and fingerprinted.
 
     Raises:
         ModelError: it cannot be found or understood, or its files lack a tensor of the network or hold it
@@ -69,7 +69,9 @@ def fingerprint(
 
 
 def _deciding(path: Path, config: Mapping[str, Any]) -> list[Path]:
-    """The files that decide what a model computes: its weights, and the code that comes with it where that is run."""
+    """Returns the files that decide what a model computes: its weights, and the code that comes with it where that is
+    run.
+    """
     own = architecture.runs_own_code(config, path)
     return [*folder.weight_files(path), *(remote_code.python_files(path) if own else ())]
 
@@ -77,7 +79,7 @@ def _deciding(path: Path, config: Mapping[str, Any]) -> list[Path]:
 def _tensors(
     path: Path, network: PreTrainedModel, entries: Mapping[str, StoredTensor], known: Names
 ) -> tuple[TensorInfo, ...]:
-    """One entry for each tensor of the network that its files give, tied ones once."""
+    """Returns one entry for each tensor of the network that its files give, tied ones once."""
     if known.missing:
         raise ModelError(
             f"The weights in {path} lack tensors of {type(network).__name__}, {len(known.missing)} in all,"
@@ -103,7 +105,7 @@ def _tensors(
 def _groups(
     tied: Sequence[tuple[str, ...]], entries: Mapping[str, StoredTensor], known: Names
 ) -> list[tuple[str, ...]]:
-    """The tied names, but apart where the files hold different content: there transformers does not tie."""
+    """Returns the tied names, but apart where the files hold different content: there transformers does not tie."""
     groups: list[tuple[str, ...]] = []
     for group in tied:
         given = [entries[known.direct[name]] for name in group if name in known.direct]
@@ -112,7 +114,7 @@ def _groups(
 
 
 def _equal(entries: Sequence[StoredTensor]) -> bool:
-    """True if all entries hold the same numbers."""
+    """Returns True if all entries hold the same numbers."""
     if len(entries) < 2:
         return True
     values = []
@@ -131,7 +133,7 @@ def _check_shape(path: Path, info: TensorInfo, entry: StoredTensor) -> None:
 
 
 def positions(model: Model) -> int | None:
-    """The longest sequence the model was made for; None where its configuration does not say."""
+    """Returns the longest sequence the model was made for; None where its configuration does not say."""
     names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "max_target_positions")
     config = text_config(model)
     count = next((int(config[name]) for name in names if config.get(name)), None)

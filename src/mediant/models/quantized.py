@@ -65,7 +65,7 @@ class Decoding:
 
 
 def plain(path: Path, name: str, progress: Progress = SILENT, before: Callable[[], object] = lambda: None) -> Path:
-    """The folder itself if its weights are not quantized, else that of the dequantized model in the cache.
+    """Returns the folder itself if its weights are not quantized, else that of the dequantized model in the cache.
 
     `before` is called before anything is dequantized, and may refuse.
 
@@ -88,7 +88,7 @@ def plain(path: Path, name: str, progress: Progress = SILENT, before: Callable[[
 
 
 def is_ours(declared: Any) -> bool:
-    """True if the `quantization_config` of a `config.json` is that of a compressed model."""
+    """Returns True if the `quantization_config` of a `config.json` is that of a compressed model."""
     return isinstance(declared, dict) and declared.get("quant_method") == "mediant"
 
 
@@ -225,7 +225,7 @@ def _kept(
 
 
 def _lazy(stored: Mapping[str, StoredTensor], found: Decoding, block: tuple[int, int] | None) -> dict[str, LazyTensor]:
-    """Every weight by the name it has without quantization, decoded when it is read."""
+    """Returns every weight by the name it has without quantization, decoded when it is read."""
     companions = {n for pair in found.fp4.values() for n in pair} | {n for n in found.fp8.values() if n}
     tensors = {}
     for name, entry in stored.items():

@@ -26,7 +26,7 @@ TOKENIZER_FILES = (
 
 
 def load_reference(model: Model, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The whole model in memory, in evaluation mode.
+    """Returns the whole model in memory, in evaluation mode.
 
     Raises:
         ModelError: transformers cannot load it, or finds a tensor missing.
@@ -35,7 +35,7 @@ def load_reference(model: Model, dtype: torch.dtype = torch.float32) -> PreTrain
 
 
 def load_network(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The network in a folder with its weights, in evaluation mode; errors as for `load_reference`."""
+    """Returns the network in a folder with its weights, in evaluation mode; errors as for `load_reference`."""
     if folder.behind(path) is not None:
         return _filled(path, dtype)
     network_class = architecture.network_class(architecture.load_config(path))
@@ -51,7 +51,7 @@ def load_network(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
 
 
 def _filled(path: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The network of a folder that stands for a GGUF file, each tensor dequantized into its place."""
+    """Returns the network of a folder that stands for a GGUF file, each tensor dequantized into its place."""
     config = architecture.load_config(path)
     with init_empty_weights(include_buffers=False):
         network = architecture.network_class(config)(config)
@@ -75,7 +75,7 @@ def check_complete(report: dict[str, Any], whose: str) -> None:
 
 
 def load_tokenizer(model: Model | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in the folder of a model or checkpoint.
+    """Returns the tokenizer in the folder of a model or checkpoint.
 
     Raises:
         ModelError: there is none, or transformers cannot read it.
@@ -97,11 +97,13 @@ def load_tokenizer(model: Model | Path) -> PreTrainedTokenizerBase:
 
 
 def _has_code(place: Path) -> bool:
-    """True if the configuration of the tokenizer in a folder, or of the model, names classes in code beside it."""
+    """Returns True if the configuration of the tokenizer in a folder, or of the model, names classes in code beside
+    it.
+    """
     return any(b'"auto_map"' in file.read_bytes() for file in place.glob("*config.json"))
 
 
 def parameters_to_modules(network: nn.Module) -> dict[str, nn.Module]:
-    """The module that owns each tensor, by its name in the state dict; tied ones under each name."""
+    """Returns the module that owns each tensor, by its name in the state dict; tied ones under each name."""
     modules = dict(network.named_modules(remove_duplicate=False))
     return {name: modules[name.rpartition(".")[0]] for name in network.state_dict(keep_vars=True)}

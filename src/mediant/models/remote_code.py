@@ -37,13 +37,13 @@ def trusting(wanted: bool = True) -> Iterator[None]:
 
 
 def trusted() -> bool:
-    """True within `trusting`."""
+    """Returns True within `trusting`."""
     return _trusted.get()
 
 
 def references(auto_map: Any) -> dict[str, str]:
-    """The classes of configuration and network in an `auto_map`, as "file.Class", by the class of transformers that
-    finds them.
+    """Returns the classes of configuration and network in an `auto_map`, as "file.Class", by the class of transformers
+    that finds them.
 
     >>> references({"AutoConfig": "own.Config", "AutoTokenizer": ["own.Tokenizer", None]})
     {'AutoConfig': 'own.Config'}
@@ -53,7 +53,8 @@ def references(auto_map: Any) -> dict[str, str]:
 
 
 def network_kind(auto_map: Any, architectures: Any) -> str | None:
-    """The entry of an `auto_map` that has the network: that which `architectures` names, else the most usual kind.
+    """Returns the entry of an `auto_map` that has the network: that which `architectures` names, else the most usual
+    kind.
 
     >>> network_kind({"AutoModel": "own.Body", "AutoModelForCausalLM": "own.Writer"}, ["Body"])
     'AutoModel'
@@ -65,7 +66,7 @@ def network_kind(auto_map: Any, architectures: Any) -> str | None:
 
 
 def load_class(reference: str, folder: str | Path) -> Any:
-    """The class that a reference of the model in a folder names; this runs its code.
+    """Returns the class that a reference of the model in a folder names; this runs its code.
 
     Raises:
         ModelError: the code is not trusted, is not there, or fails.
@@ -86,7 +87,7 @@ def load_class(reference: str, folder: str | Path) -> Any:
 
 
 def refusal(where: object, part: str = "model") -> str:
-    """The sentence for code that is not trusted.
+    """Returns the sentence for code that is not trusted.
 
     Args:
         where: the model.
@@ -99,5 +100,5 @@ def refusal(where: object, part: str = "model") -> str:
 
 
 def python_files(folder: Path) -> list[Path]:
-    """The files of Python in a folder, in alphabetical order."""
+    """Returns the files of Python in a folder, in alphabetical order."""
     return sorted(file for file in folder.rglob("*.py") if file.is_file())

@@ -10,7 +10,7 @@ from mediant.values import Layout, Role, TensorInfo
 
 
 def describe(network: PreTrainedModel) -> dict[str, TensorInfo]:
-    """Every parameter and persistent buffer by its name in the state dict, in that order.
+    """Returns every parameter and persistent buffer by its name in the state dict, in that order.
 
     A tied tensor appears under each of its names; `ties` says which names are one. The `dtype` is that of
     the network. Works on the meta device.
@@ -27,7 +27,7 @@ def describe(network: PreTrainedModel) -> dict[str, TensorInfo]:
 
 
 def ties(network: PreTrainedModel) -> list[tuple[str, ...]]:
-    """The names of the state dict, those of one tensor together; the first of them is its canonical name."""
+    """Returns the names of the state dict, those of one tensor together; the first of them is its canonical name."""
     groups: dict[int, list[str]] = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
         groups.setdefault(id(tensor), []).append(name)
@@ -35,7 +35,7 @@ def ties(network: PreTrainedModel) -> list[tuple[str, ...]]:
 
 
 def output_embeddings(network: PreTrainedModel) -> nn.Module | None:
-    """The module that turns the last hidden state into logits over the vocabulary, if there is one."""
+    """Returns the module that turns the last hidden state into logits over the vocabulary, if there is one."""
     try:
         head: nn.Module | None = network.get_output_embeddings()
     except NotImplementedError:
@@ -44,7 +44,7 @@ def output_embeddings(network: PreTrainedModel) -> nn.Module | None:
 
 
 def role_and_layout(module: nn.Module, leaf: str, tensor: Tensor, head: nn.Module | None) -> tuple[Role, Layout]:
-    """The role and layout of the tensor that `module` holds under the attribute `leaf`."""
+    """Returns the role and layout of the tensor that `module` holds under the attribute `leaf`."""
     if leaf == "bias":
         return "bias", "none"
     if isinstance(module, nn.Linear) and tensor.ndim == 2 and _multiplies(module):
@@ -59,7 +59,7 @@ def role_and_layout(module: nn.Module, leaf: str, tensor: Tensor, head: nn.Modul
 
 
 def layer_index(path: str, modules: dict[str, nn.Module]) -> int:
-    """The index of the transformer block on the path: the first that counts along a ModuleList; else -1."""
+    """Returns the index of the transformer block on the path: the first that counts along a ModuleList; else -1."""
     parts = path.split(".")
     for depth in range(1, len(parts)):
         if isinstance(modules[".".join(parts[:depth])], nn.ModuleList):
@@ -68,18 +68,18 @@ def layer_index(path: str, modules: dict[str, nn.Module]) -> int:
 
 
 def _multiplies(module: nn.Linear) -> bool:
-    """True if the module returns the product with its weights; a router may return what it makes of that."""
+    """Returns True if the module returns the product with its weights; a router may return what it makes of that."""
     return type(module).forward is nn.Linear.forward or "Router" not in type(module).__name__
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """True if a module only scales and shifts its input: it has no children, and vectors as parameters."""
+    """Returns True if a module only scales and shifts its input: it has no children, and vectors as parameters."""
     parameters = list(module.parameters(recurse=False))
     return bool(parameters) and not any(module.children()) and all(p.ndim == 1 for p in parameters)
 
 
 def _is_experts(module: nn.Module) -> bool:
-    """True if a module stacks the matrices of several experts.
+    """Returns True if a module stacks the matrices of several experts.
 
     transformers marks the experts whose forward pass can be exchanged with `is_transposed`; the few others
     have 'Experts' in the name of their class.
@@ -95,7 +95,7 @@ def _in_experts(module: nn.Module, tensor: Tensor) -> tuple[Role, Layout]:
 
 
 def _inputs_first(module: nn.Module) -> bool:
-    """True if stacked matrices are [experts, in, out].
+    """Returns True if stacked matrices are [experts, in, out].
 
     Where the module does not say, its shapes do: the first matrix reads the hidden state and the last one
     writes it, so one axis of each has the same size: axes 2 and 1 when outputs come first, 1 and 2 when

@@ -9,7 +9,7 @@ import torch
 
 
 def hidden_states(network: Any, ids: torch.Tensor) -> torch.Tensor:
-    """The last hidden states [texts, tokens, width] of an encoder, or of what is below any other head."""
+    """Returns the last hidden states [texts, tokens, width] of an encoder, or of what is below any other head."""
     states: torch.Tensor = network.base_model(input_ids=ids).last_hidden_state
     return states
 

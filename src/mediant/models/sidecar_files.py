@@ -80,7 +80,7 @@ def sidecar_files(model: Model, card: str) -> dict[str, bytes]:
 
 
 def travelling(folder: Path) -> dict[str, Path]:
-    """The files that belong to the model in a folder, by their paths in it, in alphabetical order.
+    """Returns the files that belong to the model in a folder, by their paths in it, in alphabetical order.
 
     Weights, `config.json` and the model card are not among them.
     """
@@ -88,13 +88,13 @@ def travelling(folder: Path) -> dict[str, Path]:
 
 
 def staying(folder: Path) -> dict[str, str]:
-    """The files of a folder that do not travel, each with the reason; not those that are written anew."""
+    """Returns the files of a folder that do not travel, each with the reason; not those that are written anew."""
     found = _judged(folder)
     return {name: reason for name, reason in found.items() if reason and reason != "written anew"}
 
 
 def parting_words(folder: Path) -> str | None:
-    """One sentence on what does not travel though it may be missed; None where there is nothing.
+    """Returns one sentence on what does not travel though it may be missed; None where there is nothing.
 
     Vocabularies that tokenizer.json has too are not missed.
     """
@@ -163,7 +163,7 @@ def _judged(folder: Path) -> dict[str, str]:
 
 
 def _modules(folder: Path) -> list[str]:
-    """The folders that `modules.json` of sentence-transformers names."""
+    """Returns the folders that `modules.json` of sentence-transformers names."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         listed = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         return [PurePosixPath(entry["path"]).parts[0] for entry in listed if entry.get("path")]
@@ -172,7 +172,8 @@ def _modules(folder: Path) -> list[str]:
 
 @cache
 def _same_without(folder: Path, state: tuple[tuple[str, int], ...], spare: tuple[str, ...]) -> bool:
-    """True if the tokenizer is the same without some of its files: its class, special tokens, and ids of a text.
+    """Returns True if the tokenizer is the same without some of its files: its class, special tokens, and ids of a
+    text.
 
     `state` is all that travels, with times of change, so that what changes is looked at again.
     """

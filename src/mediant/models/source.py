@@ -28,7 +28,7 @@ _FAILED = "as an id on the hub, it cannot be downloaded"
 
 
 def resolve(spec: str, progress: Progress = SILENT) -> Path:
-    """The folder of a plain Hugging Face model; `spec` is as for `locate`.
+    """Returns the folder of a plain Hugging Face model; `spec` is as for `locate`.
 
     Weights in MXFP4 or FP8 are dequantized, an adapter is merged where that is asked for (`adapters.merging`), both
     once and into the cache. Before any of this work the configuration is asked whether Mediant takes such a model.
@@ -45,7 +45,7 @@ def resolve(spec: str, progress: Progress = SILENT) -> Path:
 
 
 def locate(spec: str, progress: Progress = SILENT) -> Path:
-    """The folder of a model, compressed or plain, whatever is in it.
+    """Returns the folder of a model, compressed or plain, whatever is in it.
 
     `spec` is such a folder; a `.gguf` file, which is converted to float32 once and then taken from the cache;
     an id on the hub, which is downloaded (HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are honoured); or `demo`,
@@ -84,7 +84,7 @@ def _from_file(path: Path, progress: Progress) -> Path:
 
 
 def _demo() -> Path:
-    """The GGUF file in the installed package, which need not be importable."""
+    """Returns the GGUF file in the installed package, which need not be importable."""
     package = importlib.util.find_spec(DEMO_PACKAGE)
     places = package.submodule_search_locations if package else None
     for place in places or ():
@@ -94,7 +94,7 @@ def _demo() -> Path:
 
 
 def _from_hub(spec: str, progress: Progress) -> Path:
-    """The folder in the hub's cache that `spec` names, downloaded if need be."""
+    """Returns the folder in the hub's cache that `spec` names, downloaded if need be."""
     nowhere = f"There is no folder or file {spec}"
     if spec.lower().endswith(".gguf"):
         raise ModelError(f"{nowhere}.")

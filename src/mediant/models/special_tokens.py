@@ -42,7 +42,7 @@ class SpecialTokens:
 
 
 def special_tokens(folder: Path, tokenizer: Tokenizer | None = None) -> SpecialTokens:
-    """The special tokens of the model or checkpoint in a folder; its tokenizer is opened if it is not given.
+    """Returns the special tokens of the model or checkpoint in a folder; its tokenizer is opened if it is not given.
 
     Raises:
         ModelError: a file names a token that is no whole number or has no row in the embedding.
@@ -51,7 +51,7 @@ def special_tokens(folder: Path, tokenizer: Tokenizer | None = None) -> SpecialT
     rows = vocabulary(folder)
 
     def ids(name: str) -> list[int]:
-        """The tokenizer's, then those of the configuration in force."""
+        """Returns the tokenizer's, then those of the configuration in force."""
         known = tokenizer.settings.special.get(f"{name}_token")
         own = None if known is None else tokenizer.token_id(known)
         where, given = _configured(folder, f"{name}_token_id")
@@ -69,7 +69,7 @@ def special_tokens(folder: Path, tokenizer: Tokenizer | None = None) -> SpecialT
 
 
 def vocabulary(folder: Path) -> int:
-    """Number of tokens that the model in a folder has rows for.
+    """Returns the number of tokens that the model in a folder has rows for.
 
     Raises:
         ModelError: its configuration does not say.
@@ -97,7 +97,9 @@ def check_ids(ids: Sequence[int], folder: Path, tokenizer: Tokenizer | None = No
 
 
 def _configured(folder: Path, name: str) -> tuple[str, Any]:
-    """The file in force, and what it says: that of generation, where it speaks of the entry, else the configuration."""
+    """Returns the file in force, and what it says: that of generation, where it speaks of the entry, else the
+    configuration.
+    """
     file = folder / GENERATION_FILE
     if file.is_file():
         try:

@@ -75,7 +75,7 @@ def opened(file: Path) -> Iterator[Any]:
 
 
 def rows(tensors: Any, name: str, where: slice) -> NDArray[np.float32] | None:
-    """Some entries of the first axis of a tensor in an opened file; None where only all can be read."""
+    """Returns some entries of the first axis of a tensor in an opened file; None where only all can be read."""
     if isinstance(tensors, _Dequantized):
         return tensors.get_rows(name, where)
     found: torch.Tensor = tensors.get_slice(name)[where]
@@ -94,12 +94,12 @@ class _Dequantized:
         self._network = _network(file)
 
     def get_tensor(self, name: str) -> torch.Tensor:
-        """A tensor, float32, which nobody else has."""
+        """Returns a tensor, float32, which nobody else has."""
         found: torch.Tensor = self._network.tensors[name].read()
         return found
 
     def get_rows(self, name: str, where: slice) -> NDArray[np.float32] | None:
-        """Some entries of its first axis; None where the file has them in another order."""
+        """Returns some entries of its first axis; None where the file has them in another order."""
         read = self._network.rows.get(name)
         found: NDArray[np.float32] | None = None if read is None else read(where)
         return found
@@ -112,7 +112,7 @@ def _network(file: Path) -> Any:
 
 @lru_cache(maxsize=2)
 def _described(file: Path, size: int, changed: int) -> Any:
-    """The network in a file of that size and time of change; its header takes long to read."""
+    """Returns the network in a file of that size and time of change; its header takes long to read."""
     from mediant.models.gguf.file import GGUFFile
     from mediant.models.gguf.network import network
 

@@ -55,16 +55,16 @@ class Tokenizer(Protocol):
     settings: Settings
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text, with those that the model wants around it if asked for."""
+        """Returns token ids of a text, with those that the model wants around it if asked for."""
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids."""
+        """Returns the text of token ids."""
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token; None where there is no such token."""
+        """Returns the id of a token; None where there is no such token."""
 
     def token(self, id: int) -> str | None:
-        """The token of an id; None where there is no such id."""
+        """Returns the token of an id; None where there is no such id."""
 
 
 class FastTokenizer:
@@ -76,12 +76,12 @@ class FastTokenizer:
         pipeline.no_padding()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text."""
+        """Returns token ids of a text."""
         ids: list[int] = self._pipeline.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids."""
+        """Returns the text of token ids."""
         text: str = self._pipeline.decode(list(ids), skip_special_tokens=skip_special_tokens)
         if self.settings.clean_up:
             for spaced in SPACED[:4]:
@@ -92,12 +92,12 @@ class FastTokenizer:
         return text
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token."""
+        """Returns the id of a token."""
         found: int | None = self._pipeline.token_to_id(token)
         return found
 
     def token(self, id: int) -> str | None:
-        """The token of an id."""
+        """Returns the token of an id."""
         found: str | None = self._pipeline.id_to_token(id)
         return found
 
@@ -109,21 +109,21 @@ class SlowTokenizer:
         self._tokenizer, self.settings = tokenizer, _settings(tokenizer)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text."""
+        """Returns token ids of a text."""
         ids = self._tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
         return [int(token) for token in ids]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids."""
+        """Returns the text of token ids."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token."""
+        """Returns the id of a token."""
         found: int | None = self._tokenizer.get_vocab().get(token)
         return found
 
     def token(self, id: int) -> str | None:
-        """The token of an id."""
+        """Returns the token of an id."""
         try:
             found: str | None = self._tokenizer.convert_ids_to_tokens(id)
         except (IndexError, KeyError, ValueError):
@@ -132,7 +132,7 @@ class SlowTokenizer:
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model or checkpoint in a folder.
+    """Returns the tokenizer of a model or checkpoint in a folder.
 
     Raises:
         ModelError: there is none, or it cannot be read.
@@ -180,7 +180,7 @@ def seal(folder: Path, config: Mapping[str, Any], contents: Mapping[str, bytes])
 
 
 def prompt(tokenizer: Tokenizer, messages: Sequence[Message], template: str | None = None) -> list[int]:
-    """Token ids of a conversation in the model's own form, up to where the model answers.
+    """Returns token ids of a conversation in the model's own form, up to where the model answers.
 
     Raises:
         ModelError: the template refuses the conversation.
@@ -191,7 +191,7 @@ def prompt(tokenizer: Tokenizer, messages: Sequence[Message], template: str | No
 
 
 def choose_template(settings: Settings, name: str | None = None) -> str:
-    """The chat template of that name, or the usual one.
+    """Returns the chat template of that name, or the usual one.
 
     Raises:
         UsageError: there is none, none of that name, or several and no usual one.
@@ -209,7 +209,9 @@ def choose_template(settings: Settings, name: str | None = None) -> str:
 
 
 def _sealed(folder: Path, contents: Mapping[str, bytes], kind: str) -> Tokenizer | None:
-    """The tokenizer that a compressed model's seal describes; None where there is no seal that fits the files."""
+    """Returns the tokenizer that a compressed model's seal describes; None where there is no seal that fits the
+    files.
+    """
     seal = configuration.tokenizer_seal(folder)
     if PIPELINE not in contents or seal.get("sha256") != _digest(contents, kind):
         return None
@@ -250,7 +252,7 @@ def _entry(tokenizer: Any, contents: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def _bare(pipeline: str) -> Any:
-    """A pipeline without what each call sets."""
+    """Returns a pipeline without what each call sets."""
     return json.loads(pipeline) | {"truncation": None, "padding": None}
 
 
@@ -267,13 +269,15 @@ def _settings(tokenizer: Any) -> Settings:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """The files that a tokenizer may be made of, by their path in the folder."""
+    """Returns the files that a tokenizer may be made of, by their path in the folder."""
     places = [folder / name for name in FILES] + sorted((folder / TEMPLATES).glob("*.jinja"))
     return {place.relative_to(folder).as_posix(): place.read_bytes() for place in places if place.is_file()}
 
 
 def _templates(contents: Mapping[str, bytes]) -> dict[str, str]:
-    """The chat templates in the files; those in files of their own go before those in `tokenizer_config.json`."""
+    """Returns the chat templates in the files; those in files of their own go before those in
+    `tokenizer_config.json`.
+    """
     found = {Path(name).stem: text.decode() for name, text in contents.items() if name.startswith(f"{TEMPLATES}/")}
     if TEMPLATE in contents:
         found[DEFAULT] = contents[TEMPLATE].decode()

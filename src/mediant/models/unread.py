@@ -46,12 +46,12 @@ class Unread:
     names: tuple[str, ...]
 
     def __str__(self) -> str:
-        """One line for a person."""
+        """Returns one line for a person."""
         return f"left out: {len(self.names)} tensors such as {self.names[0]} ({self.reason})"
 
 
 def unread(names: Iterable[str], layers: int | None, where: str) -> tuple[Unread, ...]:
-    """The ledger of tensors without a place in a network of so many `layers`.
+    """Returns the ledger of tensors without a place in a network of so many `layers`.
 
     Layers behind the last are heads that draft (DeepSeek, GLM).
 

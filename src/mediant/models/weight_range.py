@@ -25,7 +25,7 @@ class _Tensors:
 
 
 def beyond(model: Model, names: Iterable[str], dtype: str) -> frozenset[str]:
-    """The names of those tensors that hold a weight larger than the type can; read once for each model.
+    """Returns the names of those tensors that hold a weight larger than the type can; read once for each model.
 
     Raises:
         ModelError: a weight is not finite.

@@ -42,7 +42,7 @@ class WeightReader:
         self.__dict__.pop("_loaded", None)
 
     def read(self, name: str) -> Array:
-        """The tensor of that name or alias: a float32 copy in its own shape.
+        """Returns the tensor of that name or alias: a float32 copy in its own shape.
 
         Raises:
             KeyError: the model has no such tensor.
@@ -55,7 +55,8 @@ class WeightReader:
         return values
 
     def rows(self, name: str, begin: int, end: int) -> Array:
-        """Rows of a tensor's matrix form, float32 [end - begin, columns], as `read` gives them and with less memory.
+        """Returns rows of a tensor's matrix form, float32 [end - begin, columns], as `read` gives them and with less
+        memory.
 
         Raises:
             KeyError, ModelError: as for `read`.
@@ -79,7 +80,7 @@ class WeightReader:
             )
 
     def stored(self, name: str) -> torch.Tensor:
-        """The tensor of that name or alias, as it is stored and unchecked.
+        """Returns the tensor of that name or alias, as it is stored and unchecked.
 
         Raises:
             KeyError, ModelError: as for `read`.
@@ -95,7 +96,7 @@ class WeightReader:
         return tensor
 
     def lazy(self) -> dict[str, LazyTensor]:
-        """All tensors by name, in model order, each to be read when it is asked for."""
+        """Returns all tensors by name, in model order, each to be read when it is asked for."""
         return {
             t.name: LazyTensor(t.shape, getattr(torch, t.dtype), partial(self.stored, t.name))
             for t in self.model.tensors
@@ -107,12 +108,14 @@ class WeightReader:
         return tuple(self._stored)
 
     def key(self, name: str) -> str | None:
-        """The name in the files of the tensor of that name; None where transformers puts it together from several."""
+        """Returns the name in the files of the tensor of that name; None where transformers puts it together from
+        several.
+        """
         info = self.model.tensor(name)
         return next((self._direct[n] for n in (info.name, *info.aliases) if n in self._direct), None)
 
     def _fresh(self, name: str) -> bool:
-        """True if the array of a tensor that was read is shared with nobody."""
+        """Returns True if the array of a tensor that was read is shared with nobody."""
         key = self.key(name)
         return key is not None and stored.is_gguf(self._stored[key].file)
 

@@ -66,14 +66,14 @@ def whole_number(value: int, name: str, least: int, most: int | None = None) -> 
 
 
 def objects(values: list[int], shape: tuple[int, ...]) -> Integers:
-    """An array of Python integers, of any size, in the given shape."""
+    """Returns an array of Python integers, of any size, in the given shape."""
     array = np.empty(len(values), object)
     array[:] = values
     return array.reshape(shape)
 
 
 def narrowed(values: ArrayLike) -> Integers:
-    """An array of int64 if every element fits, else of Python integers."""
+    """Returns an array of int64 if every element fits, else of Python integers."""
     array = np.asarray(values)
     fits = array.dtype != object or all(-INT64_MAX <= v <= INT64_MAX for v in array.flat)
     return array.astype(np.int64, copy=False) if fits else array

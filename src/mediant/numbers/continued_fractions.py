@@ -73,7 +73,7 @@ def convergents(quotients: ArrayLike) -> tuple[Integers, Integers]:
 
 
 def limit_denominator(x: ArrayLike, max_denominator: int) -> tuple[Integers, Integers]:
-    """The fraction p/q nearest to each x with 1 <= q <= max_denominator; the NumPy twin of the native kernel.
+    """Returns the fraction p/q nearest to each x with 1 <= q <= max_denominator; the NumPy twin of the native kernel.
 
     Equal to `fractions.Fraction(x).limit_denominator(max_denominator)` for every finite double: of two equally near
     fractions the one with the smaller denominator, and of two integers the lower.
@@ -101,7 +101,7 @@ def limit_denominator(x: ArrayLike, max_denominator: int) -> tuple[Integers, Int
 
 
 def with_large_integers(p: NDArray[np.int64], x: Doubles) -> Integers:
-    """The numerators p, with x itself where |x| >= 2^63: such a double is an integer, too large for int64."""
+    """Returns the numerators p, with x itself where |x| >= 2^63: such a double is an integer, too large for int64."""
     large = np.abs(x) >= 2**63
     if not np.any(large):
         return p
@@ -154,7 +154,8 @@ def _expanded(
 
 
 def _nearer(state: Unsigned, k: Unsigned, prefer_upper: NDArray[np.bool_]) -> tuple[Unsigned, Unsigned]:
-    """The nearer of the last convergent p1/q1 and the semiconvergent (p0 + k p1) / (q0 + k q1) on the other side.
+    """Returns the nearer of the last convergent p1/q1 and the semiconvergent (p0 + k p1) / (q0 + k q1) on the other
+    side.
 
     With d the divisor and r the rest of the quotient a > k that stopped, x divides the gap between them in the ratio
     d (q0 + k q1) to q1 ((a - k) d + r), so p1/q1 is as near as the other if and only if
@@ -187,7 +188,7 @@ def _divided_power_of_two(places: Unsigned, divisor: Unsigned) -> tuple[Unsigned
 
 
 def _stays_small(quotients: Integers) -> bool:
-    """True if no convergent reaches 2^62, by the same recurrence in floating point."""
+    """Returns True if no convergent reaches 2^62, by the same recurrence in floating point."""
     if quotients.dtype == object:
         return False
     with np.errstate(over="ignore", invalid="ignore"):

@@ -58,7 +58,7 @@ def extended_gcd(a: ArrayLike, b: ArrayLike) -> tuple[Int64, Int64, Int64]:
 
 
 def solve(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Solutions:
-    """All integer solutions of a x + b y = c, elementwise.
+    """Returns all integer solutions of a x + b y = c, elementwise.
 
     Args:
         a: integers within ±(2^63 - 1).
@@ -99,6 +99,6 @@ def _refuse_unsolvable(a: Int64, b: Int64, c: Int64) -> None:
 
 
 def _products_fit(a: Int64, b: Int64, c: Int64) -> bool:
-    """True if x c / g and c - a x stay below 2^62, given |x| <= |b| + 1."""
+    """Returns True if x c / g and c - a x stay below 2^62, given |x| <= |b| + 1."""
     sizes = [float(np.abs(part).max(initial=0)) for part in (a, b, c)]
     return max(sizes[0], sizes[2]) * (sizes[1] + 1) < 2.0**61 and sizes[2] < 2.0**61

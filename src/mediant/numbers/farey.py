@@ -38,7 +38,7 @@ def sequence(order: int) -> tuple[Int64, Int64]:
 
 
 def length(order: int) -> int:
-    """Number of members of F_order in [0, 1]: 1 + φ(1) + ... + φ(order).
+    """Returns the number of members of F_order in [0, 1]: 1 + φ(1) + ... + φ(order).
 
     Raises:
         UsageError: `order` is not from 1 to 10^7.
@@ -54,7 +54,7 @@ def length(order: int) -> int:
 
 
 def neighbours(p: ArrayLike, q: ArrayLike, order: int) -> tuple[tuple[Int64, Int64], tuple[Int64, Int64]]:
-    """The members of F_order next below and next above p/q.
+    """Returns the members of F_order next below and next above p/q.
 
     Args:
         p: integers.
@@ -81,7 +81,7 @@ def neighbours(p: ArrayLike, q: ArrayLike, order: int) -> tuple[tuple[Int64, Int
 
 
 def nearest(x: ArrayLike, order: int) -> tuple[Integers, Integers]:
-    """The member of F_order nearest to x, on the whole line: the best fraction with that denominator at most.
+    """Returns the member of F_order nearest to x, on the whole line: the best fraction with that denominator at most.
 
     Raises:
         UsageError: a value is not a finite double, or `order` is below 1.

@@ -109,7 +109,7 @@ def fields(value: Value, format: str) -> Fields:
 
 
 def encode(value: Value, format: str) -> int:
-    """The bit pattern of `value` rounded to the format; it keeps the sign of a float's zero or NaN.
+    """Returns the bit pattern of `value` rounded to the format; it keeps the sign of a float's zero or NaN.
 
     Raises:
         UsageError: there is no such format.
@@ -126,7 +126,7 @@ def encode(value: Value, format: str) -> int:
 
 
 def decode(pattern: int, format: str) -> Value:
-    """The exact value of a bit pattern; a Fraction has no negative zero.
+    """Returns the exact value of a bit pattern; a Fraction has no negative zero.
 
     Raises:
         UsageError: there is no such format, or it has no such pattern.
@@ -155,7 +155,7 @@ def _format(name: str) -> Format:
 
 
 def _magnitude(value: Fraction, layout: Format) -> int:
-    """The pattern of a value from 0, rounded to nearest, ties to even."""
+    """Returns the pattern of a value from 0, rounded to nearest, ties to even."""
     if not value:
         return 0
     exponent = value.numerator.bit_length() - value.denominator.bit_length()
@@ -176,7 +176,7 @@ def _kind(magnitude: int, layout: Format) -> Class:
 
 
 def _beside(pattern: int, step: int, layout: Format) -> Value | None:
-    """The next number above (step 1) or below (step -1); both zeros count as one."""
+    """Returns the next number above (step 1) or below (step -1); both zeros count as one."""
     top = 1 << (layout.bits - 1)
     sign, magnitude = divmod(pattern, top)
     if _kind(magnitude, layout) == "nan":

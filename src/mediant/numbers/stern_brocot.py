@@ -25,7 +25,7 @@ _UNDECIDED = 2.0**-50
 
 
 def simplest_within(x: ArrayLike, eps: ArrayLike) -> tuple[Integers, Integers]:
-    """The simplest fraction p/q with |x - p/q| <= eps, exactly: error control.
+    """Returns the simplest fraction p/q with |x - p/q| <= eps, exactly: error control.
 
     Args:
         x: finite doubles.
@@ -55,7 +55,7 @@ def simplest_within(x: ArrayLike, eps: ArrayLike) -> tuple[Integers, Integers]:
 
 
 def simplest_between(low: Fraction, high: Fraction) -> Fraction:
-    """The simplest fraction in [low, high].
+    """Returns the simplest fraction in [low, high].
 
     Raises:
         UsageError: low is above high.
@@ -82,7 +82,7 @@ def simplest_between(low: Fraction, high: Fraction) -> Fraction:
 
 
 def path(fraction: Fraction) -> Path:
-    """The way from the root 1/1 to a positive fraction as runs: R to the right, L to the left; empty for 1.
+    """Returns the way from the root 1/1 to a positive fraction as runs: R to the right, L to the left; empty for 1.
 
     The run lengths are the partial quotients, the last less one; a leading run of length 0 is left out.
 
@@ -100,7 +100,7 @@ def path(fraction: Fraction) -> Path:
 
 
 def at(runs: Path) -> Fraction:
-    """The fraction at the end of a path; the inverse of `path`.
+    """Returns the fraction at the end of a path; the inverse of `path`.
 
     >>> at((("L", 1), ("R", 2), ("L", 1)))
     Fraction(5, 7)
@@ -171,7 +171,7 @@ def _first_within(x: Doubles, eps: Doubles) -> tuple[NDArray[np.int64], NDArray[
 
 
 def _first_step(state: NDArray[np.int64], places: NDArray[np.int64], eps: Doubles) -> NDArray[np.int64]:
-    """The smallest k from 1 to n // d whose node is within eps, by bisection; n // d is known to be."""
+    """Returns the smallest k from 1 to n // d whose node is within eps, by bisection; n // d is known to be."""
     n, d, _, q0, _, q1 = state
     low: NDArray[np.int64] = np.ones_like(n)
     high: NDArray[np.int64] = n // d
@@ -183,7 +183,7 @@ def _first_step(state: NDArray[np.int64], places: NDArray[np.int64], eps: Double
 
 
 def _within(v: NDArray[np.int64], q: NDArray[np.int64], places: NDArray[np.int64], eps: Doubles) -> NDArray[np.bool_]:
-    """True if v / (2^places q) <= eps, exactly."""
+    """Returns True if v / (2^places q) <= eps, exactly."""
     distance = v / np.ldexp(q.astype(np.float64), places)
     near: NDArray[np.bool_] = distance <= eps
     for i in np.flatnonzero(np.abs(distance - eps) <= _UNDECIDED * distance):

@@ -53,7 +53,7 @@ class Study:
 
 
 def number(text: str) -> Fraction:
-    """The exact value of a decimal, a fraction p/q, or a name.
+    """Returns the exact value of a decimal, a fraction p/q, or a name.
 
     Raises:
         UsageError: it is none of these, not finite, or of no reasonable size.
@@ -127,7 +127,7 @@ def _approximations(value: Fraction, bound: int, eps: str | None) -> Iterator[Ap
 
 
 def _path(value: Fraction) -> str:
-    """The runs of |value|'s path with its sign in front."""
+    """Returns the runs of |value|'s path with its sign in front."""
     if value == 0:
         return "none: the tree holds the positive fractions"
     runs = " ".join(f"{direction}^{length}" for direction, length in path(abs(value))) or "the root"

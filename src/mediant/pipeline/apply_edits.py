@@ -42,7 +42,7 @@ class LearningContext:
 
 
 def apply_edits(original: Model, edits: Edits, context: LearningContext, progress: Progress = SILENT) -> Model:
-    """The model after all edits; the original itself where there are none.
+    """Returns the model after all edits; the original itself where there are none.
 
     Raises:
         PlanError: an edit does not exist or does not fit the model.
@@ -82,7 +82,7 @@ def _after(model: Model, stretch: Edits, done: Edits, context: LearningContext, 
 
 
 def _config(model: Model) -> dict[str, Any]:
-    """The whole configuration, with the defaults that `config.json` may leave out."""
+    """Returns the whole configuration, with the defaults that `config.json` may leave out."""
     whole: dict[str, Any] = json.loads(load_config(model.path).to_json_string(use_diff=False))
     # Where it was read from, which differs from run to run.
     whole.pop("_name_or_path", None)

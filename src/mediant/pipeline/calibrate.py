@@ -59,7 +59,9 @@ class Calibrator:
         return found
 
     def amounts(self) -> list[dict[str, Any]]:
-        """Tokens for each input of every width of layer; none where nothing was calibrated, or without Hessians."""
+        """Returns tokens for each input of every width of layer; none where nothing was calibrated, or without
+        Hessians.
+        """
         if not self.workspace.has("statistics"):
             return []
         return [dataclasses.asdict(a) for a in amounts(self.model, self.statistics.tokens, self.hessians)]
@@ -85,7 +87,7 @@ class Calibrator:
 
 
 def whole_pass_bytes(model: Model, hessian: bool) -> int:
-    """Bytes of memory that calibration takes with the whole model at once, as an estimate from above.
+    """Returns the bytes of memory that calibration takes with the whole model at once, as an estimate from above.
 
     All weights as float32, and with `hessian` the upper triangle of a float64 Hessian for every matrix that is
     multiplied, as if no two matrices read the same input.

@@ -40,7 +40,7 @@ def take(key: Mapping[str, Any], folder: Path) -> bool:
 
 
 def has(key: Mapping[str, Any]) -> bool:
-    """True if there is an entry for `key`."""
+    """Returns True if there is an entry for `key`."""
     return files.cache_limit() > 0 and _entry(key).is_dir()
 
 

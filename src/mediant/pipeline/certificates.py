@@ -12,7 +12,7 @@ from mediant.values import Array, Statistics
 
 
 def certified(encoding: Encoding, original: Array, statistics: Statistics, hessians: Hessians | None) -> Encoding:
-    """The encoding with a certificate of what it is now; errors no longer have bounds."""
+    """Returns the encoding with a certificate of what it is now; errors no longer have bounds."""
     if encoding.certificate is None:
         return encoding
     info = encoding.info

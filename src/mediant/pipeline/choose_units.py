@@ -46,7 +46,7 @@ class Pruner:
     progress: Progress = SILENT
 
     def edits(self, wanted: Mapping[str, Any]) -> list[Edit]:
-        """The edits that take away `layers` (a number), and shares or numbers of `neurons`, `heads`, `hidden`.
+        """Returns the edits that take away `layers` (a number), and shares or numbers of `neurons`, `heads`, `hidden`.
 
         Raises:
             UsageError: one of them is no number or share, or leaves nothing.
@@ -75,7 +75,7 @@ class Pruner:
             yield {"edit": "refit", "parts": parts, "layers": kept}
 
     def _dropped(self, count: int) -> list[int]:
-        """The blocks that change the stream least."""
+        """Returns the blocks that change the stream least."""
         if self.score == "random":
             layers = layer_count(dict(self.model.config))
             return sorted(int(n) for n in np.random.default_rng(self.seed).permutation(layers)[:count])

@@ -162,7 +162,7 @@ class _Work:
         return self.request.out / re.sub(r"[^\w.-]+", "-", f"{Path(recipe).stem}-{size}")
 
     def make(self, recipe: str, size: str) -> Row:
-        """The row of a compressed model, which is made if it is not there yet; without scores."""
+        """Returns the row of a compressed model, which is made if it is not there yet; without scores."""
         folder = self.folder(recipe, size)
         request = CompressRequest(
             str(self.request.model), folder, size, recipe=recipe, calibration=self.request.calibration,
@@ -213,7 +213,7 @@ class _Work:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON object from a file of our own, or an empty one."""
+    """Returns a JSON object from a file of our own, or an empty one."""
     if not file.is_file():
         return {}
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -268,7 +268,7 @@ class _Scores:
 
 
 def _running(folder: Path, bits: int) -> Any:
-    """The network of a compressed model; with `bits`, one that rounds the inputs of its linear layers."""
+    """Returns the network of a compressed model; with `bits`, one that rounds the inputs of its linear layers."""
     network = load(folder)
     if bits:
         checkpoint = open_checkpoint(folder)

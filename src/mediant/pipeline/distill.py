@@ -142,7 +142,7 @@ def _text(config: Any) -> dict[str, Any]:
 
 
 def _workspace(request: DistillRequest, teacher: Model, student: Model | None) -> Workspace:
-    """The kept steps of the same lesson: of models and texts with the same content, wherever they lie."""
+    """Returns the kept steps of the same lesson: of models and texts with the same content, wherever they lie."""
     # A manifest has the hashes of all parts.
     own = files.file_sha256(Path(request.student) / MANIFEST_FILE) if student is None else student.fingerprint
     text = files.file_sha256(request.text) if request.text is not None and request.text.is_file() else None
@@ -205,7 +205,7 @@ class _Run:
         return self.request.steps or min(MOST_STEPS, fitting), max(1, round(KEEP_SECONDS / pace))
 
     def write(self, found: DistillResult, student: Model | None) -> None:
-        """The student as an ordinary folder, each weight in the type it was stored in."""
+        """Returns the student as an ordinary folder, each weight in the type it was stored in."""
         folder = Path(self.request.student) if student is None else student.path
         config = {k: v for k, v in read_config(folder).items() if k != "quantization_config"}
         state = self.network.state_dict()

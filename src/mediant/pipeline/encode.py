@@ -76,7 +76,7 @@ def encode_all(
     with WeightReader(model) as weights:
 
         def encoded(info: TensorInfo) -> Encoding | None:
-            """The encoding, or None where the workspace has it."""
+            """Returns the encoding, or None where the workspace has it."""
             if workspace is not None and workspace.has(_step(info)):
                 return None
             hessian = None if hessians is None else hessians.of(info.name)

@@ -180,7 +180,7 @@ class Conversion:
         return self.split_edit(json.loads(self.workspace.step(name, lambda: json.dumps(self._sorted()).encode())))
 
     def split_edit(self, neurons: list[str]) -> Mapping[str, Any]:
-        """The edit that gives neurons to experts in this way."""
+        """Returns the edit that gives neurons to experts in this way."""
         return {"edit": "split_ffn", "experts": self.shape.experts, "active": self.shape.active, "neurons": neurons}
 
     @cached_property
@@ -193,7 +193,7 @@ class Conversion:
         return {"edit": "tune_experts", "steps": steps, "learn": self.wanted.learn, "seed": self.wanted.seed}
 
     def after(self, *edits: Mapping[str, Any]) -> Model:
-        """The model after some edits."""
+        """Returns the model after some edits."""
         context = LearningContext(self.model, lambda: self.windows, self.workspace)
         return apply_edits(self.model, edits, context, self.progress)
 
@@ -211,7 +211,7 @@ class Conversion:
         return json.dumps((time.monotonic() - begun) / TRIAL).encode()
 
     def _sorted(self) -> list[str]:
-        """The expert of each neuron, layer by layer."""
+        """Returns the expert of each neuron, layer by layer."""
         count = max(1, SORTED_BY // self.windows.shape[1])
         stride = max(1, len(self.windows) // count)
         network = load_reference(self.model)

@@ -66,7 +66,7 @@ class CompressRequest:
         return ENTROPY if self.coding == "entropy" else self.recipe
 
     def given_plan(self) -> Plan | None:
-        """The plan in the file that was named.
+        """Returns the plan in the file that was named.
 
         Raises:
             PlanError: it is none.

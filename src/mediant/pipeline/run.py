@@ -69,7 +69,7 @@ class Run:
         return tuple(found)
 
     def _edits(self, name: str, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The edits of one stage; `prune` chooses parts of the original."""
+        """Returns the edits of one stage; `prune` chooses parts of the original."""
         if name != "prune":
             return [{"edit": name, **fields}]
         pruner = Pruner(
@@ -195,7 +195,7 @@ class Run:
         return {}
 
     def target(self) -> int | None:
-        """The size that was asked for, in bytes."""
+        """Returns the size that was asked for, in bytes."""
         return None if self.request.size is None else parse_size(self.request.size, self.original)
 
     def steps(self, plan: Plan) -> Workspace:

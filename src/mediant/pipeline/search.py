@@ -43,7 +43,7 @@ TINY = 1e-12
 def smallest_within(
     run: Run, max_kl: float, low: int, high: int, plan_for: Callable[[int], Plan], loss_of: Callable[[Plan], float]
 ) -> Plan:
-    """The plan of the smallest file found whose KL on held-out text is at most `max_kl` nats per token.
+    """Returns the plan of the smallest file found whose KL on held-out text is at most `max_kl` nats per token.
 
     Args:
         run: which keeps what was computed for plans.
@@ -101,7 +101,7 @@ class HeldOutLoss:
     pack: Callable[[Plan, Path], object]
 
     def loss(self, plan: Plan) -> float:
-        """Mean KL in nats per token; kept as a step of the run."""
+        """Returns the mean KL in nats per token; kept as a step of the run."""
         name = f"loss-{files.sha256(plan.to_json().encode())[:16]}"
         kl = float(json.loads(self.run.workspace.step(name, lambda: json.dumps(self._measured(plan)).encode())))
         self.run.progress.say(f"  KL {kl:.4f} nats per token")

@@ -28,7 +28,7 @@ class Workspace:
 
     @classmethod
     def open(cls, output: Path, key: Mapping[str, Any], resume: bool) -> Workspace:
-        """The workspace of the run that makes `output` with the options in `key`; emptied if those differ.
+        """Returns the workspace of the run that makes `output` with the options in `key`; emptied if those differ.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -46,17 +46,17 @@ class Workspace:
         return cls(folder)
 
     def step(self, name: str, compute: Callable[[], bytes]) -> bytes:
-        """The bytes of a step, computed and kept if it is not finished yet."""
+        """Returns the bytes of a step, computed and kept if it is not finished yet."""
         if not self.has(name):
             self.write(name, compute())
         return self.read(name)
 
     def has(self, name: str) -> bool:
-        """True if a step is finished."""
+        """Returns True if a step is finished."""
         return (self.folder / name).exists()
 
     def read(self, name: str) -> bytes:
-        """The bytes of a finished step."""
+        """Returns the bytes of a finished step."""
         return (self.folder / name).read_bytes()
 
     def write(self, name: str, data: bytes) -> None:
@@ -64,7 +64,7 @@ class Workspace:
         files.write(self.folder / name, data)
 
     def branch(self, key: str) -> Workspace:
-        """The part of the workspace for steps that depend on `key` too."""
+        """Returns the part of the workspace for steps that depend on `key` too."""
         return Workspace(self.folder / files.sha256(key.encode())[:16])
 
     def close(self) -> None:

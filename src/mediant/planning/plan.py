@@ -45,7 +45,7 @@ class Plan:
     version: int = PLAN_VERSION
 
     def to_json(self) -> str:
-        """A JSON text with one tensor a line, so that two plans can be compared by diff."""
+        """Returns a JSON text with one tensor a line, so that two plans can be compared by diff."""
         unsaid = ["tensors", *([] if self.after else ["after"]), *(["calibrated"] if self.calibrated else [])]
         head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in unsaid}
         lines = [f" {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
@@ -118,7 +118,7 @@ def checked_after(after: Mapping[str, object]) -> Mapping[str, Mapping[str, Any]
 
 
 def described(edit: Mapping[str, Any], longest: int = 40) -> str:
-    """A structural edit for people to read, long parameters cut short.
+    """Returns a structural edit for people to read, long parameters cut short.
 
     >>> described({"edit": "drop_layers", "layers": [3, 7]})
     'drop_layers (layers: [3, 7])'
@@ -129,7 +129,7 @@ def described(edit: Mapping[str, Any], longest: int = 40) -> str:
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object in which no name comes twice; the second would silently win."""
+    """Returns a JSON object in which no name comes twice; the second would silently win."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

@@ -75,24 +75,24 @@ class Recipe:
         return discovery.needs("pruning.scores", self.score) | discovery.needs("rounding", self.rounding)
 
     def tensor_plan(self, runs: tuple[RowSpan, ...], role: Role = "linear") -> Form:
-        """The plan of one quantized tensor; embeddings and heads are never sparse."""
+        """Returns the plan of one quantized tensor; embeddings and heads are never sparse."""
         sparse = bool(self.pattern) and role in SPARSE_ROLES
         return self.sparse_plan(runs) if sparse else form(self.method).of_recipe(vars(self), runs)
 
     def sparse_plan(self, runs: tuple[RowSpan, ...]) -> Form:
-        """The plan of one sparse and quantized tensor, which goes without a basis, outliers and tiles."""
+        """Returns the plan of one sparse and quantized tensor, which goes without a basis, outliers and tiles."""
         return asked_by("pattern").of_recipe(vars(self), runs)
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Names of the recipes that come with Mediant."""
+    """Returns the names of the recipes that come with Mediant."""
     return tuple(
         sorted(f.name.removesuffix(".yaml") for f in resources("mediant.recipes").iterdir() if f.name.endswith(".yaml"))
     )
 
 
 def load_recipe(name_or_file: str) -> Recipe:
-    """The recipe of that name, or in that YAML file.
+    """Returns the recipe of that name, or in that YAML file.
 
     Raises:
         PlanError: there is none, or it has a field that is missing, unknown or of the wrong kind.
@@ -122,7 +122,7 @@ def _data(file: Path | Traversable) -> Any:
 
 
 def _named(name: str) -> dict[str, Any]:
-    """The fields of a recipe that comes with Mediant, but for those that only describe it."""
+    """Returns the fields of a recipe that comes with Mediant, but for those that only describe it."""
     if name not in recipe_names():
         raise ValueError(f"there is no recipe {name!r} to quantize by")
     data = yaml.safe_load((resources("mediant.recipes") / f"{name}.yaml").read_text(encoding="utf-8"))

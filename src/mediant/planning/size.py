@@ -45,7 +45,7 @@ def parse_size(text: str, model: Model) -> int:
 
 
 def stored_bytes(model: Model) -> int:
-    """Bytes of the weights in the types the model stores them in, tied ones once."""
+    """Returns the bytes of the weights in the types the model stores them in, tied ones once."""
     return sum(t.size * STORED_BYTES.get(t.dtype.removeprefix("torch."), 4) for t in model.tensors)
 
 
@@ -77,12 +77,12 @@ def check_range(target: int, smallest: int, largest: int) -> None:
 
 
 def exact(size: int) -> str:
-    """Bytes for people to read and to copy."""
+    """Returns the bytes for people to read and to copy."""
     return f"{human(size)} ({size} bytes)"
 
 
 def human(size: float) -> str:
-    """Bytes in the largest decimal unit that leaves a number of at least one."""
+    """Returns the bytes in the largest decimal unit that leaves a number of at least one."""
     for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= scale:
             return f"{size / scale:.2f} {unit}"

@@ -29,7 +29,7 @@ HOW = ("score", "refit")
 
 
 def fields(stages: object, recipe: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
-    """The fields of a recipe that stages say.
+    """Returns the fields of a recipe that stages say.
 
     Args:
         stages: as YAML gave them.

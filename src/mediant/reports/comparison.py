@@ -24,7 +24,7 @@ def columns(figures: Figures) -> list[str]:
 
 
 def lines(figures: Figures) -> list[list[str]]:
-    """The cells of every row, in the order in which they were asked for."""
+    """Returns the cells of every row, in the order in which they were asked for."""
     return [_line(row, figures) for row in figures["rows"]]
 
 
@@ -53,7 +53,7 @@ def write_comparison(path: Path, figures: Figures) -> None:
 
 
 def render(figures: Figures) -> str:
-    """The text of the page; the same for the same figures."""
+    """Returns the text of the page; the same for the same figures."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -71,7 +71,7 @@ def render(figures: Figures) -> str:
 
 
 def _cards(figures: Figures) -> Sequence[Mapping[str, Any]]:
-    """The scores of the first row that has any: all rows have the same texts."""
+    """Returns the scores of the first row that has any: all rows have the same texts."""
     cards: Sequence[Mapping[str, Any]] = next((row["scores"] for row in figures["rows"] if row["scores"]), ())
     return cards
 

@@ -109,7 +109,7 @@ def error_by_bits(rows: Iterable[TensorRow]) -> Markup | None:
 
 
 def short_names(kinds: Sequence[str]) -> list[str]:
-    """The last part of each path, or the whole path where two would be the same.
+    """Returns the last part of each path, or the whole path where two would be the same.
 
     >>> short_names(["attn.c_proj", "mlp.c_fc", "mlp.c_proj"])
     ['attn.c_proj', 'c_fc', 'mlp.c_proj']
@@ -119,7 +119,7 @@ def short_names(kinds: Sequence[str]) -> list[str]:
 
 
 def cropped(label: str) -> str:
-    """The label, or its end where it is too long for a chart."""
+    """Returns the label, or its end where it is too long for a chart."""
     return label if len(label) <= MOST_LETTERS else "…" + label[1 - MOST_LETTERS :]
 
 
@@ -145,7 +145,7 @@ def _bare(axes: Axes) -> None:
 
 
 def _svg(figure: Figure, name: str) -> Markup:
-    """The figure as an element for a page; `name` keeps its ids apart from those of other figures."""
+    """Returns the figure as an element for a page; `name` keeps its ids apart from those of other figures."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(METADATA))
     text = buffer.getvalue()

@@ -32,7 +32,7 @@ def write_report(path: Path, summary: Summary, scores: Sequence[Score] = ()) -> 
 
 
 def render(summary: Summary, scores: Sequence[Score] = ()) -> str:
-    """The text of the report; the same for the same arguments."""
+    """Returns the text of the report; the same for the same arguments."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -71,7 +71,7 @@ def cost(card: Card) -> str:
 
 
 def commands(summary: Summary, scores: Sequence[Score]) -> list[str]:
-    """The command lines that make the checkpoint and its scores again."""
+    """Returns the command lines that make the checkpoint and its scores again."""
     own = [score.reference for score in scores if score.card.bytes == summary.bytes]
     compress = ["mediant", "compress", (own or [summary.model.name])[0], "--out", "compressed"]
     compress += ["--recipe", summary.recipe, "--seed", str(summary.seed)]
@@ -92,7 +92,7 @@ def _evaluation(score: Score, summary: Summary) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A share of one as per cent.
+    """Returns a share of one as per cent.
 
     >>> percent(0.8694)
     '86.9 %'
@@ -101,7 +101,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    """A figure and its standard error, to two digits of the error.
+    """Returns a figure and its standard error, to two digits of the error.
 
     >>> with_error(0.060412, 0.002149), with_error(0.5, 0)
     ('0.0604 ± 0.0021', '0.5 ± 0')
@@ -113,7 +113,7 @@ def with_error(value: float, error: float) -> str:
 
 
 def short(value: float) -> str:
-    """A number in three digits.
+    """Returns a number in three digits.
 
     >>> short(0.001234), short(0.0)
     ('0.00123', '0')

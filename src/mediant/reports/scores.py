@@ -29,7 +29,7 @@ class Score:
 
 
 def read_score(path: Path) -> Score:
-    """The score in a file.
+    """Returns the score in a file.
 
     Raises:
         UsageError: the file cannot be read, or is not what `mediant evaluate --json` writes.

@@ -61,7 +61,7 @@ class Summary:
         return 8 * self.bytes / self.model.weights
 
     def bytes_by_kind(self) -> dict[str, int]:
-        """Bytes of the tensors by kind, largest first, and of the other files; adds up to `bytes`."""
+        """Returns the bytes of the tensors by kind, largest first, and of the other files; adds up to `bytes`."""
         found: dict[str, int] = {}
         for row in self.tensors:
             found[row.kind] = found.get(row.kind, 0) + row.bytes
@@ -69,13 +69,13 @@ class Summary:
         return {**ordered, "other files": self.bytes - sum(found.values())}
 
     def largest_errors(self, count: int = 10) -> list[TensorRow]:
-        """The tensors of largest relative error, largest first."""
+        """Returns the tensors of largest relative error, largest first."""
         known = [row for row in self.tensors if row.certificate is not None]
         return sorted(known, key=lambda row: -row.certificate.relative_error if row.certificate else 0)[:count]
 
 
 def summarize(manifest: Manifest, files: Mapping[str, int]) -> Summary:
-    """The summary of a checkpoint with this manifest and these files, name to bytes."""
+    """Returns the summary of a checkpoint with this manifest and these files, name to bytes."""
     entries = manifest.tensors.values()
     return Summary(
         model=manifest.model,
@@ -110,7 +110,7 @@ def _row(entry: Entry) -> TensorRow:
 
 
 def _kind(info: TensorInfo) -> str:
-    """The module's path behind the number of its layer; modules outside the layers go by their role."""
+    """Returns the module's path behind the number of its layer; modules outside the layers go by their role."""
     path = info.module.split(".")
     if info.role in KINDS or info.layer < 0 or str(info.layer) not in path:
         return KINDS.get(info.role, info.module or info.name)

@@ -11,7 +11,7 @@ USUAL = 15
 
 
 def is_precise(bits: int) -> bool:
-    """True for 15-bit activations, False for 8-bit ones.
+    """Returns True for 15-bit activations, False for 8-bit ones.
 
     Raises:
         UsageError: it is neither.

@@ -98,7 +98,8 @@ def attention_forward(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """The attention of one layer, [batch, queries, heads, size], as transformers asks for it, without its weights.
+    """Returns the attention of one layer, [batch, queries, heads, size], as transformers asks for it, without its
+    weights.
 
     Raises:
         UsageError: the layer wants something that the patterns do not offer.
@@ -128,7 +129,7 @@ def _by_row(
     scale: float | None,
     softcap: float | None,
 ) -> Tensor:
-    """Attention of rows that start at their own positions; padding before the first real token gets zeros."""
+    """Returns attention of rows that start at their own positions; padding before the first real token gets zeros."""
     out = query.new_zeros(*query.shape[:3], value.shape[3])
     for q_position, k_position in set(rows):
         alike = [i for i, row in enumerate(rows) if row == (q_position, k_position)]
@@ -152,7 +153,7 @@ def _forgets(pattern: Attention) -> bool:
 
 
 def _pattern(name: str, module: nn.Module, own: int | None) -> Attention:
-    """The pattern of one layer."""
+    """Returns the pattern of one layer."""
     spec: dict[str, Any] | None = {"name": name.removeprefix(PREFIX)}
     if name == PLANNED:
         spec = _planned(module)
@@ -192,7 +193,9 @@ def _check_causal(
     window: int | None,
     device: torch.device | str,
 ) -> None:
-    """A look at each query's next token and at the farthest one that it should see; packed texts and such differ."""
+    """Returns a look at each query's next token and at the farthest one that it should see; packed texts and such
+    differ.
+    """
     rows, head = torch.arange(batch, device=device)[:, None], torch.zeros(1, dtype=torch.int64, device=device)
     i = torch.arange(offset, offset + queries, device=device)[None]
     farthest = (i - window + 1).clamp(min=0) if window else torch.zeros_like(i)
@@ -206,7 +209,7 @@ def _check_causal(
 
 
 def _starts(real: Tensor) -> Tensor:
-    """The first real token of each row [batch, tokens]; padding after the last one makes no difference."""
+    """Returns the first real token of each row [batch, tokens]; padding after the last one makes no difference."""
     before = torch.nn.functional.pad(real, (1, 0))[:, :-1]
     if bool(((real & ~before).sum(1) > 1).any()):
         raise UsageError(

@@ -28,7 +28,7 @@ class Choice:
 
 
 def choose(folder: str | Path) -> Choice:
-    """The runtime for the model in a folder.
+    """Returns the runtime for the model in a folder.
 
     Raises:
         ModelError: there is no model there, or transformers refuses its configuration.

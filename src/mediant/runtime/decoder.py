@@ -123,7 +123,7 @@ class Decoder:
         activation_bits: int = USUAL,
         progress: Progress = SILENT,
     ) -> Self:
-        """The decoder of a compressed or plain model in a folder, or of a checkpoint that is open already.
+        """Returns the decoder of a compressed or plain model in a folder, or of a checkpoint that is open already.
 
         An entropy-coded one is expanded at its first start.
 
@@ -156,7 +156,7 @@ class Decoder:
         return int(self.native.weight_bytes)
 
     def bytes_at(self, precision: float | None) -> int:
-        """Bytes of weights that one token would read at another precision."""
+        """Returns the bytes of weights that one token would read at another precision."""
         present = self._views
         self.native.set_views(self.views(precision))
         found = self.bytes_per_token
@@ -214,7 +214,7 @@ class Decoder:
                 raise UsageError(f"The ranges of {matrix.name!r} do not fit it: {problem}.") from None
 
     def sequence(self) -> Sequence:
-        """A new, empty sequence."""
+        """Returns a new, empty sequence."""
         return Sequence(self.native.cache(self.kv_bits, self.chunk))
 
     def prefill(self, sequence: Sequence, tokens: Items[int] | NDArray[Any], logits: bool = True) -> Floats:
@@ -233,11 +233,11 @@ class Decoder:
         return found.reshape(-1)
 
     def step(self, sequence: Sequence, token: int) -> Floats:
-        """The logits [vocabulary] behind one more token."""
+        """Returns the logits [vocabulary] behind one more token."""
         return self.prefill(sequence, [token])
 
     def logits(self, sequence: Sequence, tokens: Items[int] | NDArray[Any]) -> Floats:
-        """The logits [tokens, vocabulary] behind each of the tokens, which are added to the sequence."""
+        """Returns the logits [tokens, vocabulary] behind each of the tokens, which are added to the sequence."""
         ids = self._checked(sequence, tokens)
         found = np.empty((len(ids), self.vocabulary), np.float32)
         for start in range(0, len(ids), self.chunk):
@@ -300,7 +300,7 @@ class Decoder:
 
 
 def _bias(source: Source, module: str, expected: bool) -> Floats | None:
-    """The bias beside a weight, there exactly where the configuration says so."""
+    """Returns the bias beside a weight, there exactly where the configuration says so."""
     if not expected and f"{module}.bias" in source:
         raise ValueError(f"the configuration has no place for the tensor '{module}.bias'")
     return source.vector(_known(source, f"{module}.bias")) if expected else None
@@ -313,5 +313,5 @@ def _known(source: Source, name: str) -> str:
 
 
 def _tied(source: Source, embedding: str, head: str) -> bool:
-    """True if the head is the embedding: it has no tensor of its own."""
+    """Returns True if the head is the embedding: it has no tensor of its own."""
     return source.name(f"{head}.weight") in (None, source.name(f"{embedding}.weight"))

@@ -87,7 +87,7 @@ class Description:
     position_offset: int = 0
 
     def shape(self) -> dict[str, Any]:
-        """The numbers for the native side."""
+        """Returns the numbers for the native side."""
         names = (
             "hidden", "heads", "kv_heads", "head_dim", "inner", "vocabulary", "positions", "embedding", "layer_norm",
             "norm_first", "epsilon", "attention_scale", "attention_cap", "logit_cap", "embedding_scale", "activation",
@@ -135,44 +135,46 @@ class Config:
             )
 
     def get(self, name: str) -> Any:
-        """The entry; None where it is absent or null."""
+        """Returns the entry; None where it is absent or null."""
         self._unread.discard(name)
         return self.entries.get(name)
 
     def whole(self, name: str) -> int:
-        """A positive whole number."""
+        """Returns a positive whole number."""
         found = self.get(name)
         if type(found) is not int or found < 1:
             raise UnsupportedModel(f"its config.json gives {name} as {found!r}, not as a positive whole number")
         return found
 
     def real(self, name: str) -> float:
-        """A finite number."""
+        """Returns a finite number."""
         return real(name, self.get(name))
 
     def truth(self, name: str) -> bool:
-        """A truth value; null is false, as it is in Python."""
+        """Returns a truth value; null is false, as it is in Python."""
         found = self.get(name)
         if not isinstance(found, bool | None):
             raise UnsupportedModel(f"its config.json gives {name} as {found!r}, not as true or false")
         return bool(found)
 
     def cap(self, name: str) -> float:
-        """A soft cap; 0 where it is null, which is none."""
+        """Returns a soft cap; 0 where it is null, which is none."""
         found = 0.0 if self.get(name) is None else self.real(name)
         if self.get(name) is not None and found <= 0:
             raise UnsupportedModel(f"its config.json gives {name} as {found!r}, not as a positive number")
         return found
 
     def activation(self, name: str) -> str:
-        """The activation of the MLP."""
+        """Returns the activation of the MLP."""
         found = self.get(name)
         if found not in ACTIVATIONS:
             raise UnsupportedModel(f"its activation {found!r} is not among {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[found]
 
     def windows(self) -> list[int]:
-        """The reach of each layer by `layer_types`: `sliding_window` positions where it slides, else all (0)."""
+        """Returns the reach of each layer by `layer_types`: `sliding_window` positions where it slides, else all
+        (0).
+        """
         kinds, known = self.get("layer_types"), {"sliding_attention": True, "full_attention": False}
         layers = self.whole("num_hidden_layers")
         if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in known for kind in kinds):
@@ -182,7 +184,7 @@ class Config:
 
 
 def real(name: str, found: Any) -> float:
-    """A finite number of a configuration.
+    """Returns a finite number of a configuration.
 
     Raises:
         UnsupportedModel: it is none.

@@ -36,7 +36,7 @@ EXPANDED = kept(DTYPE)
 
 
 def expanded(checkpoint: Checkpoint, progress: Progress = SILENT) -> Checkpoint:
-    """The checkpoint itself, or its expansion where it is entropy-coded; made now if it is not in the cache.
+    """Returns the checkpoint itself, or its expansion where it is entropy-coded; made now if it is not in the cache.
 
     Where the cache cannot be written, the checkpoint as it is, after a word to `progress`.
 
@@ -63,7 +63,9 @@ def expanded(checkpoint: Checkpoint, progress: Progress = SILENT) -> Checkpoint:
 
 
 def _kept(target: Path) -> Checkpoint | None:
-    """The expansion of an earlier run. One that does not open any more is removed: nobody but this module writes it."""
+    """Returns the expansion of an earlier run. One that does not open any more is removed: nobody but this module
+    writes it.
+    """
     if not target.exists():
         return None
     try:

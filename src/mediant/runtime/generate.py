@@ -124,7 +124,7 @@ class TransformersWriter:
 
 
 def text_pieces(tokenizer: Any, tokens: Iterable[int], stops: Sequence[str] = ()) -> Iterator[str]:
-    """The text of tokens, in pieces as soon as they are certain; ends before the first of the `stops`.
+    """Yields the text of tokens, in pieces as soon as they are certain; ends before the first of the `stops`.
 
     A piece waits while its last character is incomplete, or could be the beginning of a stop.
     """

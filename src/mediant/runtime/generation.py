@@ -37,11 +37,11 @@ class Writer(Protocol):
     positions: int | None
 
     def write(self, tokens: Sequence[int], request: GenerationRequest) -> Iterator[int]:
-        """The tokens behind the given ones, up to and with the first stop token."""
+        """Returns the tokens behind the given ones, up to and with the first stop token."""
 
 
 def check_room(positions: int | None, used: int) -> int:
-    """Tokens that still fit behind the prompt.
+    """Returns tokens that still fit behind the prompt.
 
     Raises:
         UsageError: none does.

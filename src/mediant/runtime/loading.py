@@ -19,7 +19,7 @@ from mediant.runtime.block_sparse_layers import skip_zero_blocks
 
 
 def load(folder: str | Path, planes: int | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The network in the checkpoint at `folder`, or of that id on the hub, in float32 and evaluation mode.
+    """Returns the network in the checkpoint at `folder`, or of that id on the hub, in float32 and evaluation mode.
 
     It is a plain network: `save_pretrained` writes it dense, without compression. With `planes`, only so many leading
     bits of every code are read, from a checkpoint that was made for it (recipe `nested`). With `trust_remote_code`,
@@ -82,7 +82,7 @@ def build(
 
 
 def _dense(config: PretrainedConfig) -> PretrainedConfig:
-    """The configuration of the same network without compression."""
+    """Returns the configuration of the same network without compression."""
     dense = copy.deepcopy(config)
     if hasattr(dense, "quantization_config"):
         del dense.quantization_config

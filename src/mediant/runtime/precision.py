@@ -31,11 +31,11 @@ class Policy(Protocol):
     """Writes one token at a precision of its own choice."""
 
     def next(self, decoder: Decoder, sequence: Sequence, last: int, state: Any) -> int:
-        """The token behind `last`, which is added to the sequence."""
+        """Returns the token behind `last`, which is added to the sequence."""
 
 
 def plain(decoder: Decoder, sequence: Sequence, last: int, state: Any) -> int:
-    """One token at the precision that is set."""
+    """Returns one token at the precision that is set."""
     return int(decoder.native.generate(sequence.cache, last, 1, state, [])[0])
 
 
@@ -131,7 +131,8 @@ class Confidence:
 
 
 def policy_of(text: str) -> Policy:
-    """The policy that a command line names: `latency:30ms`, `energy:0.4J@15W`, `load`, `confidence`, `confidence:0.7`.
+    """Returns the policy that a command line names: `latency:30ms`, `energy:0.4J@15W`, `load`, `confidence`,
+    `confidence:0.7`.
 
     Raises:
         UsageError: it names none.
@@ -155,7 +156,7 @@ def policy_of(text: str) -> Policy:
 
 
 def surest(logits: Floats) -> float:
-    """The probability of the likeliest token.
+    """Returns the probability of the likeliest token.
 
     >>> round(surest(np.log(np.array([1, 3], np.float32))), 6)
     0.75
@@ -169,7 +170,7 @@ def _growth(decoder: Decoder, precision: float) -> float:
 
 
 def own_text(decoder: Decoder, windows: int = 4, length: int = 128, seed: int = 1) -> list[list[int]]:
-    """Windows of tokens that the model itself draws with all its bits, each from a token of its own choice."""
+    """Returns windows of tokens that the model itself draws with all its bits, each from a token of its own choice."""
     from mediant.runtime.sampling import Sampling, sampler
 
     decoder.set_precision(None)
@@ -183,7 +184,7 @@ def own_text(decoder: Decoder, windows: int = 4, length: int = 128, seed: int = 
 
 
 def divergence(decoder: Decoder, precision: float, windows: list[list[int]]) -> float:
-    """Mean KL(all bits || `precision`), nats per token of the second halves of the windows."""
+    """Returns the mean KL(all bits || `precision`), nats per token of the second halves of the windows."""
     found = []
     for window in windows:
         half = len(window) // 2

@@ -19,7 +19,7 @@ Reals = NDArray[np.float64]
 
 
 def logits(description: Description, source: Source, tokens: Sequence[int]) -> Reals:
-    """The logits [tokens, vocabulary] behind each token.
+    """Returns the logits [tokens, vocabulary] behind each token.
 
     `source.vector` must give the tensors of every shape decoded, matrices too.
     """

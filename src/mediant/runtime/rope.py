@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 
 
 def rope(config: Config, head_dim: int, kind: str | None = None) -> Rope:
-    """The rotation that a resolved configuration states in `rope_parameters`.
+    """Returns the rotation that a resolved configuration states in `rope_parameters`.
 
     Args:
         config: of the model.
@@ -59,18 +59,18 @@ class _Entries:
         self._form, self._entries = form, entries
 
     def number(self, name: str) -> float:
-        """A number other than zero."""
+        """Returns a number other than zero."""
         found = real(f"{name} of its rotation {self._form!r}", self._entries[name])
         if found == 0:
             raise UnsupportedModel(f"its rotation {self._form!r} has 0 as {name}")
         return found
 
     def get(self, name: str, otherwise: Any) -> Any:
-        """The entry as it is, or what stands for its absence."""
+        """Returns the entry as it is, or what stands for its absence."""
         return self._entries.get(name, otherwise)
 
     def number_or(self, name: str, otherwise: float) -> float:
-        """A number; absence and zero mean the same, as in transformers."""
+        """Returns a number; absence and zero mean the same, as in transformers."""
         return self.number(name) if self._entries.get(name) else otherwise
 
 
@@ -99,7 +99,7 @@ def _yarn(frequencies: Floats, given: _Entries, base: float, nested: bool) -> Ro
     )
 
     def dimension(turns: float) -> float:
-        """The pair that turns so often in the length the model was trained on."""
+        """Returns the pair that turns so often in the length the model was trained on."""
         if base == 1 or trained <= 0 or turns <= 0:
             raise UnsupportedModel("its rotation 'yarn' has numbers for which it is not defined")
         return size * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(base))

@@ -49,7 +49,7 @@ class Sampling:
 
 
 def sampler(sampling: Sampling, vocabulary: int) -> Any:
-    """A native sampler, or its reference where there is no native code."""
+    """Returns a native sampler, or its reference where there is no native code."""
     if native is None:
         return Sampler(sampling, vocabulary)
     s = sampling
@@ -64,17 +64,17 @@ class Sampler:
         self._seen: set[int] = set()
 
     def saw(self, tokens: Iterable[int]) -> None:
-        """Tokens that the repetition penalty counts as used."""
+        """Returns tokens that the repetition penalty counts as used."""
         self._seen.update(int(token) for token in tokens)
 
     def next(self, logits: Floats) -> int:
-        """The next token."""
+        """Returns the next token."""
         if self.sampling.temperature <= 0:
             return int(np.argmax(self._penalized(logits)))
         return self._draw(self.weights(logits))
 
     def distribution(self, logits: Floats) -> list[float]:
-        """The probabilities [vocabulary] with which `next` draws."""
+        """Returns the probabilities [vocabulary] with which `next` draws."""
         if self.sampling.temperature <= 0:
             chosen = np.zeros(self._vocabulary)
             chosen[np.argmax(self._penalized(logits))] = 1

@@ -66,7 +66,7 @@ class NativeRunner:
         self.decoder.set_threads(threads)
 
     def prefill_seconds(self, tokens: list[int]) -> float:
-        """A new sequence each time."""
+        """Returns a new sequence each time."""
         sequence = self.decoder.sequence()
         return _seconds(lambda: self.decoder.prefill(sequence, tokens))
 
@@ -99,7 +99,7 @@ class Step:
 
 
 def steps(runners: int, threads: Sequence[int], rounds: int) -> list[Step]:
-    """All timings that `measure` makes, in order."""
+    """Returns all timings that `measure` makes, in order."""
     turns = product(threads, range(rounds + 1), range(runners), (False, True))
     return [Step(runner, number, attempt, reading) for number, attempt, runner, reading in turns]
 
@@ -113,8 +113,8 @@ def measure(
     before: Callable[[Step], object] = lambda step: None,
     found: Sequence[Speeds] | None = None,
 ) -> Sequence[Speeds]:
-    """The speeds of all runners, interleaved: each round takes every runner in turn, so that what disturbs the machine
-    disturbs all. The first round warms up and is not counted.
+    """Returns the speeds of all runners, interleaved: each round takes every runner in turn, so that what disturbs the
+    machine disturbs all. The first round warms up and is not counted.
 
     Args:
         runners: what is measured.
@@ -143,17 +143,17 @@ def measure(
 
 
 def middle(values: list[float]) -> float:
-    """The median."""
+    """Returns the median."""
     return float(statistics.median(values))
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:
-    """The median ratio of the rounds that both have."""
+    """Returns the median ratio of the rounds that both have."""
     return middle([a / b for a, b in zip(ours, theirs, strict=False)])
 
 
 def bandwidth(threads: int) -> float:
-    """Bytes a second that so many threads draw from memory: the best of five passes over 256 MiB."""
+    """Returns the bytes a second that so many threads draw from memory: the best of five passes over 256 MiB."""
     data = np.ones(BANDWIDTH_BYTES // 8, np.uint64)
     return max(BANDWIDTH_BYTES / _seconds(lambda: read_memory(data, threads)) for _ in range(5))
 
@@ -175,7 +175,7 @@ def alone(module: str, *arguments: str) -> dict[str, float]:
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this program so far.
+    """Returns the largest resident memory of this program so far.
 
     On Linux `ru_maxrss` would not do: a new program inherits that of the process that started it.
     """

@@ -84,7 +84,7 @@ def measure(
 
 
 def packed(checkpoint: Checkpoint) -> list[str]:
-    """The tensors that kernels multiply by as they are stored."""
+    """Returns the tensors that kernels multiply by as they are stored."""
     return [name for name, entry in checkpoint.tensors.items() if entry.plan.packs]
 
 

@@ -23,16 +23,16 @@ class Source(Protocol):
     """Where tensors come from, by the names that transformers gives them."""
 
     def __contains__(self, name: str) -> bool:
-        """True if there is such a tensor, under this name or another of it."""
+        """Returns True if there is such a tensor, under this name or another of it."""
 
     def name(self, name: str) -> str | None:
-        """The first name of the tensor of that name; None where there is none."""
+        """Returns the first name of the tensor of that name; None where there is none."""
 
     def matrix(self, name: str) -> Views:
-        """A tensor [rows, columns]."""
+        """Returns a tensor [rows, columns]."""
 
     def vector(self, name: str) -> Floats:
-        """A tensor [count], float32."""
+        """Returns a tensor [count], float32."""
 
 
 class CheckpointSource:
@@ -94,7 +94,7 @@ class ModelSource:
 
 
 def dense(matrix: Any) -> Views:
-    """A float32 matrix."""
+    """Returns a float32 matrix."""
     assert native is not None
     return Views((native.dense_linear(np.ascontiguousarray(matrix, np.float32)),))
 

@@ -106,7 +106,7 @@ def wrap(module: ModuleType) -> None:
 
 
 def _downloaded(name: str, settings: dict[str, Any]) -> Path | None:
-    """The folder of a compressed model of that id on the hub; None for any other model.
+    """Returns the folder of a compressed model of that id on the hub; None for any other model.
 
     Its configuration says which it is, which is read for every model anyway.
     """
@@ -140,7 +140,9 @@ def _load(cls: type[PreTrainedModel], folder: Path, settings: dict[str, Any], ar
 
 
 def _config(cls: type[PreTrainedModel], folder: Path, settings: dict[str, Any]) -> PretrainedConfig:
-    """The configuration among the settings, or that of the folder with what the settings change in it taken out."""
+    """Returns the configuration among the settings, or that of the folder with what the settings change in it taken
+    out.
+    """
     from transformers import PretrainedConfig
 
     config = settings.pop("config", None)

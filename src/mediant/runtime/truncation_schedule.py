@@ -84,7 +84,7 @@ class TruncationSchedule:
 
 
 def _view(matrix: Views, precision: float) -> int:
-    """The first view of a matrix with at most `precision` bits, else its last."""
+    """Returns the first view of a matrix with at most `precision` bits, else its last."""
     return next((i for i, bits in enumerate(matrix.bits) if bits <= precision), max(len(matrix.bits) - 1, 0))
 
 

@@ -117,7 +117,7 @@ def _tokens(layer: LayerStatistics | None) -> tuple[int, ...] | None:
 
 
 def by_kind(tensors: Sequence[TensorAnalysis]) -> tuple[KindAnalysis, ...]:
-    """The kinds that occur, the one with the most weights first."""
+    """Returns the kinds that occur, the one with the most weights first."""
     roles = {t.info.role for t in tensors}
     kinds = [_kind(role, [t for t in tensors if t.info.role == role]) for role in roles]
     return tuple(sorted(kinds, key=lambda k: (-k.moments.count, k.role)))

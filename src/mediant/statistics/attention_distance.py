@@ -48,7 +48,7 @@ class Reach:
 def attention_reach(
     model: Model, windows: Tensor, window: int, sinks: int = 4, progress: Progress = SILENT
 ) -> tuple[Reach, ...]:
-    """The reach of every layer, in order.
+    """Returns the reach of every layer, in order.
 
     Args:
         model: one that predicts tokens.

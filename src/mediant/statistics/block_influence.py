@@ -19,7 +19,7 @@ from mediant.progress import SILENT, Progress
 
 @torch.inference_mode()
 def block_influence(network: Any, windows: torch.Tensor, progress: Progress = SILENT) -> NDArray[np.float64]:
-    """The influence of every block, in order.
+    """Returns the influence of every block, in order.
 
     Args:
         network: a model of transformers whose blocks are a list of modules.

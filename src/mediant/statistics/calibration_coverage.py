@@ -28,7 +28,7 @@ class Amount:
 
 
 def amounts(model: Model, tokens: int, hessians: Hessians) -> list[Amount]:
-    """The amount for every width of input that has a Hessian, ascending."""
+    """Returns the amount for every width of input that has a Hessian, ascending."""
     shares: dict[int, list[float]] = {}
     # What follows # is the number of an expert, of which `collect` speaks.
     for name in (name for name in hessians.inputs if "#" not in name):

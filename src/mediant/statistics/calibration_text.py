@@ -94,7 +94,9 @@ def unwritten(model: Model, seed: int) -> CalibrationText:
 
 
 def tokens_to_write(model: Model, seed: int) -> int:
-    """Number of tokens of calibration text that the model has yet to write; 0 if they are in the cache folder."""
+    """Returns the number of tokens of calibration text that the model has yet to write; 0 if they are in the cache
+    folder.
+    """
     shape = _shape(model, None)
     return 0 if _cached(model, *shape, seed, "calibration").exists() else math.prod(shape)
 
@@ -109,7 +111,7 @@ def _written(seed: int) -> str:
 
 
 def held_out_windows(model: Model, windows: int, window: int, seed: int, progress: Progress = SILENT) -> torch.Tensor:
-    """Token windows [windows, window] written by the model and never used for calibration."""
+    """Returns token windows [windows, window] written by the model and never used for calibration."""
     return sampled_windows(model, windows, window, seed, "held-out", progress)
 
 
@@ -167,7 +169,7 @@ class _Steps:
         next(self._items, None)
 
     def done(self) -> None:
-        """One more step is finished."""
+        """Returns one more step is finished."""
         with self._lock:
             next(self._items, None)
 
@@ -204,7 +206,7 @@ def _file_windows(model: Model, file: Path, windows: int, window: int) -> torch.
 
 
 def token_ids(model: Model | Path, file: Path) -> list[int]:
-    """Token ids of a text file, by the tokenizer of a model or of the folder of one, without special tokens.
+    """Returns token ids of a text file, by the tokenizer of a model or of the folder of one, without special tokens.
 
     Raises:
         TextError: the file is missing or is not UTF-8 text.
@@ -218,7 +220,7 @@ def token_ids(model: Model | Path, file: Path) -> list[int]:
 
 
 def read_text(file: Path) -> str:
-    """A text file, whole.
+    """Returns a text file, whole.
 
     Raises:
         TextError: the file is missing or is not UTF-8 text.

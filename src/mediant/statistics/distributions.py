@@ -78,7 +78,7 @@ def families(array: Array, seed: int = 0, size: int = SAMPLE) -> Families:
 
 
 def sample(array: Array, seed: int, size: int) -> Float:
-    """One value from each of `size` equal stretches of the array; all values where there are no more.
+    """Returns one value from each of `size` equal stretches of the array; all values where there are no more.
 
     The place within a stretch is random, so that no period of the tensor (its columns) can alias with the
     stride.
@@ -91,7 +91,7 @@ def sample(array: Array, seed: int, size: int) -> Float:
 
 
 def fit_gaussian(x: Float) -> Fit:
-    """Mean and standard deviation."""
+    """Returns the mean and standard deviation."""
     mean, std = float(x.mean()), float(x.std())
     return _fit("gaussian", {"mean": mean, "std": std}, stats.norm(mean, std), x)
 
@@ -141,13 +141,13 @@ def _fit(family: Family, parameters: Mapping[str, float], law: stats.rv_frozen, 
 
 
 def _spread(x: Float) -> float:
-    """A standard deviation that a few huge values cannot move, unless half of all values are equal."""
+    """Returns a standard deviation that a few huge values cannot move, unless half of all values are equal."""
     low, high = np.quantile(x, (0.25, 0.75))
     return float((high - low) / 1.349) or float(x.std())  # 1.349: quartile distance of the unit Gaussian
 
 
 def _student_t_loss(theta: Float, z: Float) -> tuple[float, Float]:
-    """Mean of -ln f(z), and its gradient by location, ln scale and ln degrees."""
+    """Returns the mean of -ln f(z), and its gradient by location, ln scale and ln degrees."""
     location, scale, nu = theta[0], np.exp(theta[1]), np.exp(theta[2])
     u = (z - location) / scale
     u2 = u * u

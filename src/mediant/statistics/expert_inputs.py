@@ -98,12 +98,12 @@ def _products(module: Any, leaf: str, x: Tensor, sizes: list[int]) -> Tensor:
 
 
 def _sums(x: Tensor, sizes: list[int]) -> Tensor:
-    """The sum of each expert's rows, [experts, columns]."""
+    """Returns the sum of each expert's rows, [experts, columns]."""
     return torch.stack([part.sum(0) for part in x.split(sizes)])
 
 
 def by_expert(part: Mapping[str, Array], alike: bool, tokens: int) -> LayerStatistics:
-    """Statistics of a stack from the sums of `watch` over `tokens` tokens."""
+    """Returns statistics of a stack from the sums of `watch` over `tokens` tokens."""
     count, backward = part["count"].astype(np.float64), part["backward"].astype(np.float64)
     square, total = part["square"], max(1.0, float(count.sum()))
     usual = square.sum(0) / total if alike else np.full(square.shape[1], square.sum() / total / square.shape[1])
@@ -121,7 +121,7 @@ def by_expert(part: Mapping[str, Array], alike: bool, tokens: int) -> LayerStati
 
 
 def warning(layers: Mapping[str, LayerStatistics]) -> str | None:
-    """One sentence about experts that saw fewer tokens than they have inputs, if there are any."""
+    """Returns one sentence about experts that saw fewer tokens than they have inputs, if there are any."""
     seen = [
         (int(count), s.input_square.shape[1])
         for s in layers.values()

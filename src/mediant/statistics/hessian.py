@@ -57,13 +57,13 @@ class Hessians:
         return self.read(tensor) if tensor in self.inputs else None
 
     def read(self, tensor: str) -> NDArray[np.float64]:
-        """The Hessian of an input that calibration saw."""
+        """Returns the Hessian of an input that calibration saw."""
         stored = load_file(self.folder / file_name(self.inputs[tensor]))
         hessian: NDArray[np.float64] = stored["hessian"].double().numpy()
         return hessian
 
     def shrinkage(self, tensor: str) -> float | None:
-        """The share a of the diagonal in the Hessian of a tensor, or None if calibration did not see it."""
+        """Returns the share a of the diagonal in the Hessian of a tensor, or None if calibration did not see it."""
         if tensor not in self.inputs:
             return None
         with safe_open(self.folder / file_name(self.inputs[tensor]), "pt") as stored:
@@ -173,7 +173,7 @@ class Accumulator:
         return Hessians(folder, dict(self.inputs))
 
     def _of_expert(self, key: str, usual: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The mean of one expert, as if it had seen some more tokens like the mean of all experts."""
+        """Returns the mean of one expert, as if it had seen some more tokens like the mean of all experts."""
         tensor = key.partition("#")[0]
         if tensor not in usual:
             usual[tensor] = self._usual(tensor)
@@ -181,7 +181,9 @@ class Accumulator:
         return (whole(self._sums[key]) + more * usual[tensor]) / (self._tokens[key] + more)
 
     def _usual(self, tensor: str) -> torch.Tensor:
-        """The mean over the tokens of all experts of a stack, or of its diagonal where columns are not alike."""
+        """Returns the mean over the tokens of all experts of a stack, or of its diagonal where columns are not
+        alike.
+        """
         keys = [key for key in self._sums if key.startswith(f"{tensor}#")]
         seen = max(1, sum(self._tokens[key] for key in keys))
         if tensor in self._alike:
@@ -191,7 +193,7 @@ class Accumulator:
 
 
 def whole(upper: Strips) -> torch.Tensor:
-    """The symmetric matrix of an upper triangle."""
+    """Returns the symmetric matrix of an upper triangle."""
     columns = upper[0].shape[1]
     whole = upper[0].new_empty(columns, columns)
     begin = 0
@@ -210,7 +212,7 @@ def _outside_squares(strip: torch.Tensor) -> float:
 
 
 def gram(x: torch.Tensor) -> Strips:
-    """The upper triangle of x^T x for x [tokens, columns], little more than half the work and the memory.
+    """Returns the upper triangle of x^T x for x [tokens, columns], little more than half the work and the memory.
 
     >>> gram(torch.tensor([[1.0, 2.0]]))[0].tolist()
     [[1.0, 2.0], [0.0, 4.0]]
@@ -226,7 +228,7 @@ def gram(x: torch.Tensor) -> Strips:
 
 
 def shrinkage(mean: torch.Tensor, squares: float, windows: int) -> float:
-    """The share a of the diagonal, 0 to 1, for the mean [n, n] of the Hessians of several windows.
+    """Returns the share a of the diagonal, 0 to 1, for the mean [n, n] of the Hessians of several windows.
 
     `squares` is the mean over windows of the summed squares outside the diagonal of their own Hessians.
     """
@@ -250,5 +252,5 @@ def shrunk_in_place(mean: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def file_name(key: str) -> str:
-    """The file of an input, which is named after the first tensor that reads it."""
+    """Returns the file of an input, which is named after the first tensor that reads it."""
     return f"hessian-{key}.safetensors"

@@ -17,7 +17,7 @@ SOLVED = 128
 
 
 def damped(hessian: NDArray[np.float64], damping: float) -> NDArray[np.float64]:
-    """A positive definite metric [n, n] from a Hessian that may be singular."""
+    """Returns a positive definite metric [n, n] from a Hessian that may be singular."""
     diagonal = np.diag(hessian)
     mean = float(diagonal.mean())
     shift = np.where(diagonal == 0, mean, damping * mean) if mean > 0 else np.ones_like(diagonal)
@@ -51,7 +51,7 @@ def factorize(metric: NDArray[np.float64], order: NDArray[np.int64] | None = Non
 
 
 def inverse_of_upper(matrix: torch.Tensor) -> torch.Tensor:
-    """The inverse of an upper triangular matrix [n, n], found by halves.
+    """Returns the inverse of an upper triangular matrix [n, n], found by halves.
 
     [A B; 0 C]^-1 = [A^-1  -A^-1 B C^-1; 0  C^-1] takes n^3 / 3 multiply-adds, nearly all of them in products of
     matrices; a solution for the unit matrix takes n^3 / 2 at half the speed.

@@ -107,7 +107,7 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 def outliers(array: Array, of: Moments, sigmas: float = OUTLIER_SIGMAS) -> int:
-    """Number of values further than `sigmas` standard deviations from the mean; 0 for constant values.
+    """Returns the number of values further than `sigmas` standard deviations from the mean; 0 for constant values.
 
     A second pass, since the deviation is known only after the first; counts of tensors add up, each by
     its own σ.
@@ -119,7 +119,7 @@ def outliers(array: Array, of: Moments, sigmas: float = OUTLIER_SIGMAS) -> int:
 
 
 def _blocks(array: Array) -> Iterator[NDArray[np.float64]]:
-    """The values in memory order, which needs no copy of a transposed tensor."""
+    """Yields the values in memory order, which needs no copy of a transposed tensor."""
     flat = np.ravel(array, order="K")
     for start in range(0, flat.size, BLOCK):
         yield flat[start : start + BLOCK].astype(np.float64)

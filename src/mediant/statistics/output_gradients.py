@@ -49,7 +49,7 @@ def squares(
 
 
 def _states(network: Any, window: torch.Tensor) -> torch.Tensor:
-    """The last hidden states at the last token of every stride, [tokens, width]."""
+    """Returns the last hidden states at the last token of every stride, [tokens, width]."""
     encoder = network.get_encoder() if network.config.is_encoder_decoder else network.base_model
     ids = window[:LENGTH]
     states: torch.Tensor = encoder(input_ids=ids[None]).last_hidden_state[0]

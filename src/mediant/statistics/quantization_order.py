@@ -141,7 +141,7 @@ def order(
 
 
 def _uses(layer: LayerStatistics) -> list[tuple[Array, Array]]:
-    """Row and column sensitivities of each use of the matrix; a tied embedding has two."""
+    """Returns the row and column sensitivities of each use of the matrix; a tied embedding has two."""
     uses = [(layer.output_fisher, layer.input_square)]
     if layer.head_fisher is not None and layer.head_square is not None:
         uses.append((layer.head_fisher, layer.head_square))
@@ -193,7 +193,7 @@ def _reason(info: TensorInfo, share: float, relative: float | None, verdict: Ver
 
 
 def human_count(number: float) -> str:
-    """A count in three digits and a unit.
+    """Returns a count in three digits and a unit.
 
     >>> human_count(576), human_count(28_311_552), human_count(999_999)
     ('576', '28.3 M', '1 M')
@@ -207,7 +207,7 @@ def human_count(number: float) -> str:
 
 
 def human_share(share: float) -> str:
-    """A share in per cent, with decimals only where they matter.
+    """Returns a share in per cent, with decimals only where they matter.
 
     >>> human_share(0.2134), human_share(0.0213), human_share(0.00004), human_share(0)
     ('21 %', '2.1 %', '< 0.1 %', '0 %')
@@ -219,7 +219,7 @@ def human_share(share: float) -> str:
 
 
 def human_factor(factor: float) -> str:
-    """A factor as a person writes it.
+    """Returns a factor as a person writes it.
 
     >>> human_factor(0.0623), human_factor(1.04), human_factor(38.2), human_factor(0)
     ('1/16', '1.0 ×', '38 ×', '0 ×')

@@ -57,7 +57,7 @@ Sums = dict[tuple[str, str], Array]
 def collect(
     model: Model, text: CalibrationText, progress: Progress = SILENT, hessians: Accumulator | None = None
 ) -> Statistics:
-    """Statistics of every linear layer, embedding and head of `model` over the calibration windows.
+    """Returns statistics of every linear layer, embedding and head of `model` over the calibration windows.
 
     Hessians are added to `hessians` in the same pass, if it is given. The result does not depend on the number of
     threads: every window is computed by one thread, and windows are added in order.
@@ -186,7 +186,7 @@ class Recorder:
         states.backward(gradient)
 
     def _run(self, ids: torch.Tensor) -> Any:
-        """The output of a language model, or the hidden states of anything else, whatever its head."""
+        """Returns the output of a language model, or the hidden states of anything else, whatever its head."""
         return self.network(input_ids=ids) if self.causal else hidden_states(self.network, ids)
 
     def _held(self, x: torch.Tensor) -> tuple[bool, torch.Tensor]:
@@ -273,7 +273,9 @@ def _spare_logits(head: Any) -> None:
 
 
 def sampled(p: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A class [rows, 1] for every row of probabilities [rows, classes], ten times as fast as torch.multinomial."""
+    """Returns a class [rows, 1] for every row of probabilities [rows, classes], ten times as fast as
+    torch.multinomial.
+    """
     labels = []
     for row in p:
         total = row.cumsum(0)
@@ -283,7 +285,7 @@ def sampled(p: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def reads_rows(module: torch.nn.Embedding) -> bool:
-    """True if a module's input says which rows come out; OPT and BART compute positions inside the module."""
+    """Returns True if a module's input says which rows come out; OPT and BART compute positions inside the module."""
     return type(module).forward is torch.nn.Embedding.forward
 
 

@@ -48,7 +48,7 @@ class Spectrum:
 
 
 def spectrum(matrix: Array) -> Spectrum:
-    """All spectral figures of a matrix [m, n] of finite values; time O(m n min(m, n)).
+    """Returns all spectral figures of a matrix [m, n] of finite values; time O(m n min(m, n)).
 
     >>> spectrum(np.eye(4)).effective_rank
     4.0
@@ -78,7 +78,7 @@ def singular_values(matrix: Array) -> Float:
 
 
 def effective_rank(values: Float) -> float:
-    """The exponential of the entropy of σ_k / Σσ (Roy and Vetterli 2007); 0 for a zero matrix."""
+    """Returns the exponential of the entropy of σ_k / Σσ (Roy and Vetterli 2007); 0 for a zero matrix."""
     positive = values[values > 0]
     if not positive.size:
         return 0.0
@@ -92,7 +92,7 @@ def stable_rank(values: Float) -> float:
 
 
 def energy_rank(values: Float, share: float) -> int:
-    """The fewest leading singular values whose squares hold `share` of their sum; 0 for a zero matrix."""
+    """Returns the fewest leading singular values whose squares hold `share` of their sum; 0 for a zero matrix."""
     energy = np.cumsum(values**2)
     if not energy.size or energy[-1] == 0:
         return 0

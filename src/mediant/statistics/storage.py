@@ -13,7 +13,7 @@ ARRAYS = ("input_square", "input_mean", "output_fisher", "head_square", "head_fi
 
 
 def to_bytes(statistics: Statistics) -> bytes:
-    """A safetensors file with the arrays as `<tensor>:<field>` and the rest as metadata."""
+    """Returns a safetensors file with the arrays as `<tensor>:<field>` and the rest as metadata."""
     arrays = {
         f"{name}:{field}": value
         for name, layer in statistics.layers.items()
@@ -27,7 +27,7 @@ def to_bytes(statistics: Statistics) -> bytes:
 
 
 def from_bytes(data: bytes) -> Statistics:
-    """The inverse of `to_bytes`."""
+    """Returns the inverse of `to_bytes`."""
     length = int.from_bytes(data[:8], "little")
     head = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["statistics"])
     arrays = load(data)

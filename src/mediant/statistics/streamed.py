@@ -38,7 +38,7 @@ OF_GRADIENTS = (*BACKWARD_PARTS, "backward")
 def collect_streamed(
     model: Model, text: CalibrationText, folder: Path, hessian: bool, progress: Progress = SILENT
 ) -> tuple[Statistics, Hessians]:
-    """Statistics of every linear layer, embedding and head, and Hessians of their inputs if `hessian`.
+    """Returns statistics of every linear layer, embedding and head, and Hessians of their inputs if `hessian`.
 
     The result does not depend on the number of threads.
 

@@ -71,12 +71,12 @@ class Curve:
         return float(np.interp(delta, self.deltas, self.bits)) + self.weights * max(0.0, self.deltas[0] - delta)
 
     def loss_at(self, delta: float) -> float:
-        """Predicted loss in nats per token."""
+        """Returns the predicted loss in nats per token."""
         return float(np.interp(delta, self.deltas, self.losses))
 
 
 def measure(model: Model, statistics: Statistics, hessians: Hessians, progress: Progress = SILENT) -> list[Curve]:
-    """The curves of all matrices that quantization touches."""
+    """Returns the curves of all matrices that quantization touches."""
 
     def curve(matrix: Matrix) -> Curve:
         return _curve(matrix, hessians)
@@ -110,7 +110,7 @@ def curves_to_json(curves: Sequence[Curve]) -> bytes:
 
 
 def curves_from_json(data: bytes) -> list[Curve]:
-    """The inverse of `curves_to_json`."""
+    """Returns the inverse of `curves_to_json`."""
     found = [Curve(**c) for c in json.loads(data)]
     return [dataclasses.replace(c, deltas=tuple(c.deltas), bits=tuple(c.bits), losses=tuple(c.losses)) for c in found]
 
@@ -186,7 +186,7 @@ class StepSearch:
     drop: Callable[[Plan], None]
 
     def range(self) -> tuple[int, int]:
-        """Bytes of the folders at the coarsest and at the finest Delta."""
+        """Returns the bytes of the folders at the coarsest and at the finest Delta."""
         found = []
         for delta in (self._coarsest(), self._finest()):
             plan = self._at(delta, LARGEST)
@@ -195,7 +195,7 @@ class StepSearch:
         return found[0], found[1]
 
     def plan(self, target: int) -> Plan:
-        """The plan of a folder of at most `target` bytes, and of hardly less.
+        """Returns the plan of a folder of at most `target` bytes, and of hardly less.
 
         Raises:
             SizeError: the target is below the smallest or far above the largest feasible size.
@@ -228,7 +228,7 @@ class StepSearch:
         return best
 
     def _at(self, delta: float, target: int) -> Plan:
-        """The plan with Delta = 2^delta, in six digits."""
+        """Returns the plan with Delta = 2^delta, in six digits."""
         steps = {c.tensor: float(f"{c.scale * 2**delta:.6g}") for c in self.curves}
         return self.planned(steps, target, sum(c.loss_at(delta) for c in self.curves))
 
@@ -243,7 +243,7 @@ class StepSearch:
         return max(c.deltas[-1] for c in self.curves) + MARGIN
 
     def _solved(self, wanted: float, low: float, high: float) -> float:
-        """The Delta between two at which the curves give so many bytes, or the nearer of them."""
+        """Returns the Delta between two at which the curves give so many bytes, or the nearer of them."""
         a, b = low, high
         for _ in range(BISECTIONS):
             middle = (a + b) / 2

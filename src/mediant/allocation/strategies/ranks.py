@@ -122,7 +122,7 @@ class RankSearch:
     choices: Sequence[Choice]
 
     def plan(self, target: int) -> Plan:
-        """The plan of least predicted loss within `target` bytes.
+        """Returns the plan of least predicted loss within `target` bytes.
 
         Raises:
             SizeError: the target is below the smallest or far above the largest feasible size.
@@ -144,20 +144,20 @@ class RankSearch:
         return self.planned(best, target)
 
     def range(self) -> tuple[int, int]:
-        """Bytes of the smallest and of the largest folder on offer."""
+        """Returns the bytes of the smallest and of the largest folder on offer."""
         ends = [0] * len(self.choices), [len(c.options) - 1 for c in self.choices]
         smallest, largest = (self._fixed_point(picked) for picked in ends)
         return smallest, largest
 
     def _fixed_point(self, picked: Sequence[int]) -> int:
-        """The least target that the folder keeps: the folder states its target."""
+        """Returns the least target that the folder keeps: the folder states its target."""
         target = 0
         while (size := self.job.folder_bytes(self.planned(picked, target))) > target:
             target = size
         return target
 
     def planned(self, picked: Sequence[int], target: int) -> Plan:
-        """The plan that takes the options of these numbers."""
+        """Returns the plan that takes the options of these numbers."""
         taken = {c.tensor: c.options[i] for c, i in zip(self.choices, picked, strict=True)}
         chosen = {name: option.plan for name, option in taken.items()}
         loss = max(0.0, sum(option.loss for option in taken.values()))
@@ -165,7 +165,7 @@ class RankSearch:
 
 
 def _unit(choice: Choice) -> Unit:
-    """The choice for the knapsack, with numbers of options in place of bit widths."""
+    """Returns the choice for the knapsack, with numbers of options in place of bit widths."""
     sizes = {i: o.bytes for i, o in enumerate(choice.options)}
     return Unit(choice.tensor, 1, 1, sizes, {i: o.loss for i, o in enumerate(choice.options)})
 

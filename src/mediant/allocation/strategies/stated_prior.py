@@ -85,7 +85,7 @@ class StatedPrior:
         return rounding_all(job.model, job.recipe) + rounding_some(tried, job.recipe)
 
     def _measured(self, job: Job) -> list[Unit]:
-        """The units with their errors, from as many rows in the middle of each."""
+        """Returns the units with their errors, from as many rows in the middle of each."""
         by_tensor: dict[str, list[Unit]] = {}
         for unit in outline(job.model, job.recipe):
             by_tensor.setdefault(unit.tensor, []).append(unit)

@@ -51,7 +51,7 @@ ARCHITECTURES = {
 
 
 def architecture_of(names: list[str] | None) -> Architecture:
-    """The architecture for a configuration's `architectures`.
+    """Returns the architecture for a configuration's `architectures`.
 
     Raises:
         ModelError: it is none of those known here.

@@ -46,11 +46,11 @@ class GgufModel:
         self._tensors = {transformers_name(t.name): t for t in self._reader.tensors}
 
     def number(self, key: str, default: Any = None) -> Any:
-        """A number of the header under the architecture's prefix."""
+        """Returns a number of the header under the architecture's prefix."""
         return self._fields.get(f"{self.architecture}.{key}", default)
 
     def tensor(self, name: str) -> NDArray[np.float32]:
-        """A tensor in float32, rows in the order of transformers."""
+        """Returns a tensor in float32, rows in the order of transformers."""
         found = self._tensors[name]
         values = gguf.quants.dequantize(found.data, found.tensor_type).astype(np.float32)
         values = values.reshape([int(n) for n in reversed(found.shape)])
@@ -61,7 +61,7 @@ class GgufModel:
         return np.ascontiguousarray(np.moveaxis(pairs, 2, 1)).reshape(values.shape)
 
     def network(self) -> PreTrainedModel:
-        """The network that the file describes, in float32."""
+        """Returns the network that the file describes, in float32."""
         network_class = getattr(transformers, NETWORKS[self.architecture])
         network: PreTrainedModel = network_class(self._config(network_class.config_class))
         state = {name: torch.from_numpy(self.tensor(name)) for name in self._tensors if name != "rope_freqs"}
@@ -110,7 +110,7 @@ class GgufModel:
 
 
 def transformers_name(name: str) -> str:
-    """The name that transformers gives a tensor of a file.
+    """Returns the name that transformers gives a tensor of a file.
 
     >>> transformers_name("blk.3.ffn_down.weight")
     'model.layers.3.mlp.down_proj.weight'

@@ -53,12 +53,12 @@ class Stored:
         return math.prod(self.shape[:-1]) * self.row_bytes
 
     def data(self) -> NDArray[Any]:
-        """Its blocks, or its numbers."""
+        """Returns its blocks, or its numbers."""
         return np.asarray(gguf.quants.quantize(self.read(), IDS[self.kind]))
 
 
 def stored_tensors(model: Dense, architecture: Architecture, kind: str, progress: Progress) -> Iterator[Stored]:
-    """Every tensor of the file; all weights are read once to choose their types.
+    """Yields every tensor of the file; all weights are read once to choose their types.
 
     Raises:
         ModelError: a tensor has no name in this architecture, or holds values that are not finite.
@@ -110,7 +110,7 @@ def _type(name: str, shape: tuple[int, ...], read: Callable[[], Floats], kind: s
 
 
 def holds(kind: str, values: Floats) -> bool:
-    """True if a type keeps every value finite and no whole row zero.
+    """Returns True if a type keeps every value finite and no whole row zero.
 
     >>> holds("f16", np.full((1, 32), 1e5, np.float32)), holds("q8_0", np.full((1, 32), 1e5, np.float32))
     (False, True)
@@ -132,7 +132,7 @@ def holds(kind: str, values: Floats) -> bool:
 
 
 def ordered(name: str, values: Floats, config: Mapping[str, Any], architecture: Architecture) -> Floats:
-    """The rows of queries and keys, and their biases, in the order in which llama.cpp rotates them."""
+    """Returns the rows of queries and keys, and their biases, in the order in which llama.cpp rotates them."""
     heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
     module = name.split(".")[-2] if "." in name else ""
     if not architecture.interleaved or module not in heads:
@@ -141,7 +141,7 @@ def ordered(name: str, values: Floats, config: Mapping[str, Any], architecture: 
 
 
 def interleaved(values: Floats, heads: int) -> Floats:
-    """Rows of every head: first, first of the second half, second, second of the second half, and so on.
+    """Returns rows of every head: first, first of the second half, second, second of the second half, and so on.
 
     >>> interleaved(np.arange(8, dtype=np.float32)[:, None], 2).ravel().tolist()
     [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]

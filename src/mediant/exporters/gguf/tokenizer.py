@@ -40,7 +40,7 @@ class Own:
     special: SpecialTokens
 
     def ids(self, text: str, around: bool = True) -> list[int]:
-        """Token ids of a text, with what begins and ends it."""
+        """Returns token ids of a text, with what begins and ends it."""
         return [int(i) for i in self.tokenizer(text, add_special_tokens=around, verbose=False)["input_ids"]]
 
     @property
@@ -50,7 +50,7 @@ class Own:
 
 
 def chosen(model: Dense, progress: Progress) -> Vocabulary:
-    """The first vocabulary with which llama.cpp gives the ids of the model's tokenizer.
+    """Returns the first vocabulary with which llama.cpp gives the ids of the model's tokenizer.
 
     Raises:
         ModelError: none does, naming the first text that differs; or there is no tokenizer of a kind that it knows.
@@ -73,7 +73,9 @@ def chosen(model: Dense, progress: Progress) -> Vocabulary:
 
 
 def difference(tokenizer: LlamaTokenizer, own: Own, compared: Any) -> str | None:
-    """The first of some texts that the two read differently, as part of a sentence; None where there is none."""
+    """Returns the first of some texts that the two read differently, as part of a sentence; None where there is
+    none.
+    """
     for text in compared:
         expected, found = own.ids(text), tokenizer(text)
         if expected != found:
@@ -132,7 +134,9 @@ def _with_special(vocabulary: Vocabulary, own: Own) -> Vocabulary:
 
 
 def _splits_otherwise(data: Mapping[str, Any], name: str) -> tuple[int, str] | None:
-    """The first text that llama.cpp's rule of that name splits differently: its place, and a part of a sentence."""
+    """Returns the first text that llama.cpp's rule of that name splits differently: its place, and a part of a
+    sentence.
+    """
     rule = next(rule for rule in RULES if rule.name == name)
     letters = byte_letters()
     splitter = Pipeline.from_str(json.dumps(data)).pre_tokenizer

@@ -7,7 +7,7 @@ from mediant.values import Array, TensorInfo
 
 
 def encode(values: Array, plan: Cast, info: TensorInfo) -> dict[str, Array]:
-    """The array of a tensor's numbers.
+    """Returns the array of a tensor's numbers.
 
     Raises:
         PlanError: they do not fit the type.

@@ -35,7 +35,7 @@ class Cast(Form):
         return False
 
     def parts(self, info: TensorInfo, side: Side = None) -> Parts:
-        """The numbers alone."""
+        """Returns the numbers alone."""
         check_shape(info)
         if self.dtype not in NUMBER_DTYPES:
             raise PlanError(
@@ -44,11 +44,11 @@ class Cast(Form):
         return {"data": (self.dtype, info.shape)}
 
     def decode(self, info: TensorInfo, arrays: Arrays, side: Side, planes: int | None = None) -> Floats:
-        """The numbers as float32."""
+        """Returns the numbers as float32."""
         return numbers(arrays["data"], self.dtype).reshape(info.shape)
 
     def stored(self, values: Array, name: str) -> dict[str, Array]:
-        """The array of numbers.
+        """Returns the array of numbers.
 
         Raises:
             PlanError: they do not fit the type.
@@ -58,11 +58,11 @@ class Cast(Form):
         return {"data": from_float32(values) if self.dtype == "bfloat16" else values.astype(self.dtype)}
 
     def with_row_gains(self, info: TensorInfo, arrays: Arrays, gains: Floats) -> dict[str, Array]:
-        """The numbers of every row times its gain."""
+        """Returns the numbers of every row times its gain."""
         return self.stored(self.decode(info, arrays, None) * gains.reshape(-1, *[1] * (len(info.shape) - 1)), info.name)
 
     def mapped(self, info: TensorInfo) -> bool:
-        """True for half floats, which are used where they are."""
+        """Returns True for half floats, which are used where they are."""
         return self.dtype in HALVES and info.layout == "out_in"
 
     def views(self, info: TensorInfo, arrays: Arrays, side: Side) -> Views | None:
@@ -73,7 +73,7 @@ class Cast(Form):
         return Views((native.half_linear(arrays["data"].view(np.uint16), self.dtype == "bfloat16"),))
 
     def words(self) -> Words:
-        """Its type."""
+        """Returns its type."""
         return Words(self.dtype, self.dtype, fields={"dtype": self.dtype})
 
 

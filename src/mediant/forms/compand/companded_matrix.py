@@ -33,12 +33,12 @@ MOST_CLUSTERS = 256
 
 
 def cluster_count(rows: int, size: int) -> int:
-    """Number of clusters of about `size` rows."""
+    """Returns the number of clusters of about `size` rows."""
     return min(MOST_CLUSTERS, max(1, (2 * rows + size) // (2 * size)))
 
 
 def cluster_bits(count: int) -> int:
-    """Bits that say which of the clusters a row is in."""
+    """Returns the bits that say which of the clusters a row is in."""
     return max(1, (count - 1).bit_length())
 
 
@@ -77,7 +77,7 @@ class CompandedMatrix:
     centres: Floats
 
     def matrix(self) -> Floats:
-        """The weights [rows, columns]."""
+        """Returns the weights [rows, columns]."""
         weights = np.empty(self.codes.shape, np.float32)
         for cluster, rows in enumerate(rows_of(self.clusters, len(self.bit_widths))):
             t = LEVELS[self.bit_widths[cluster], self.codes[rows]]
@@ -96,7 +96,7 @@ class CompandedMatrix:
         }
 
     def _at(self, bits: int) -> list[Bytes]:
-        """Codes of one bit width, cluster by cluster; each [columns of that bit width * rows]."""
+        """Returns codes of one bit width, cluster by cluster; each [columns of that bit width * rows]."""
         found = []
         for cluster, rows in enumerate(rows_of(self.clusters, len(self.bit_widths))):
             columns = np.flatnonzero(self.bit_widths[cluster] == bits)
@@ -106,7 +106,7 @@ class CompandedMatrix:
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Array], rows: int, columns: int) -> CompandedMatrix:
-        """The inverse of `parts`.
+        """Returns the inverse of `parts`.
 
         Raises:
             ValueError: the parts do not fit one another.
@@ -125,14 +125,14 @@ class CompandedMatrix:
 
 
 def rows_of(clusters: Bytes, count: int) -> list[NDArray[np.int64]]:
-    """The rows of every cluster, ascending."""
+    """Returns the rows of every cluster, ascending."""
     order = np.argsort(clusters, kind="stable")
     found: list[NDArray[np.int64]] = np.split(order, np.cumsum(np.bincount(clusters, minlength=count))[:-1])
     return found
 
 
 def code_bytes(bit_widths: Bytes, clusters: Bytes) -> int:
-    """Bytes of the codes of groups [clusters, columns] of these bit widths."""
+    """Returns the bytes of the codes of groups [clusters, columns] of these bit widths."""
     sizes = np.bincount(clusters, minlength=len(bit_widths))
     weights = [int(((bit_widths == bits).sum(axis=1) * sizes).sum()) for bits in range(MOST_BITS + 1)]
     return sum(packed_bytes(weights[bits], bits) for bits in range(1, MOST_BITS + 1))

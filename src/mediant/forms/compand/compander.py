@@ -51,7 +51,7 @@ _LEVELS = torch.from_numpy(LEVELS)
 
 
 def codes(weights: torch.Tensor, scales: torch.Tensor, centres: torch.Tensor, bit_widths: torch.Tensor) -> torch.Tensor:
-    """Codes [rows, columns] int64 of weights [rows, columns]; 0 where the bit width is 0."""
+    """Returns codes [rows, columns] int64 of weights [rows, columns]; 0 where the bit width is 0."""
     t = (weights - centres) / torch.where(scales > 0, scales, torch.ones_like(scales))
     u = 0.5 + 0.5 * t.sign() * (1 - torch.exp(-math.sqrt(2) / 3 * t.abs()))
     cells = torch.exp2(bit_widths.float())
@@ -103,7 +103,7 @@ def stored(values: torch.Tensor) -> torch.Tensor:
 
 
 def compand(matrix: NDArray[np.float32], of_rows: Bytes, bit_widths: Bytes, search: bool = True) -> CompandedMatrix:
-    """Codes of a matrix for given bit widths [clusters, columns]."""
+    """Returns codes of a matrix for given bit widths [clusters, columns]."""
     found = np.empty(matrix.shape, np.uint8)
     scales, centres = np.empty(bit_widths.shape, np.float32), np.empty(bit_widths.shape, np.float32)
     for cluster, rows in enumerate(rows_of(of_rows, len(bit_widths))):

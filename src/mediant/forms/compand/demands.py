@@ -38,7 +38,7 @@ class Demand:
 
 
 def clusters(matrix: Floats, row_squares: NDArray[np.floating], size: int) -> Bytes:
-    """The cluster of every row: sorted by log2 var(w) + log2 G², cut into runs of about `size` rows."""
+    """Returns the cluster of every row: sorted by log2 var(w) + log2 G², cut into runs of about `size` rows."""
     tiny = np.finfo(np.float64).tiny
     key = np.log2(matrix.var(axis=1, dtype=np.float64) + tiny) + np.log2(row_squares.astype(np.float64) + tiny)
     count = cluster_count(len(matrix), size)
@@ -48,14 +48,14 @@ def clusters(matrix: Floats, row_squares: NDArray[np.floating], size: int) -> By
 
 
 def demand(matrix: Floats, squares: Floats, of_rows: Bytes) -> Demand:
-    """The demand of a matrix with the squared gradients [rows, columns] and given clusters."""
+    """Returns the demand of a matrix with the squared gradients [rows, columns] and given clusters."""
     members = rows_of(of_rows, int(of_rows.max()) + 1)
     means = np.stack([squares[rows].mean(axis=0) for rows in members])
     return Demand(means.astype(np.float32), np.stack([matrix[rows].var(axis=0) for rows in members]), of_rows)
 
 
 def bit_widths(demand: Demand, multiplier: float) -> Bytes:
-    """The bit widths that dual ascent gives the groups of a companded matrix, uint8 [clusters, columns]."""
+    """Returns the bit widths that dual ascent gives the groups of a companded matrix, uint8 [clusters, columns]."""
     return dual_ascent.whole(dual_ascent.log2_demand(demand.squares, demand.variances), math.log2(multiplier))
 
 

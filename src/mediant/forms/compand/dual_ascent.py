@@ -67,7 +67,9 @@ def ascend(demand: Doubles, sizes: Doubles, rate: float) -> float:
 
 
 def within(demand: Doubles, sizes: Doubles, rate: float) -> float:
-    """The least log2 V, to a millionth of an octave or so, at which the mean of whole bit widths is at most `rate`."""
+    """Returns the least log2 V, to a millionth of an octave or so, at which the mean of whole bit widths is at most
+    `rate`.
+    """
     low, high = float(demand.min()) - 2 * MOST_BITS - 2, float(demand.max()) + 4
     for _ in range(BISECTIONS):
         middle = (low + high) / 2

@@ -28,7 +28,7 @@ __all__ = ["HINTS", "encode"]
 
 
 def encode(layer: Layer, plan: Compand, info: TensorInfo, hint: Demand | None = None) -> Encoded:
-    """A layer's matrix as it is stored, and what is known about its error; `hint` is its demand.
+    """Returns a layer's matrix as it is stored, and what is known about its error; `hint` is its demand.
 
     Raises:
         PlanError: the demand was not measured.
@@ -39,7 +39,9 @@ def encode(layer: Layer, plan: Compand, info: TensorInfo, hint: Demand | None = 
 
 
 def at_bit_widths(layer: Layer, clusters: Bytes, bit_widths: Bytes) -> Encoded:
-    """A layer's matrix with these bit widths [clusters, columns]; `clusters` [rows] has the cluster of every row."""
+    """Returns a layer's matrix with these bit widths [clusters, columns]; `clusters` [rows] has the cluster of every
+    row.
+    """
     found = compand(layer.matrix, clusters, bit_widths)
     matrix = found.matrix()
     gaps = [float(np.diff(levels(int(bits))).max()) / 2 for bits in np.unique(bit_widths) if bits]
@@ -48,7 +50,7 @@ def at_bit_widths(layer: Layer, clusters: Bytes, bit_widths: Bytes) -> Encoded:
 
 
 def _outside(found: CompandedMatrix) -> float:
-    """The share of the weights in outermost cells, which have no end."""
+    """Returns the share of the weights in outermost cells, which have no end."""
     ends = (1 << found.bit_widths.astype(np.int64)) - 1
     outermost = (found.codes == 0) | (found.codes == ends[found.clusters])
     return float(outermost[found.bit_widths[found.clusters] > 0].sum()) / found.codes.size

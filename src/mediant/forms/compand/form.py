@@ -53,7 +53,7 @@ class Compand(Form):
         return False
 
     def side_of(self, info: TensorInfo, arrays: Arrays) -> Length:
-        """The length of its codes."""
+        """Returns the length of its codes."""
         return Length(arrays["codes"].size)
 
     def side_from_dict(self, info: TensorInfo, given: Mapping[str, Any], parts: Parts) -> Length:
@@ -92,7 +92,7 @@ class Compand(Form):
         check_reach(info, largest)
 
     def words(self) -> Words:
-        """The size of its clusters."""
+        """Returns the size of its clusters."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return Words(f"companded, clusters of {self.cluster}", "companded", None, fields)
 

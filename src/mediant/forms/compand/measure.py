@@ -43,7 +43,7 @@ class DemandHints:
     """Demands as hints of the form (`forms.encoding.Hints`)."""
 
     def key(self, forms: Mapping[str, Compand]) -> str:
-        """The settings of the loop, which all tensors share; the multiplier plays no part."""
+        """Returns the settings of the loop, which all tensors share; the multiplier plays no part."""
         return repr(dataclasses.replace(next(iter(forms.values())), multiplier=1.0))
 
     def measure(self, context: Any, forms: Mapping[str, Compand]) -> Demands:
@@ -67,13 +67,13 @@ class DemandHints:
         return data
 
     def from_bytes(self, data: bytes) -> Demands:
-        """The inverse of `to_bytes`."""
+        """Returns the inverse of `to_bytes`."""
         arrays = load(data)
         names = sorted(key.removeprefix("squares:") for key in arrays if key.startswith("squares:"))
         return {n: Demand(*(arrays[f"{field}:{n}"] for field in ("squares", "variances", "clusters"))) for n in names}
 
     def neutral(self, form: Compand, layer: Layer) -> Demand:
-        """The demand of a matrix whose gradients are all alike."""
+        """Returns the demand of a matrix whose gradients are all alike."""
         squares = np.ones_like(layer.matrix)
         return demand(layer.matrix, squares, clusters(layer.matrix, squares.mean(axis=1), form.cluster))
 
@@ -86,7 +86,7 @@ HINTS = DemandHints()
 
 
 def reached(info: TensorInfo) -> bool:
-    """True for matrices whose gradients the loop measures."""
+    """Returns True for matrices whose gradients the loop measures."""
     return info.role == "linear" and info.layout in ("out_in", "in_out")
 
 
@@ -111,7 +111,7 @@ class _Loop:
     progress: Progress
 
     def run(self) -> Demands:
-        """The running means after the last sequence."""
+        """Returns the running means after the last sequence."""
         network = load_reference(self.model).requires_grad_(False)
         parameters = {
             info.name: parameter
@@ -136,7 +136,9 @@ class _Loop:
     def _means(
         self, network: Any, parameters: Mapping[str, torch.nn.Parameter], sequences: Sequence[Probe]
     ) -> dict[str, torch.Tensor]:
-        """Mean squared gradients over sequences; added up in parts, so that they do not depend on the threads."""
+        """Returns the mean squared gradients over sequences; added up in parts, so that they do not depend on the
+        threads.
+        """
 
         def added(part: Sequence[Probe]) -> dict[str, torch.Tensor]:
             sums: dict[str, torch.Tensor] = {}

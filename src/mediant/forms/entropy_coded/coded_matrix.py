@@ -59,7 +59,7 @@ class SideInformation:
         return self.row_classes[:, None] + self.column_classes
 
     def parts(self) -> dict[str, Array]:
-        """The side information's arrays as they are stored, by name."""
+        """Returns the side information's arrays as they are stored, by name."""
         scales = from_float32(self.row_scales)
         pieces = [
             (scales >> 8).astype(np.uint8),
@@ -73,7 +73,7 @@ class SideInformation:
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Array], columns: int) -> SideInformation:
-        """The inverse of `parts`.
+        """Returns the inverse of `parts`.
 
         Raises:
             ValueError: it is none of so many columns.
@@ -101,7 +101,9 @@ class SideInformation:
 
 
 def scaled(row_scales: Floats, gain: Floats) -> Floats:
-    """Row scales [rows] times gains [rows], as bfloat16 and as near as their higher bytes allow, which stay."""
+    """Returns the row scales [rows] times gains [rows], as bfloat16 and as near as their higher bytes allow, which
+    stay.
+    """
     before, after = from_float32(row_scales), from_float32(row_scales * gain)
     least = before & np.uint16(0xFF00)
     return to_float32(np.clip(after, least, least | np.uint16(0xFF)))
@@ -115,7 +117,7 @@ class CodedMatrix:
     side: SideInformation
 
     def matrix(self) -> Floats:
-        """The weights [rows, columns]."""
+        """Returns the weights [rows, columns]."""
         steps = self.side.row_scales[:, None] * COLUMN_FACTORS[self.side.column_scales]
         steps *= self.numbers
         return steps
@@ -131,7 +133,7 @@ class CodedMatrix:
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Array], columns: int) -> CodedMatrix:
-        """The inverse of `parts`.
+        """Returns the inverse of `parts`.
 
         Raises:
             ValueError: the codebook or the codes are not sound.

@@ -56,7 +56,7 @@ LARGEST_BFLOAT16 = 3.3e38
 
 
 def encode(layer: Layer, plan: EntropyCoded, info: TensorInfo | None = None, hint: object = None) -> Encoded:
-    """The coded matrix of a layer."""
+    """Returns the coded matrix of a layer."""
     coded = _coded(layer, plan)
     matrix = coded.matrix()
     return Encoded(coded.parts(), matrix, _certificate(layer, matrix))
@@ -71,14 +71,14 @@ class Rate:
 
 
 def rate(layer: Layer, plan: EntropyCoded) -> Rate:
-    """The rate of a layer, or of a sample of its rows (`Layer.rows`); side information is not counted."""
+    """Returns the rate of a layer, or of a sample of its rows (`Layer.rows`); side information is not counted."""
     coded = _coded(layer, plan)
     counts = entropy_codes.count(coded.numbers, coded.side.classes)
     return Rate(sum(map(_entropy, counts)), layer.loss(coded.matrix()))
 
 
 def spread(layer: Layer, plan: EntropyCoded) -> float:
-    """The root mean square of a layer's numbers under a plan, before any is rounded."""
+    """Returns the root mean square of a layer's numbers under a plan, before any is rounded."""
     steps, _ = _steps(layer, layer.factored(plan.damping), plan)
     return float(np.sqrt(np.square(layer.matrix / (steps.rows[:, None] * steps.columns), dtype=np.float64).mean()))
 
@@ -93,7 +93,7 @@ def _coded(layer: Layer, plan: EntropyCoded) -> CodedMatrix:
 
 
 def _entropy(counts: NDArray[np.int64]) -> float:
-    """Bits of the magnitudes that were counted, by their own frequencies, and of the signs."""
+    """Returns the bits of the magnitudes that were counted, by their own frequencies, and of the signs."""
     seen = counts[counts > 0].astype(np.float64)
     return float((seen * np.log2(seen.sum() / seen)).sum() + counts[1:].sum()) if seen.size else 0.0
 
@@ -146,7 +146,7 @@ class _Classes:
 
     @classmethod
     def of(cls, matrix: Floats, steps: Steps) -> _Classes:
-        """A spread for each row times one for each column, by two rounds of alternating means."""
+        """Returns a spread for each row times one for each column, by two rounds of alternating means."""
         energy = np.square(matrix / (steps.rows[:, None] * steps.columns), dtype=np.float64)
         rows = np.maximum(energy.mean(axis=1), 1e-12)
         columns = np.maximum((energy / rows[:, None]).mean(axis=0), 1e-12)
@@ -156,7 +156,7 @@ class _Classes:
         return cls(of_rows, of_columns, lowest_row + lowest_column)
 
     def spreads(self) -> Doubles:
-        """The standard deviation of the numbers of each class, roughly."""
+        """Returns the standard deviation of the numbers of each class, roughly."""
         spreads: Doubles = np.exp2((self.lowest + np.arange(self.count)) / CLASS_STEPS)
         return spreads
 
@@ -207,7 +207,9 @@ def _shares(spread: float, magnitudes: int) -> Doubles:
 
 
 def _fitted(matrix: Floats, factored: MetricFactors, steps: Steps, numbers: NDArray[np.int16]) -> Floats:
-    """Row scales that are best for the numbers in the metric M: w M v^T / v M v^T, v = c k; bfloat16 in float32."""
+    """Returns the row scales that are best for the numbers in the metric M: w M v^T / v M v^T, v = c k; bfloat16 in
+    float32.
+    """
     v = numbers * steps.columns
     through = (torch.from_numpy(v) @ torch.from_numpy(factored.metric)).numpy()
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -50,7 +50,7 @@ def count(numbers: Numbers, classes: Bytes) -> Integers:
 
 
 def fit_curves(numbers: Numbers, classes: Bytes) -> list[Bytes]:
-    """The curve of each class up to the highest, [marks] each; empty for a class that does not occur.
+    """Returns the curve of each class up to the highest, [marks] each; empty for a class that does not occur.
 
     Args:
         numbers: int16, any shape; magnitudes up to `MOST_MAGNITUDE`.
@@ -92,7 +92,7 @@ def fit_curve(counts: Integers) -> Bytes:
 
 
 def table_of(curve: Bytes) -> Integers:
-    """The shares f [magnitudes] of a curve: at least 1 each, what is left by rounding down goes to 0.
+    """Returns the shares f [magnitudes] of a curve: at least 1 each, what is left by rounding down goes to 0.
 
     The mark 8 e + m stands for the weight (8 + m) 2^e.
     """
@@ -118,7 +118,7 @@ def curves_to_bytes(curves: Sequence[Bytes]) -> Bytes:
 
 
 def curves_from_bytes(data: Bytes) -> list[Bytes]:
-    """The inverse of `curves_to_bytes`.
+    """Returns the inverse of `curves_to_bytes`.
 
     Raises:
         ValueError: they are no such curves.
@@ -134,7 +134,7 @@ def curves_from_bytes(data: Bytes) -> list[Bytes]:
 
 
 def encode(numbers: Numbers, classes: Bytes, curves: Sequence[Bytes]) -> Bytes:
-    """The stream [bytes] of numbers, all within the curves of their classes; arguments as for `fit_curves`."""
+    """Returns the stream [bytes] of numbers, all within the curves of their classes; arguments as for `fit_curves`."""
     coder = constriction.stream.stack.AnsCoder()
     flat = numbers.reshape(-1)
     for table, where in reversed(list(_by_class(classes, curves))):
@@ -143,7 +143,7 @@ def encode(numbers: Numbers, classes: Bytes, curves: Sequence[Bytes]) -> Bytes:
 
 
 def decode(stream: Bytes, classes: Bytes, curves: Sequence[Bytes]) -> Numbers:
-    """The numbers of a stream, int16 in the shape of `classes`.
+    """Returns the numbers of a stream, int16 in the shape of `classes`.
 
     Raises:
         ValueError: the stream is not one of these classes and curves.
@@ -172,7 +172,7 @@ def _by_class(classes: Bytes, curves: Sequence[Bytes]) -> Iterator[tuple[Integer
 
 
 def _model(table: Integers) -> object:
-    """The table as the library takes it, over the numbers from the most negative to the most positive.
+    """Returns the table as the library takes it, over the numbers from the most negative to the most positive.
 
     From weights that add up to 2^24 - n, n numbers, the library gives number i the share 1 + weight i: what it computes
     in floats are sums of whole numbers below 2^24 and a division of equals.

@@ -41,11 +41,11 @@ class EntropyCoded(Form):
     floor: float = 0.05
 
     def needs(self) -> frozenset[str]:
-        """The Hessian."""
+        """Returns the Hessian."""
         return frozenset({"hessian"})
 
     def side_of(self, info: TensorInfo, arrays: Arrays) -> Lengths:
-        """The lengths of its arrays."""
+        """Returns the lengths of its arrays."""
         return Lengths(arrays["codes"].size, arrays["codebook"].size)
 
     def side_from_dict(self, info: TensorInfo, given: Mapping[str, Any], parts: Parts) -> Lengths:
@@ -54,7 +54,7 @@ class EntropyCoded(Form):
         return Lengths(*(shape[0] if shape else 0 for shape in shapes))
 
     def parts(self, info: TensorInfo, side: Lengths | None = None) -> Parts:
-        """The stream, the lower bytes of row scales, and all else it takes to read them."""
+        """Returns the stream, the lower bytes of row scales, and all else it takes to read them."""
         rows, columns = matrix_shape(info)
         for name, positive in (("step", True), ("damping", True), ("price", False), ("floor", False)):
             check_setting(info, name, getattr(self, name), positive)
@@ -80,7 +80,7 @@ class EntropyCoded(Form):
         check_reach(info, largest * float(np.abs(coded.side.row_scales).max()))
 
     def with_row_gains(self, info: TensorInfo, arrays: Arrays, gains: Floats) -> dict[str, Array]:
-        """Row scales times gains, as near as their lower bytes allow."""
+        """Returns the row scales times gains, as near as their lower bytes allow."""
         side = SideInformation.from_parts(arrays, info.matrix_shape[1])
         tuned = dataclasses.replace(side, row_scales=scaled(side.row_scales, gains.reshape(-1)))
         return {**arrays, **tuned.parts()}
@@ -94,7 +94,7 @@ class EntropyCoded(Form):
         return int(-(-bits.sum() * columns // 8)) - int(arrays["codes"].size)
 
     def words(self) -> Words:
-        """Its step."""
+        """Returns its step."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return Words(f"entropy-coded, step {self.step:.3g}", "entropy-coded integers", None, fields)
 

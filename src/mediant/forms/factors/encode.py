@@ -53,7 +53,7 @@ class Stored:
 def encode(
     layer: Layer, plan: Factors, info: TensorInfo | None = None, hint: object = None, known: Product | None = None
 ) -> Encoded:
-    """The parts of a layer's matrix, in the model's own basis, under a plan.
+    """Returns the parts of a layer's matrix, in the model's own basis, under a plan.
 
     Args:
         layer: the matrix and its metric.
@@ -78,7 +78,8 @@ def encode(
 
 
 def nested_losses(layer: Layer, factors: Product) -> Doubles:
-    """The layer's loss, exactly, with the first 0, 1, 2, ... components of factors whose sum is the whole matrix.
+    """Returns the layer's loss, exactly, with the first 0, 1, 2, ... components of factors whose sum is the whole
+    matrix.
 
     Leaving out the components from r on costs 1/2 sum_ij (left^T F left)_ij (right H right^T)_ij over i, j >= r.
     """
@@ -124,7 +125,7 @@ def balanced(factors: Product) -> Product:
 
 
 def refitted(target: Doubles, right: Floats, joint: Term) -> Doubles:
-    """The left factor that is best for a right one in the metric: target H right^T (right H right^T)^-1."""
+    """Returns the left factor that is best for a right one in the metric: target H right^T (right H right^T)^-1."""
     b = right.astype(np.float64)
     through = b * joint.columns if joint.columns.ndim == 1 else b @ joint.columns
     metric = torch.from_numpy(damped(through @ b.T, DAMPING))
@@ -140,7 +141,7 @@ def _seen_through(right: Floats, term: Term) -> Doubles:
 
 
 def _as_layer(matrix: Doubles, terms: tuple[Term, ...]) -> Layer:
-    """A factor as a layer of its own, with the diagonal for methods that look at nothing else."""
+    """Returns a factor as a layer of its own, with the diagonal for methods that look at nothing else."""
     columns = terms[0].columns
     diagonal = columns if columns.ndim == 1 else np.diag(columns)
     statistics = LayerStatistics(diagonal, np.zeros_like(diagonal), terms[0].rows, tokens=0)

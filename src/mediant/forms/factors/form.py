@@ -60,28 +60,30 @@ class Factors(Form):
             self.factors[name].check(factor)
 
     def needs(self) -> frozenset[str]:
-        """Statistics that the decomposition and the forms of its factors need."""
+        """Returns statistics that the decomposition and the forms of its factors need."""
         return discovery.needs("low_rank", self.low_rank).union(*(plan.needs() for plan in self.factors.values()))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON form."""
+        """Returns a JSON form."""
         stored = {name: plan.to_dict() for name, plan in self.factors.items()}
         return {"method": self.method, "low_rank": dict(self.low_rank), "rank": self.rank, **stored}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Factors:
-        """The inverse of `to_dict`. One level deep: what a file says must not decide how deep a reader calls itself."""
+        """Returns the inverse of `to_dict`. One level deep: what a file says must not decide how deep a reader calls
+        itself.
+        """
         own = checked_fields(cls, {name: value for name, value in data.items() if name not in KINDS})
         return cls(**own | {name: _factor(name, data[name]) for name in KINDS if name in data})
 
     def infos(self, info: TensorInfo) -> dict[str, TensorInfo]:
-        """The stored matrices as tensors of their own, by name."""
+        """Returns the stored matrices as tensors of their own, by name."""
         rows, columns = info.matrix_shape
         shapes = {"base": (rows, columns), "left": (rows, self.rank), "right": (self.rank, columns)}
         return {n: TensorInfo(f"{info.name}.{n}", shapes[n], "float32", info.role, "out_in") for n in self.factors}
 
     def side(self, info: TensorInfo) -> Sides:
-        """The grids of its quantized matrices, by name."""
+        """Returns the grids of its quantized matrices, by name."""
         sides = {name: self.factors[name].side(factor) for name, factor in self.infos(info).items()}
         return {name: side for name, side in sides.items() if side is not None}
 
@@ -94,7 +96,7 @@ class Factors(Form):
         return found
 
     def side_from_dict(self, info: TensorInfo, given: Mapping[str, Any], parts: Parts) -> Sides:
-        """The inverse of `side_to_dict`."""
+        """Returns the inverse of `side_to_dict`."""
         for key, value in given.items():
             having = {name for name, plan in self.factors.items() if key in plan.side_fields}
             if value.keys() != having or not all(isinstance(one, dict) for one in value.values()):
@@ -106,7 +108,7 @@ class Factors(Form):
         return {name: side for name, side in found.items() if side is not None}
 
     def parts(self, info: TensorInfo, side: Sides | None = None) -> Parts:
-        """The arrays of all stored matrices, their names behind that of the matrix."""
+        """Returns the arrays of all stored matrices, their names behind that of the matrix."""
         matrix_shape(info)
         if not 1 <= self.rank <= min(info.matrix_shape):
             raise PlanError(f"The rank of {info.name!r} is {self.rank}; it takes 1 to {min(info.matrix_shape)}.")
@@ -126,7 +128,7 @@ class Factors(Form):
         }
 
     def encodings(self, info: TensorInfo, arrays: Arrays, side: Sides | None) -> dict[str, Encoding]:
-        """The stored matrices as encodings of their own."""
+        """Returns the stored matrices as encodings of their own."""
         sides = self.side(info) if side is None else side
         return {
             name: Encoding(factor, self.factors[name], within(arrays, name), None, sides.get(name))
@@ -134,7 +136,7 @@ class Factors(Form):
         }
 
     def matrix(self, info: TensorInfo, arrays: Arrays, side: Sides | None, planes: int | None = None) -> Floats:
-        """The product, plus the base."""
+        """Returns the product, plus the base."""
         found = {name: factor.decode() for name, factor in self.encodings(info, arrays, side).items()}
         return factor_product(found["left"], found["right"], found.get("base"))
 
@@ -148,7 +150,7 @@ class Factors(Form):
         check_reach(info, reach, "factors")
 
     def with_row_gains(self, info: TensorInfo, arrays: Arrays, gains: Floats) -> dict[str, Array]:
-        """The rows of the left factor, and of what is added to the product, times their gains."""
+        """Returns the rows of the left factor, and of what is added to the product, times their gains."""
         changed = {
             f"{name}.{part}": array
             for name, factor in self.encodings(info, arrays, None).items()
@@ -158,7 +160,7 @@ class Factors(Form):
         return {**arrays, **changed}
 
     def words(self) -> Words:
-        """The rank, and how each factor is stored."""
+        """Returns the rank, and how each factor is stored."""
         words = {name: plan.words() for name, plan in self.factors.items()}
         stored = ", ".join(f"{name} {one.short}" for name, one in words.items())
         full = " + ".join(f"{name}: {one.full}" for name, one in words.items())

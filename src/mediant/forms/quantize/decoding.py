@@ -24,7 +24,7 @@ MOST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 def matrix(plan: Settings, info: TensorInfo, arrays: Arrays, grid: GridInfo, planes: int | None) -> Floats:
-    """The weights [rows, columns] in the model's own basis, of so many leading bits of the codes or of all."""
+    """Returns the weights [rows, columns] in the model's own basis, of so many leading bits of the codes or of all."""
     rows, columns = info.matrix_shape
     scale, zero = scales(plan, info, arrays), zeros(plan, info, arrays) if grid.zero_point else None
     found = np.empty((rows, columns), np.float32)
@@ -50,12 +50,12 @@ def matrix(plan: Settings, info: TensorInfo, arrays: Arrays, grid: GridInfo, pla
 
 
 def outlier_columns(arrays: Arrays, columns: int) -> NDArray[np.bool_]:
-    """True at the outliers, [columns]."""
+    """Returns True at the outliers, [columns]."""
     return unpack(arrays["outlier_mask"], columns, 1).astype(np.bool_)
 
 
 def run_codes(plan: Settings, info: TensorInfo, arrays: Arrays) -> Iterator[Bytes]:
-    """The codes of each run [rows, columns]: places in its table of levels or points."""
+    """Yields the codes of each run [rows, columns]: places in its table of levels or points."""
     columns, byte = info.matrix_shape[1], 0
     for run in plan.runs:
         codes = plan.layout.unpack(arrays[plan.layout.part][byte:], run, columns)
@@ -69,19 +69,19 @@ def _in_pairs(arrays: Arrays, bits: int) -> bool:
 
 
 def packed(plan: Settings, codes: Sequence[Bytes]) -> Bytes:
-    """The codes of all runs as they are stored."""
+    """Returns the codes of all runs as they are stored."""
     return np.concatenate([plan.layout.pack(found, run.bits) for found, run in zip(codes, plan.runs, strict=True)])
 
 
 def levels(arrays: Arrays, grid: GridInfo, bits: int) -> Floats:
-    """The level of every code of one bit width, or the points of its codebook, flat: float32."""
+    """Returns the level of every code of one bit width, or the points of its codebook, flat: float32."""
     if grid.counts:
         return np.asarray(arrays[f"levels.{bits}"], np.float32)
     return np.float32(grid.first.get(bits, 0)) + np.arange(1 << bits, dtype=np.float32)
 
 
 def scales(plan: Settings, info: TensorInfo, arrays: Arrays) -> Floats:
-    """The scale of every group, [rows, groups]."""
+    """Returns the scale of every group, [rows, groups]."""
     parts = dict(arrays)
     if plan.scale_bits != FULL:
         groups = plan.groups(info)[1]
@@ -90,7 +90,7 @@ def scales(plan: Settings, info: TensorInfo, arrays: Arrays) -> Floats:
 
 
 def zeros(plan: Settings, info: TensorInfo, arrays: Arrays) -> Floats:
-    """The zero point of every group of a matrix on a grid that has them, [rows, groups]."""
+    """Returns the zero point of every group of a matrix on a grid that has them, [rows, groups]."""
     found = np.empty(plan.groups(info), np.float32)
     row = byte = 0
     for run in plan.runs:
@@ -142,7 +142,7 @@ def verify_scales(plan: Settings, info: TensorInfo, arrays: Arrays, grid: GridIn
 
 
 def entropy_change(plan: Settings, info: TensorInfo, arrays: Arrays) -> int:
-    """Bytes that the codes would take more if those of each run took their entropy; usually less than 0."""
+    """Returns the bytes that the codes would take more if those of each run took their entropy; usually less than 0."""
     columns, change = info.matrix_shape[1], 0.0
     for run, codes in zip(plan.runs, run_codes(plan, info, arrays), strict=True):
         change += entropy_bytes(codes) - plan.layout.code_bytes(run, columns)
@@ -150,7 +150,7 @@ def entropy_change(plan: Settings, info: TensorInfo, arrays: Arrays) -> int:
 
 
 def entropy_bytes(codes: Array) -> float:
-    """The entropy of codes, uint8 of any shape, in bytes for all of them.
+    """Returns the entropy of codes, uint8 of any shape, in bytes for all of them.
 
     >>> entropy_bytes(np.array([0, 1, 2, 3], np.uint8)), entropy_bytes(np.zeros(9, np.uint8))
     (1.0, 0.0)

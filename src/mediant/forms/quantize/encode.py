@@ -42,7 +42,7 @@ Tables = Mapping[int, NDArray[np.float64]]
 
 
 def encode(layer: Layer, plan: Quantize, info: TensorInfo | None = None, hint: object = None) -> Encoded:
-    """The codes and scales of a layer's matrix; errors as for `quantize`."""
+    """Returns the codes and scales of a layer's matrix; errors as for `quantize`."""
     return quantize(layer, plan)
 
 
@@ -129,18 +129,22 @@ def _quantized(layer: Layer, plan: Quantize, given: Tables | None) -> Encoded:
 
 
 def tables_as_stored(tables: Tables, form: GridInfo) -> dict[str, Array]:
-    """The parts that hold the levels of every bit width that is read."""
+    """Returns the parts that hold the levels of every bit width that is read."""
     return {f"levels.{bits}": _filled(tables[bits].reshape(-1), count) for bits, count in form.counts.items()}
 
 
 def _filled(table: NDArray[np.float64], count: int) -> Floats:
-    """A table as stored; one fitted to fewer distinct values than it has room for is filled up with unused levels."""
+    """Returns a table as stored; one fitted to fewer distinct values than it has room for is filled up with unused
+    levels.
+    """
     unused = table[-1] + np.arange(1, count - len(table) + 1)
     return np.concatenate([table, unused]).astype(np.float32)
 
 
 def levels(layer: Layer, plan: Quantize, bits: int) -> NDArray[np.float64]:
-    """The grid's levels [count], or points [2, count], at a bit width; a fitted grid sees a sample of the matrix."""
+    """Returns the grid's levels [count], or points [2, count], at a bit width; a fitted grid sees a sample of the
+    matrix.
+    """
     stride = max(1, layer.matrix.size // SAMPLE)
     sample = layer.matrix[::stride]
     groups = to_groups(sample, plan.group)
@@ -154,7 +158,7 @@ def levels(layer: Layer, plan: Quantize, bits: int) -> NDArray[np.float64]:
 
 
 def _chunks(layer: Layer, start: int, rows: int) -> Iterator[tuple[int, int]]:
-    """Rows to be done at once, counted from `start`, none across a cut between metrics."""
+    """Yields rows to be done at once, counted from `start`, none across a cut between metrics."""
     step = max(1, CHUNK // layer.matrix.shape[1])
     cuts = [cut - start for cut in layer.cuts() if 0 < cut - start < rows]
     for first, last in pairwise([0, *cuts, rows]):

@@ -43,7 +43,7 @@ class Quantize(Settings):
             discovery.make("equalization", self.basis["by"])
 
     def needs(self) -> frozenset[str]:
-        """Statistics that the rounding needs."""
+        """Returns statistics that the rounding needs."""
         return discovery.needs("rounding", self.rounding)
 
     def with_runs(self, runs: tuple[RowSpan, ...]) -> Quantize:
@@ -59,17 +59,17 @@ class Quantize(Settings):
         return self.layout.stored_row(info.matrix_shape[1])
 
     def shared_bytes(self) -> int:
-        """Bytes of its tables of levels."""
+        """Returns the bytes of its tables of levels."""
         return 4 * sum(grid_info(self.grid, self.runs).counts.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON form, runs as pairs of rows and bits, truncations as pairs of bits and a place."""
+        """Returns a JSON form, runs as pairs of rows and bits, truncations as pairs of bits and a place."""
         data = super().to_dict() | {"runs": [[r.rows, r.bits] for r in self.runs]}
         return data | ({"truncations": [[d.bits, d.place] for d in self.truncations]} if self.truncations else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Quantize:
-        """The inverse of `to_dict`."""
+        """Returns the inverse of `to_dict`."""
         fields = checked_fields(cls, dict(data))
         runs = tuple(RowSpan(*run) for run in _pairs(fields, "runs", "whole numbers, rows and bits"))
         truncations = tuple(
@@ -82,7 +82,7 @@ class Quantize(Settings):
 
     @classmethod
     def of_recipe(cls, settings: Mapping[str, Any], runs: tuple[RowSpan, ...]) -> Quantize:
-        """The fields of the same names; `equalize` and `rotate` say the basis."""
+        """Returns the fields of the same names; `equalize` and `rotate` say the basis."""
         basis = {"name": "rotation", "seed": ROTATION_SEED} if settings["rotate"] else {}
         basis = {"name": "columns", "by": dict(settings["equalize"])} if settings["equalize"] else basis
         return replace(super().of_recipe(settings, runs), runs=runs, basis=basis)
@@ -92,11 +92,11 @@ class Quantize(Settings):
         return grid_info(self.grid, self.runs)
 
     def side_to_dict(self, side: GridInfo) -> dict[str, Any]:
-        """The grid."""
+        """Returns the grid."""
         return {"grid": side.to_dict()}
 
     def side_from_dict(self, info: TensorInfo, given: Mapping[str, Any], parts: Parts) -> GridInfo:
-        """The inverse of `side_to_dict`."""
+        """Returns the inverse of `side_to_dict`."""
         return GridInfo.from_dict(given["grid"], self.runs, parts)
 
     def parts(self, info: TensorInfo, side: Side = None) -> Parts:
@@ -126,7 +126,7 @@ class Quantize(Settings):
         return decoding.matrix(self, info, arrays, self.side(info) if side is None else side, planes)
 
     def verify_sound(self, info: TensorInfo, arrays: Arrays, side: Side) -> None:
-        """Every code has a level, and no scale makes a weight infinite."""
+        """Returns every code has a level, and no scale makes a weight infinite."""
         decoding.verify(self, info, arrays, side)
 
     def verify_mapped(self, info: TensorInfo, arrays: Arrays, side: Side) -> None:
@@ -134,11 +134,11 @@ class Quantize(Settings):
         decoding.verify_scales(self, info, arrays, side)
 
     def with_row_gains(self, info: TensorInfo, arrays: Arrays, gains: Floats) -> dict[str, Array]:
-        """The scales of every row, and its outliers, times its gain."""
+        """Returns the scales of every row, and its outliers, times its gain."""
         return decoding.with_row_gains(arrays, gains)
 
     def codes(self, info: TensorInfo, arrays: Arrays, side: Side) -> Codes:
-        """All codes, with what makes weights of them."""
+        """Returns all codes, with what makes weights of them."""
         grid: GridInfo = self.side(info) if side is None else side
         if any(is_codebook(run.bits, grid.counts.get(run.bits, 0)) for run in self.runs):
             raise PlanError(
@@ -162,7 +162,7 @@ class Quantize(Settings):
         return decoding.entropy_change(self, info, arrays)
 
     def mapped(self, info: TensorInfo) -> bool:
-        """True for tiles of a matrix that is stored with its outputs first."""
+        """Returns True for tiles of a matrix that is stored with its outputs first."""
         return self.packs and info.layout == "out_in"
 
     def views(self, info: TensorInfo, arrays: Arrays, side: Side) -> Views | None:
@@ -170,7 +170,7 @@ class Quantize(Settings):
         return native.views(self, info, arrays, side) if self.mapped(info) else None
 
     def words(self) -> Words:
-        """The grid with its group and bits of a scale: `uniform g64 s6`."""
+        """Returns the grid with its group and bits of a scale: `uniform g64 s6`."""
         grid = self.grid.get("name")
         methods = " × ".join(str(spec.get("name", "?")) for spec in (self.grid, self.scale, self.rounding))
         fields = {"grid": dict(self.grid), "group": self.group, "scale_bits": self.scale_bits}
@@ -210,7 +210,7 @@ class Quantize(Settings):
 
 
 def _bit_width(runs: Sequence[RowSpan]) -> str:
-    """One bit width, or the range and the mean over rows."""
+    """Returns one bit width, or the range and the mean over rows."""
     widths = [run.bits for run in runs]
     if not widths or min(widths) == max(widths):
         return str(widths[0]) if widths else "–"

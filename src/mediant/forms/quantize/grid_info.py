@@ -46,7 +46,7 @@ class GridInfo:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], runs: tuple[RowSpan, ...], parts: Parts) -> GridInfo:
-        """The inverse of `to_dict` for a matrix of these runs and arrays.
+        """Returns the inverse of `to_dict` for a matrix of these runs and arrays.
 
         Raises:
             ValueError: no Mediant writes that.
@@ -100,7 +100,7 @@ def _grid_info(spec: str, widths: tuple[int, ...]) -> GridInfo:
 
 
 def first_level(levels: NDArray[np.floating]) -> float | None:
-    """The first level if it is a multiple of 1/2 and the others follow in steps of 1, else None."""
+    """Returns the first level if it is a multiple of 1/2 and the others follow in steps of 1, else None."""
     first = float(levels[0])
     affine = (2 * first).is_integer() and bool(np.all(np.diff(levels) == 1))
     return first if affine else None

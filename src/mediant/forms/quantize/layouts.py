@@ -33,31 +33,31 @@ class Rows:
     part = "codes"
 
     def stored_row(self, columns: int) -> tuple[int, int]:
-        """Columns of a row as they are stored, and rows that are stored together."""
+        """Returns columns of a row as they are stored, and rows that are stored together."""
         return columns, 1
 
     def code_bytes(self, run: RowSpan, columns: int) -> int:
-        """Bytes of the codes of one run."""
+        """Returns the bytes of the codes of one run."""
         return packed_bytes(run.rows * columns, run.bits)
 
     def pack(self, codes: Bytes, bits: int) -> Bytes:
-        """Codes [rows, columns] of one run as they are stored."""
+        """Returns codes [rows, columns] of one run as they are stored."""
         return pack(codes.reshape(-1), bits)
 
     def unpack(self, data: Bytes, run: RowSpan, columns: int) -> Bytes:
-        """The inverse of `pack`, from what begins with it."""
+        """Returns the inverse of `pack`, from what begins with it."""
         return unpack(data, run.rows * columns, run.bits).reshape(run.rows, columns)
 
     def scale_code_bytes(self, runs: Sequence[RowSpan], groups: int, bits: int) -> int:
-        """Bytes of all scale codes."""
+        """Returns the bytes of all scale codes."""
         return packed_bytes(sum(run.rows for run in runs) * groups, bits)
 
     def pack_scale_codes(self, codes: Bytes, runs: Sequence[RowSpan], bits: int) -> Bytes:
-        """Scale codes [rows, groups] as they are stored."""
+        """Returns the scale codes [rows, groups] as they are stored."""
         return pack(codes.reshape(-1), bits)
 
     def unpack_scale_codes(self, data: Bytes, runs: Sequence[RowSpan], groups: int, bits: int) -> Bytes:
-        """The inverse of `pack_scale_codes`."""
+        """Returns the inverse of `pack_scale_codes`."""
         rows = sum(run.rows for run in runs)
         return unpack(data, rows * groups, bits).reshape(rows, groups)
 
@@ -70,34 +70,34 @@ class Tiles:
     part = "tiles"
 
     def stored_row(self, columns: int) -> tuple[int, int]:
-        """Columns of a row as they are stored, and rows that are stored together."""
+        """Returns columns of a row as they are stored, and rows that are stored together."""
         return blocks(columns) * BLOCK, PANEL
 
     def code_bytes(self, run: RowSpan, columns: int) -> int:
-        """Bytes of the codes of one run."""
+        """Returns the bytes of the codes of one run."""
         return tile_bytes([run], columns)
 
     def pack(self, codes: Bytes, bits: int) -> Bytes:
-        """Codes [rows, columns] of one run as they are stored."""
+        """Returns codes [rows, columns] of one run as they are stored."""
         return pack_tiles(codes, bits, self.storage)
 
     def unpack(self, data: Bytes, run: RowSpan, columns: int) -> Bytes:
-        """The inverse of `pack`, from what begins with it."""
+        """Returns the inverse of `pack`, from what begins with it."""
         return unpack_tiles(data, run.rows, columns, WIDTHS[self.storage][run.bits])
 
     def scale_code_bytes(self, runs: Sequence[RowSpan], groups: int, bits: int) -> int:
-        """Bytes of all scale codes."""
+        """Returns the bytes of all scale codes."""
         return scale_code_bytes(runs, groups, bits)
 
     def pack_scale_codes(self, codes: Bytes, runs: Sequence[RowSpan], bits: int) -> Bytes:
-        """Scale codes [rows, groups] as they are stored."""
+        """Returns the scale codes [rows, groups] as they are stored."""
         return pack_scale_codes(codes, runs, bits)
 
     def unpack_scale_codes(self, data: Bytes, runs: Sequence[RowSpan], groups: int, bits: int) -> Bytes:
-        """The inverse of `pack_scale_codes`."""
+        """Returns the inverse of `pack_scale_codes`."""
         return unpack_scale_codes(data, runs, groups, bits)
 
 
 def layout(storage: str) -> Rows | Tiles:
-    """The layout that a plan names."""
+    """Returns the layout that a plan names."""
     return Rows() if storage == "rows" else Tiles(storage)

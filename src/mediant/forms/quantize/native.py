@@ -16,7 +16,7 @@ from mediant.values import TensorInfo
 
 
 def views(plan: Settings, info: TensorInfo, arrays: Arrays, grid: GridInfo) -> Views:
-    """The matrix, and those of fewer leading bits where a digit ends there."""
+    """Returns the matrix, and those of fewer leading bits where a digit ends there."""
     deepest = max(run.bits for run in plan.runs)
     packed, bits = [packed_matrix(plan, info, arrays, grid)], [deepest]
     for fewer in range(deepest - 1, 1, -1) if plan.storage == "nested" else ():
@@ -31,7 +31,7 @@ def views(plan: Settings, info: TensorInfo, arrays: Arrays, grid: GridInfo) -> V
 def packed_matrix(
     plan: Settings, info: TensorInfo, arrays: Arrays, grid: GridInfo, bits: int | None = None
 ) -> PackedMatrix:
-    """The matrix for products with vectors.
+    """Returns the matrix for products with vectors.
 
     Args:
         plan: of the tensor.

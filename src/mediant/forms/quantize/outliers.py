@@ -41,7 +41,9 @@ MOST = float(np.finfo(np.float16).max)
 
 
 def most_sensitive(layer: Layer, rounded: Floats, count: int) -> Indices:
-    """The `count` columns of which the error against `rounded` costs most, ascending; of equal ones the first."""
+    """Returns the `count` columns of which the error against `rounded` costs most, ascending; of equal ones the
+    first.
+    """
     metric = layer.metric()
     diagonal = metric if metric.ndim == 1 else np.diag(metric)
     cost = diagonal * np.square(layer.matrix.astype(np.float64) - rounded).sum(axis=0)
@@ -49,14 +51,16 @@ def most_sensitive(layer: Layer, rounded: Floats, count: int) -> Indices:
 
 
 def mask(kept: Indices, columns: int) -> NDArray[np.bool_]:
-    """True at the outliers, [columns]."""
+    """Returns True at the outliers, [columns]."""
     found = np.zeros(columns, np.bool_)
     found[kept] = True
     return found
 
 
 def without(layer: Layer, kept: Indices) -> Layer:
-    """The layer of the other columns: outliers are 0 and do not count, and the others go by the Schur complement."""
+    """Returns the layer of the other columns: outliers are 0 and do not count, and the others go by the Schur
+    complement.
+    """
     matrix = layer.matrix.copy()
     matrix[:, kept] = 0
     rows = np.full(len(matrix), 1 / len(matrix))
@@ -72,7 +76,9 @@ def without(layer: Layer, kept: Indices) -> Layer:
 
 
 def values(layer: Layer, kept: Indices, rounded: Floats) -> NDArray[np.float16]:
-    """The outliers' best values [rows, outliers] beside the rounded others; what `rounded` has at them is ignored."""
+    """Returns the outliers' best values [rows, outliers] beside the rounded others; what `rounded` has at them is
+    ignored.
+    """
     error = layer.matrix.astype(np.float64) - rounded
     error[:, kept] = 0
     best = layer.matrix[:, kept] + _product(error, _feedback(layer.metric(), kept))
@@ -88,12 +94,14 @@ def _feedback(metric: Doubles, kept: Indices) -> Doubles:
 
 
 def _product(a: Doubles, b: Doubles) -> Doubles:
-    """A b by PyTorch, which computes it alike for any number of threads."""
+    """Returns a b by PyTorch, which computes it alike for any number of threads."""
     return np.asarray((torch.from_numpy(a) @ torch.from_numpy(np.ascontiguousarray(b))).numpy())
 
 
 def _marginal(metric: Doubles, kept: Indices) -> Doubles:
-    """The metric that is left of the others when the outliers take the values best for them; 0 at the outliers."""
+    """Returns the metric that is left of the others when the outliers take the values best for them; 0 at the
+    outliers.
+    """
     if metric.ndim == 1:
         left = metric.copy()
         left[kept] = 0

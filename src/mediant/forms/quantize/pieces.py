@@ -29,7 +29,7 @@ Reader = Callable[[int, int], Floats]
 
 
 def suits(plan: object, info: TensorInfo) -> bool:
-    """True if a tensor is large enough, and its plan such, that it is encoded in pieces."""
+    """Returns True if a tensor is large enough, and its plan such, that it is encoded in pieces."""
     return (
         isinstance(plan, Quantize)
         and info.size >= LARGE
@@ -43,7 +43,7 @@ def suits(plan: object, info: TensorInfo) -> bool:
 def encode_in_pieces(
     info: TensorInfo, plan: Quantize, read: Reader, statistics: LayerStatistics | None, hessian: Doubles | None
 ) -> Encoding:
-    """The encoding of a tensor whose rows are read when they are needed; `suits` says which.
+    """Returns the encoding of a tensor whose rows are read when they are needed; `suits` says which.
 
     Errors are as for `quantize`.
     """
@@ -98,7 +98,7 @@ class _Whole:
         return cls(plan, read, layer)
 
     def rows(self, begin: int, end: int) -> Layer:
-        """The layer of some rows, with their weights."""
+        """Returns the layer of some rows, with their weights."""
         matrix, where = self.read(begin, end), slice(begin, end)
         if self.plan.rotation is not None:
             matrix = rotate(matrix, self.plan.rotation)
@@ -107,7 +107,7 @@ class _Whole:
         return Layer(matrix, terms, None if statistics is None else rows_of(statistics, where), self.layer)
 
     def tables(self, bit_widths: Sequence[int]) -> Tables:
-        """The grid's levels, from the rows that a whole matrix shows them."""
+        """Returns the grid's levels, from the rows that a whole matrix shows them."""
         rows, columns = self.layer.matrix.shape
         shown = range(0, rows, max(1, rows * columns // SAMPLE))
         pieces = [self.rows(row, row + 1) for row in shown]
@@ -148,7 +148,7 @@ class _Joined:
         return WIDTHS[self._plan.storage][run.bits]
 
     def parts(self) -> dict[str, Array]:
-        """The parts of the whole, but for the tables of levels."""
+        """Returns the parts of the whole, but for the tables of levels."""
         digits = [region for _, found in self._digits for digit in found for region in digit]
         scales = {name: np.concatenate(found) for name, found in self._scales.items()}
         if "scale_codes" in scales:

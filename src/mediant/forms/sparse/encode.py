@@ -56,7 +56,9 @@ def encode(layer: Layer, plan: Sparse, info: TensorInfo, hint: object = None) ->
 
 
 def trial_losses(layer: Layer, plans: Mapping[int, Sparse]) -> dict[int, float]:
-    """The loss of a layer's matrix by plans that differ in nothing but their bit widths: it is pruned once for all."""
+    """Returns the loss of a layer's matrix by plans that differ in nothing but their bit widths: it is pruned once for
+    all.
+    """
     rows, columns = layer.matrix.shape
     info = TensorInfo("a matrix", (rows, columns), "float32", "linear", "out_in")
     plan = next(iter(plans.values()))
@@ -118,7 +120,7 @@ def _scales(plan: Quantize, parts: dict[str, Array], shape: tuple[int, ...]) -> 
 
 
 def _codes(weights: torch.Tensor, mask: Array, factor: torch.Tensor, scales: Array, table: Array, group: int) -> Array:
-    """Codes [rows, row] of the weights kept, column by column."""
+    """Returns codes [rows, row] of the weights kept, column by column."""
     rows, columns = mask.shape
     place = np.cumsum(mask, axis=1) - 1
     codes = np.zeros((rows, int(mask[0].sum())), np.uint8)

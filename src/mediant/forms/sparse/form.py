@@ -63,7 +63,7 @@ class Sparse(Form):
         self.values.check(self._stored(info, self.positions(info)))
 
     def needs(self) -> frozenset[str]:
-        """Statistics that the score and the form of the values need."""
+        """Returns statistics that the score and the form of the values need."""
         return discovery.needs("pruning.scores", self.score) | self.values.needs()
 
     def with_runs(self, runs: tuple[RowSpan, ...]) -> Sparse:
@@ -71,7 +71,7 @@ class Sparse(Form):
         return self if isinstance(self.values, Cast) else replace(self, values=self.values.with_runs(runs))
 
     def stored_row(self, info: TensorInfo) -> tuple[int, int]:
-        """The weights kept in a row."""
+        """Returns the weights kept in a row."""
         return self.positions(info).row, 1
 
     def shared_bytes(self) -> int:
@@ -79,14 +79,14 @@ class Sparse(Form):
         return self.values.shared_bytes()
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON form."""
+        """Returns a JSON form."""
         return self.values.to_dict() | {
             "method": self.method, "pattern": dict(self.pattern), "score": dict(self.score),
         }  # fmt: skip
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Sparse:
-        """The inverse of `to_dict`."""
+        """Returns the inverse of `to_dict`."""
         own = {name: value for name, value in data.items() if name in ("pattern", "score")}
         values = {name: value for name, value in data.items() if name not in own}
         kind = Quantize if "grid" in values else Cast
@@ -113,7 +113,7 @@ class Sparse(Form):
         return found
 
     def side(self, info: TensorInfo) -> SparseSide:
-        """Positions by the pattern, and the grid."""
+        """Returns positions by the pattern, and the grid."""
         return SparseSide(self.positions(info), self.values.side(info))
 
     def side_to_dict(self, side: SparseSide) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class Sparse(Form):
         return {"positions": side.positions.to_dict(), **(self.values.side_to_dict(side.grid) if side.grid else {})}
 
     def side_from_dict(self, info: TensorInfo, given: Mapping[str, Any], parts: Parts) -> SparseSide:
-        """The inverse of `side_to_dict`."""
+        """Returns the inverse of `side_to_dict`."""
         grid = self.values.side_from_dict(info, given, parts)
         return SparseSide(Positions.from_dict(*matrix_shape(info), given["positions"]), grid)
 
@@ -140,13 +140,13 @@ class Sparse(Form):
         return {"positions": ("uint8", (positions.nbytes,)), **values}
 
     def _stored(self, info: TensorInfo, positions: Positions) -> TensorInfo:
-        """The kept weights as a tensor of their own: a list of numbers, or a matrix of what each row keeps."""
+        """Returns the kept weights as a tensor of their own: a list of numbers, or a matrix of what each row keeps."""
         if isinstance(self.values, Cast):
             return TensorInfo(info.name, (positions.stored,), info.dtype, info.role)
         return compact_info(info, positions)
 
     def matrix(self, info: TensorInfo, arrays: Arrays, side: SparseSide | None, planes: int | None = None) -> Floats:
-        """The kept weights in their places."""
+        """Returns the kept weights in their places."""
         side = side or self.side(info)
         mask = side.positions.decode(arrays["positions"])
         found = np.zeros(mask.shape, np.float32)
@@ -163,7 +163,7 @@ class Sparse(Form):
         self.values.verify_sound(self._stored(info, side.positions), arrays, side.grid)
 
     def with_row_gains(self, info: TensorInfo, arrays: Arrays, gains: Floats) -> dict[str, Array]:
-        """The scales of every row, or its weights, times its gain."""
+        """Returns the scales of every row, or its weights, times its gain."""
         positions = self.positions(info)
         of_values = gains
         if isinstance(self.values, Cast):
@@ -172,18 +172,18 @@ class Sparse(Form):
         return {**arrays, **changed}
 
     def in_blocks(self, info: TensorInfo, side: Side) -> bool:
-        """True for whole blocks, equally many in each row, the rows of the matrix being its outputs."""
+        """Returns True for whole blocks, equally many in each row, the rows of the matrix being its outputs."""
         where = None if side is None else side.positions
         return where is not None and info.layout == "out_in" and where.kind == "blocks" and where.row > 0
 
     def blocks(self, info: TensorInfo, arrays: Arrays, side: SparseSide | None) -> BlockSparse:
-        """The blocks that are kept."""
+        """Returns the blocks that are kept."""
         positions = (side or self.side(info)).positions
         mask = positions.decode(arrays["positions"])
         return BlockSparse.of(self.matrix(info, arrays, side), mask, positions.height, positions.width)
 
     def views(self, info: TensorInfo, arrays: Arrays, side: Side) -> Views | None:
-        """The blocks that are kept, in float32."""
+        """Returns the blocks that are kept, in float32."""
         if not self.in_blocks(info, side):
             return None
         assert native is not None
@@ -191,7 +191,7 @@ class Sparse(Form):
         return Views((native.block_sparse_linear(found.values, found.starts, found.width, found.columns),))
 
     def words(self) -> Words:
-        """The pattern, the score and the values: `2:4 wanda, uniform g64`."""
+        """Returns the pattern, the score and the values: `2:4 wanda, uniform g64`."""
         inner, pattern = self.values.words(), f"{pattern_name(self.pattern)} {self.score.get('name', '?')}"
         short, full = inner.short, inner.full
         if isinstance(self.values, Quantize):
@@ -202,7 +202,7 @@ class Sparse(Form):
 
 
 def compact_info(info: TensorInfo, positions: Positions) -> TensorInfo:
-    """The matrix of what each row keeps.
+    """Returns the matrix of what each row keeps.
 
     Raises:
         PlanError: rows keep different numbers of weights.
@@ -213,7 +213,7 @@ def compact_info(info: TensorInfo, positions: Positions) -> TensorInfo:
 
 
 def pattern_name(pattern: Mapping[str, Any]) -> str:
-    """The pattern for people to read.
+    """Returns the pattern for people to read.
 
     >>> pattern_name({"name": "n_of_m", "n": 2, "m": 4}), pattern_name({"name": "unstructured", "sparsity": 0.5})
     ('2:4', '50 %')

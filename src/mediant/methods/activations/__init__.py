@@ -40,7 +40,7 @@ def largest_level(bits: int) -> int:
 
 
 def rounded(x: torch.Tensor, step: torch.Tensor | float, bits: int) -> torch.Tensor:
-    """The nearest multiples of `step` that `bits` bits can say; a step of 0 gives zeros.
+    """Returns the nearest multiples of `step` that `bits` bits can say; a step of 0 gives zeros.
 
     >>> rounded(torch.tensor([0.4, 0.6, 500.0]), 1.0, 8).tolist()
     [0.0, 1.0, 127.0]
@@ -52,5 +52,5 @@ def rounded(x: torch.Tensor, step: torch.Tensor | float, bits: int) -> torch.Ten
 
 
 def dynamic_step(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """The step of every token of x [..., features] that clips nothing, [..., 1]."""
+    """Returns the step of every token of x [..., features] that clips nothing, [..., 1]."""
     return x.abs().amax(-1, keepdim=True) / largest_level(bits)

@@ -36,7 +36,7 @@ class Kl:
     bins: int = 2048
 
     def thresholds(self, samples: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
-        """The thresholds; 0 where all magnitudes are 0."""
+        """Returns the thresholds; 0 where all magnitudes are 0."""
         most = largest_level(bits)
         levels = np.arange(-most, most + 1, dtype=np.float64)
         fit = OfGroups(self.bins).fit(np.ascontiguousarray(samples, np.float32), None, levels, zero_point=False)

@@ -30,7 +30,7 @@ class MinMax:
     """It has no parameters."""
 
     def thresholds(self, samples: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
-        """The largest magnitudes."""
+        """Returns the largest magnitudes."""
         found: NDArray[np.float32] = samples.max(axis=1)
         return found
 

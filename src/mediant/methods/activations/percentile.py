@@ -35,7 +35,7 @@ class Percentile:
             raise ValueError(f"a percentile is above 0 and at most 100, not {self.percent}")
 
     def thresholds(self, samples: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
-        """The percentiles, between neighbouring magnitudes by a straight line."""
+        """Returns the percentiles, between neighbouring magnitudes by a straight line."""
         found: NDArray[np.float32] = np.percentile(samples, self.percent, axis=1).astype(np.float32)
         return found
 

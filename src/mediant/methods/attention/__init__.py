@@ -33,4 +33,6 @@ class Attention(Protocol):
         """
 
     def keys_per_query(self, tokens: int) -> float:
-        """Mean number of keys of a query in a text of so many tokens; dense attention has (tokens + 1) / 2."""
+        """Returns the mean number of keys of a query in a text of so many tokens; dense attention has (tokens + 1) /
+        2.
+        """

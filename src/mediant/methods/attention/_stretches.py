@@ -26,13 +26,13 @@ class Piece:
 
 
 def positions(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of queries [queries, 1] and keys [keys]."""
+    """Returns positions of queries [queries, 1] and keys [keys]."""
     tokens = torch.arange(k.shape[2], device=k.device)
     return tokens[k.shape[2] - q.shape[2] :, None], tokens
 
 
 def pieces(begin: int, end: int, block: int) -> Iterator[Piece]:
-    """The positions from `begin` to `end` as part of a block, whole blocks, and part of a block.
+    """Yields the positions from `begin` to `end` as part of a block, whole blocks, and part of a block.
 
     >>> [(p.position, p.length, p.count) for p in pieces(5, 19, 4)]
     [(5, 3, 1), (8, 4, 2), (16, 3, 1)]
@@ -48,7 +48,7 @@ def pieces(begin: int, end: int, block: int) -> Iterator[Piece]:
 
 
 def triangle(rows: int, columns: int, device: torch.device) -> Edge:
-    """The last `rows` of the columns are the queries themselves."""
+    """Returns the last `rows` of the columns are the queries themselves."""
     return edge(columns - rows, torch.ones(rows, rows, dtype=torch.bool, device=device).tril_())
 
 

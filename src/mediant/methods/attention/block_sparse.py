@@ -89,7 +89,8 @@ class BlockSparse:
         return (j <= i) & seen
 
     def choice(self, q: Tensor, k: Tensor) -> tuple[int, Tensor]:
-        """The first position from which there is a choice, and the blocks that each query from there on chooses.
+        """Returns the first position from which there is a choice, and the blocks that each query from there on
+        chooses.
 
         They are [batch, heads, queries, top], and -1 where there are fewer to choose from.
         """
@@ -104,12 +105,12 @@ class BlockSparse:
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, softcap: float | None = None
     ) -> Tensor:
-        """Attention over the allowed pairs."""
+        """Returns attention over the allowed pairs."""
         check_shapes(q, k, v)
         return attention(q, k, v, list(self._tiles(q, k)), scale, softcap)
 
     def keys_per_query(self, tokens: int) -> float:
-        """Mean number of keys of a query."""
+        """Returns the mean number of keys of a query."""
         i = torch.arange(tokens)
         t = i // self.block
         far = (t - self.near - self.first).clamp(min=0)
@@ -122,7 +123,9 @@ class BlockSparse:
 
     @torch.no_grad()
     def _best(self, q: Tensor, means: Tensor, position: int) -> Tensor:
-        """The choice of some queries, the first at `position`, among blocks with means [batch, heads, size, blocks]."""
+        """Returns the choice of some queries, the first at `position`, among blocks with means [batch, heads, size,
+        blocks].
+        """
         wide = torch.promote_types(q.dtype, torch.float32)
         scores = q.to(wide) @ means.to(wide)
         own = (torch.arange(position, position + q.shape[2], device=q.device) // self.block)[:, None]
@@ -201,5 +204,5 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Attention to fixed and chosen blocks; see `mediant.methods.attention.Attention`."""
+    """Returns attention to fixed and chosen blocks; see `mediant.methods.attention.Attention`."""
     return BlockSparse(block, near, first, stride, top).attend(q, k, v, scale, softcap)

@@ -65,12 +65,12 @@ class Local:
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, softcap: float | None = None
     ) -> Tensor:
-        """Attention over the allowed pairs."""
+        """Returns attention over the allowed pairs."""
         check_shapes(q, k, v)
         return attention(q, k, v, list(self._tiles(q.shape[2], k.shape[2], q.device)), scale, softcap)
 
     def keys_per_query(self, tokens: int) -> float:
-        """Mean number of keys of a query."""
+        """Returns the mean number of keys of a query."""
         i = torch.arange(tokens)
         return float((i + 1 - (i // self.block - self.before).clamp(min=0) * self.block).double().mean())
 
@@ -94,5 +94,5 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Attention to a token's own block and `before` earlier ones; see `mediant.methods.attention.Attention`."""
+    """Returns attention to a token's own block and `before` earlier ones; see `mediant.methods.attention.Attention`."""
     return Local(block, before).attend(q, k, v, scale, softcap)

@@ -67,12 +67,12 @@ class SlidingWindow:
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, softcap: float | None = None
     ) -> Tensor:
-        """Attention over the allowed pairs."""
+        """Returns attention over the allowed pairs."""
         check_shapes(q, k, v)
         return attention(q, k, v, list(self._tiles(q.shape[2], k.shape[2], q.device)), scale, softcap)
 
     def keys_per_query(self, tokens: int) -> float:
-        """Mean number of keys of a query."""
+        """Returns the mean number of keys of a query."""
         reach = min(tokens, self.window + self.sinks)
         return (reach * (reach + 1) / 2 + (tokens - reach) * (self.window + self.sinks)) / tokens
 
@@ -85,7 +85,9 @@ class SlidingWindow:
         yield self._band(first - offset + whole * ROWS, first + whole * ROWS, (keys - first) % ROWS, 1, device)
 
     def _band(self, query: int, position: int, rows: int, count: int, device: torch.device) -> Tiles:
-        """Windows of `rows` queries; their first column is no query's, which makes the number of columns even."""
+        """Returns windows of `rows` queries; their first column is no query's, which makes the number of columns
+        even.
+        """
         i, j = torch.arange(rows, device=device)[:, None], torch.arange(rows, device=device)
         edges: tuple[Edge, ...] = (edge(0, j > i), edge(self.window, j <= i))
         return Tiles(query, rows, position - self.window, self.window + rows, count, rows, edges, self.sinks)
@@ -103,5 +105,7 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Attention to the last `window` tokens and the first `sinks`; see `mediant.methods.attention.Attention`."""
+    """Returns attention to the last `window` tokens and the first `sinks`; see
+    `mediant.methods.attention.Attention`.
+    """
     return SlidingWindow(window, sinks).attend(q, k, v, scale, softcap)

@@ -20,7 +20,7 @@ class Balancing(Protocol):
     """What a file in this folder offers as `METHOD`: a frozen dataclass with this member."""
 
     def factors(self, layer: Layer, loss: Loss) -> NDArray[np.float32]:
-        """The factor of every column, float32 [columns], positive bfloat16 numbers.
+        """Returns the factor of every column, float32 [columns], positive bfloat16 numbers.
 
         Args:
             layer: the matrix and its metric.

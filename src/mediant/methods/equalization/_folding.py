@@ -48,7 +48,7 @@ def readers(tensors: Tensors, architecture: str) -> Iterator[tuple[str, tuple[st
 def folded(
     tensors: Tensors, maxima: Mapping[str, torch.Tensor], architecture: str, alpha: float
 ) -> dict[str, torch.Tensor]:
-    """The tensors of the balanced network, by their names.
+    """Returns the tensors of the balanced network, by their names.
 
     Args:
         tensors: of the network.
@@ -73,7 +73,7 @@ def folded(
 
 
 def factors(inputs: torch.Tensor, weights: torch.Tensor, alpha: float) -> torch.Tensor:
-    """The powers of two nearest to inputs^alpha / weights^(1 - alpha); 1 where an input never moves.
+    """Returns the powers of two nearest to inputs^alpha / weights^(1 - alpha); 1 where an input never moves.
 
     >>> factors(torch.tensor([16.0, 1.0]), torch.tensor([1.0, 1.0]), 0.5).tolist()
     [4.0, 1.0]

@@ -106,7 +106,7 @@ class Mixture(nn.Module):
         return (y if self.shared is None else y + self.shared(flat)).reshape(x.shape)
 
     def dispatched(self, x: Tensor, routing: Routing) -> Tensor:
-        """The routed experts' part of the output for tokens [tokens, hidden]."""
+        """Returns the routed experts' part of the output for tokens [tokens, hidden]."""
         s = self.settings
         if s.unit_weights:
             routing = Routing(routing.experts, torch.ones_like(routing.weights), routing.scores)
@@ -117,7 +117,9 @@ class Mixture(nn.Module):
 
 
 def dispatch(x: Tensor, routing: Routing, taken: Pairs, experts: list[nn.Module]) -> Tensor:
-    """The sum of each token's weighted experts, [tokens, hidden]; each expert that has tokens is called once."""
+    """Returns the sum of each token's weighted experts, [tokens, hidden]; each expert that has tokens is called
+    once.
+    """
     inputs = x[taken.tokens].split(taken.counts)
     parts = [expert(part) for expert, part in zip(experts, inputs, strict=True) if len(part)]
     if not parts:
@@ -127,7 +129,7 @@ def dispatch(x: Tensor, routing: Routing, taken: Pairs, experts: list[nn.Module]
 
 
 def _left_out(routing: Routing, taken: Pairs) -> Tensor:
-    """The weight of each token's choices that were not taken, [tokens]."""
+    """Returns the weight of each token's choices that were not taken, [tokens]."""
     kept = torch.zeros_like(routing.weights, dtype=torch.bool)
     kept[taken.tokens, taken.choices] = True
     return routing.weights.masked_fill(kept, 0).sum(-1)

@@ -47,7 +47,8 @@ class Shape:
 
 
 def shape_of(width: int, experts: int, active: float, shared_experts: int | None = None) -> Shape:
-    """The shape of an MLP of `width` neurons cut into `experts` equal parts, of which the share `active` is used.
+    """Returns the shape of an MLP of `width` neurons cut into `experts` equal parts, of which the share `active` is
+    used.
 
     `shared_experts` of the parts together are the shared expert; by default half of those in use, rounded down.
 
@@ -69,7 +70,7 @@ def shape_of(width: int, experts: int, active: float, shared_experts: int | None
 
 
 def split(hidden: torch.Tensor, down: torch.Tensor, shape: Shape) -> Labels:
-    """The expert of each neuron: 0 for the shared one, 1 to `shape.experts` for the others, [neurons].
+    """Returns the expert of each neuron: 0 for the shared one, 1 to `shape.experts` for the others, [neurons].
 
     Args:
         hidden: activations of the neurons for some tokens, [tokens, neurons].
@@ -90,7 +91,7 @@ def marks(hidden: torch.Tensor, down: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def clusters(marked: torch.Tensor, count: int) -> Labels:
-    """A cluster 0 to `count` - 1 for each column of marks [tokens, neurons], all of one size.
+    """Returns a cluster 0 to `count` - 1 for each column of marks [tokens, neurons], all of one size.
 
     Begins with columns far from each other, and ends when a round changes nothing.
     """
@@ -109,7 +110,7 @@ def clusters(marked: torch.Tensor, count: int) -> Labels:
 
 
 def balanced(costs: NDArray[np.float64], size: int) -> Labels:
-    """The cluster of each row of costs [rows, clusters], each taken `size` times, so that the sum is least.
+    """Returns the cluster of each row of costs [rows, clusters], each taken `size` times, so that the sum is least.
 
     >>> balanced(np.array([[0.0, 5.0], [1.0, 2.0], [0.0, 9.0], [0.0, 8.0]]), 2).tolist()
     [1, 1, 0, 0]
@@ -119,7 +120,7 @@ def balanced(costs: NDArray[np.float64], size: int) -> Labels:
 
 
 def _spread_out(marked: torch.Tensor, count: int) -> list[int]:
-    """Columns to begin with: the one marked most often, then always the one farthest from those taken."""
+    """Returns columns to begin with: the one marked most often, then always the one farthest from those taken."""
     ones = marked.sum(0)
     chosen = [int(ones.argmax())]
     nearest = torch.full_like(ones, torch.inf)

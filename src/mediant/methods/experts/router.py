@@ -21,7 +21,7 @@ DAMPING = 1e-2
 
 
 def fitted(x: Tensor, energies: Tensor) -> Tensor:
-    """The router [experts, hidden] for tokens [tokens, hidden] with energies ||f_e(x)||^2 [tokens, experts]."""
+    """Returns the router [experts, hidden] for tokens [tokens, hidden] with energies ||f_e(x)||^2 [tokens, experts]."""
     inputs = x.double()
     gram = inputs.T @ inputs
     damping = DAMPING * float(gram.diagonal().mean())

@@ -55,7 +55,7 @@ class Pairs:
 
 
 def route(logits: Tensor, k: int, scores: Scores = "softmax", normalised: bool = True) -> Routing:
-    """The k best experts of every token.
+    """Returns the k best experts of every token.
 
     >>> routing = route(torch.tensor([[2.0, 0.0, 2.0]]), 2)
     >>> sorted(routing.experts[0].tolist()), routing.weights.tolist()
@@ -74,7 +74,7 @@ def route(logits: Tensor, k: int, scores: Scores = "softmax", normalised: bool =
 
 
 def pairs(routing: Routing, capacity: int | None = None) -> Pairs:
-    """The pairs of a routing, sorted by expert.
+    """Returns the pairs of a routing, sorted by expert.
 
     With a capacity, an expert takes at most so many tokens: all first choices in the order of the tokens, then the
     second ones, and so on. The others are left out.
@@ -90,7 +90,7 @@ def pairs(routing: Routing, capacity: int | None = None) -> Pairs:
 
 
 def capacity_of(tokens: int, k: int, experts: int, factor: float) -> int:
-    """Tokens that an expert takes at most: `factor` times the even share, rounded up.
+    """Returns tokens that an expert takes at most: `factor` times the even share, rounded up.
 
     >>> capacity_of(100, 2, 8, 1.25)
     32
@@ -99,7 +99,7 @@ def capacity_of(tokens: int, k: int, experts: int, factor: float) -> int:
 
 
 def shares(routing: Routing) -> Tensor:
-    """The share of all choices that fell on each expert, [experts]; they add up to 1."""
+    """Returns the share of all choices that fell on each expert, [experts]; they add up to 1."""
     chosen = torch.bincount(routing.experts.reshape(-1), minlength=routing.scores.shape[-1])
     return chosen / routing.experts.numel()
 
@@ -115,11 +115,13 @@ def balancing_loss(routing: Routing) -> Tensor:
 
 
 def variation_loss(routing: Routing) -> Tensor:
-    """The squared coefficient of variation of the experts' importance, their summed scores: 0 where it is uniform."""
+    """Returns the squared coefficient of variation of the experts' importance, their summed scores: 0 where it is
+    uniform.
+    """
     importance = routing.scores.sum(0)
     return importance.var(unbiased=False) / importance.mean().square()
 
 
 def z_loss(logits: Tensor) -> Tensor:
-    """The mean of log(sum_e exp z_e)^2, which keeps logits small enough for narrow number formats."""
+    """Returns the mean of log(sum_e exp z_e)^2, which keeps logits small enough for narrow number formats."""
     return logits.logsumexp(-1).square().mean()

@@ -38,7 +38,7 @@ class Binary:
     def levels(
         self, bits: int, sample: NDArray[Any] | None = None, weights: NDArray[Any] | None = None
     ) -> NDArray[np.float64]:
-        """The two signs; `sample` and `weights` are not looked at.
+        """Returns the two signs; `sample` and `weights` are not looked at.
 
         Raises:
             ValueError: bits other than 1.

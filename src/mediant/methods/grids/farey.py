@@ -55,7 +55,7 @@ class Farey:
     def levels(
         self, bits: int, sample: NDArray[Any] | None = None, weights: NDArray[Any] | None = None
     ) -> NDArray[np.float64]:
-        """The fractions times lcm(1..order) up to order 6; `sample` and `weights` are not looked at.
+        """Returns the fractions times lcm(1..order) up to order 6; `sample` and `weights` are not looked at.
 
         Raises:
             ValueError: bits out of 2..8, or too few for the order.
@@ -82,7 +82,7 @@ def fitting_order(bits: int, order: int | None) -> int:
 
 
 def largest_order(bits: int) -> int:
-    """The largest order with at most 2^bits fractions in [-1, 1], from 2 bits on."""
+    """Returns the largest order with at most 2^bits fractions in [-1, 1], from 2 bits on."""
     order = 1
     while 2 * farey.length(order + 1) - 1 <= 2**bits:
         order += 1

@@ -61,7 +61,7 @@ class Floats:
     def levels(
         self, bits: int, sample: NDArray[Any] | None = None, weights: NDArray[Any] | None = None
     ) -> NDArray[np.float64]:
-        """The format's finite values; `sample` and `weights` are not looked at.
+        """Returns the format's finite values; `sample` and `weights` are not looked at.
 
         Raises:
             ValueError: bits are not those of the format.

@@ -50,7 +50,7 @@ class GaussianInt:
     def levels(
         self, bits: int, sample: NDArray[Any] | None = None, weights: NDArray[Any] | None = None
     ) -> NDArray[np.float64]:
-        """2^bits levels; `sample` and `weights` are not looked at.
+        """Returns 2^bits levels; `sample` and `weights` are not looked at.
 
         Raises:
             ValueError: bits out of 1..8.

@@ -75,7 +75,7 @@ METHOD = Lloyd
 
 
 def distinct(sample: NDArray[Any], weights: NDArray[Any] | None) -> tuple[Doubles, Doubles]:
-    """The ascending distinct values of a sample with h > 0, and the sum of h of each."""
+    """Returns the ascending distinct values of a sample with h > 0, and the sum of h of each."""
     h = np.ones(sample.size) if weights is None else np.asarray(weights, np.float64).ravel()
     counts = h > 0
     values, index = np.unique(np.asarray(sample, np.float64).ravel()[counts], return_inverse=True)

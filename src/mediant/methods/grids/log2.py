@@ -62,7 +62,7 @@ class Log2:
     def levels(
         self, bits: int, sample: NDArray[Any] | None = None, weights: NDArray[Any] | None = None
     ) -> NDArray[np.float64]:
-        """2^bits - 1 levels, or 2^bits without 0; `sample` and `weights` are not looked at.
+        """Returns 2^bits - 1 levels, or 2^bits without 0; `sample` and `weights` are not looked at.
 
         Raises:
             ValueError: bits above 8, or no more than the number of terms (1 is enough without 0).
@@ -78,7 +78,7 @@ METHOD = Log2
 
 
 def sums(bits: int, terms: int) -> NDArray[np.float64]:
-    """The 2^bits sums of `terms` powers of two, 0 among them."""
+    """Returns the 2^bits sums of `terms` powers of two, 0 among them."""
     magnitudes = np.zeros(1)
     for i in range(terms):
         share = (bits - i + terms - 1) // terms

@@ -58,7 +58,7 @@ class Nested:
     def levels(
         self, bits: int, sample: NDArray[Any] | None = None, weights: NDArray[Any] | None = None
     ) -> NDArray[np.float64]:
-        """2^bits levels; `sample` and `weights` are not looked at.
+        """Returns 2^bits levels; `sample` and `weights` are not looked at.
 
         Raises:
             ValueError: bits out of 2..4.
@@ -70,12 +70,13 @@ class Nested:
         return np.concatenate([-positive[::-1], positive])
 
     def leading(self, bits: int) -> tuple[int, ...]:
-        """The bit widths that codes of so many bits can also be read at, less than `bits`."""
+        """Returns the bit widths that codes of so many bits can also be read at, less than `bits`."""
         return tuple(bit_width for bit_width in TABLES if bit_width < bits)
 
 
 def readings(bits: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The level of every code of `bits` bits at each bit width it can be read at, and what an error there counts.
+    """Returns the level of every code of `bits` bits at each bit width it can be read at, and what an error there
+    counts.
 
     Levels [readings, 2^bits], weights [readings], the deepest first.
     """

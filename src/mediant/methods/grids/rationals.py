@@ -49,7 +49,7 @@ class Rationals:
     def levels(
         self, bits: int, sample: NDArray[Any] | None = None, weights: NDArray[Any] | None = None
     ) -> NDArray[np.float64]:
-        """The fractions, each rounded once to float64; `sample` and `weights` are not looked at.
+        """Returns the fractions, each rounded once to float64; `sample` and `weights` are not looked at.
 
         Raises:
             ValueError: bits out of 2..8, or too few for the denominator.

@@ -59,7 +59,7 @@ class Uniform:
     def levels(
         self, bits: int, sample: NDArray[Any] | None = None, weights: NDArray[Any] | None = None
     ) -> NDArray[np.float64]:
-        """2^bits levels, or one fewer if symmetric; `sample` and `weights` are not looked at.
+        """Returns 2^bits levels, or one fewer if symmetric; `sample` and `weights` are not looked at.
 
         Raises:
             ValueError: bits out of 1..8, or 1 for `signed` and `symmetric`.

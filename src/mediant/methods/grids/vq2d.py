@@ -52,7 +52,7 @@ class Vq2d(GaussianInt):
     def levels(
         self, bits: int, sample: NDArray[Any] | None = None, weights: NDArray[Any] | None = None
     ) -> NDArray[np.float64]:
-        """2^bits levels, or, at 2 bits, the points [2, 16]; `sample` and `weights` are not looked at.
+        """Returns 2^bits levels, or, at 2 bits, the points [2, 16]; `sample` and `weights` are not looked at.
 
         Raises:
             ValueError: bits out of 2..8.

@@ -17,11 +17,11 @@ class Factors(NamedTuple):
     right: Doubles
 
     def product(self) -> Doubles:
-        """The product of the factors, [rows, columns]."""
+        """Returns the product of the factors, [rows, columns]."""
         return self.left @ self.right
 
     def first(self, rank: int) -> Factors:
-        """The first components."""
+        """Returns the first components."""
         return Factors(self.left[:, :rank], self.right[:rank])
 
 
@@ -48,7 +48,7 @@ class LowRank(Protocol):
 
 
 def by_singular_values(matrix: Doubles, rank: int) -> Factors:
-    """The first singular triplets; the values' roots go to both sides, so that both have alike magnitudes."""
+    """Returns the first singular triplets; the values' roots go to both sides, so that both have alike magnitudes."""
     u, s, v = np.linalg.svd(matrix, full_matrices=False)
     root = np.sqrt(s[:rank])
     return Factors(u[:, :rank] * root, root[:, None] * v[:rank])

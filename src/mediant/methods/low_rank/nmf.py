@@ -79,14 +79,16 @@ def non_negative(matrix: Doubles, rank: int, updates: int) -> Factors:
 
 
 def updated(matrix: Doubles, found: Factors) -> Factors:
-    """One update of the right factor, then of the left."""
+    """Returns one update of the right factor, then of the left."""
     a, b = found
     b = b * (a.T @ matrix) / (a.T @ a @ b + TINY)
     return Factors(a * (matrix @ b.T) / (a @ (b @ b.T) + TINY), b)
 
 
 def started(matrix: Doubles, rank: int) -> Factors:
-    """The larger of the positive and negative halves of each singular triplet; zeros become a hundredth of the mean."""
+    """Returns the larger of the positive and negative halves of each singular triplet; zeros become a hundredth of the
+    mean.
+    """
     svd = by_singular_values(matrix, rank)
     left, right = np.zeros_like(svd.left), np.zeros_like(svd.right)
     for k in range(rank):

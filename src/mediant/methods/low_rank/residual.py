@@ -54,7 +54,7 @@ class Residual:
         rows: NDArray[np.float64] | None = None,
         metric: NDArray[np.float64] | None = None,
     ) -> Factors:
-        """The best factors for the error that rounding left."""
+        """Returns the best factors for the error that rounding left."""
         return WhitenedSvd(self.damping, self.weigh_rows).factors(matrix, rank, rows, metric)
 
 

@@ -43,7 +43,7 @@ class TruncatedSvd:
         rows: NDArray[np.float64] | None = None,
         metric: NDArray[np.float64] | None = None,
     ) -> Factors:
-        """The first `rank` singular triplets."""
+        """Returns the first `rank` singular triplets."""
         return by_singular_values(matrix, rank)
 
 

@@ -56,7 +56,7 @@ class WhitenedSvd:
         rows: NDArray[np.float64] | None = None,
         metric: NDArray[np.float64] | None = None,
     ) -> Factors:
-        """The first `rank` triplets of F^1/2 W S, taken back to the space of W."""
+        """Returns the first `rank` triplets of F^1/2 W S, taken back to the space of W."""
         f = root_weights(rows if self.weigh_rows else None, len(matrix))
         whitening = Whitening.of(metric, matrix.shape[1], self.damping)
         found = by_singular_values(whitening.apply(f[:, None] * matrix), rank)
@@ -74,7 +74,7 @@ class Whitening:
 
     @classmethod
     def of(cls, metric: NDArray[np.float64] | None, columns: int, damping: float) -> Whitening:
-        """The factor of a metric that is damped first; of none it is the identity."""
+        """Returns the factor of a metric that is damped first; of none it is the identity."""
         if metric is None:
             return cls(np.ones(columns))
         if metric.ndim == 1:

@@ -42,7 +42,7 @@ def column_losses(score: str, matrix: Array, statistics: LayerStatistics | None,
 
 
 def best(losses: Doubles, count: int) -> list[int]:
-    """The `count` parts worth most, ascending; of equal ones the first.
+    """Returns the `count` parts worth most, ascending; of equal ones the first.
 
     >>> best(np.array([1.0, 3.0, 2.0, 3.0]), 2)
     [1, 3]

@@ -46,7 +46,7 @@ class Rounding(Protocol):
     """
 
     def round(self, layer: Layer, levels: NDArray[np.float64], setting: Setting) -> RoundedRows:
-        """Codes and scales of the rows of a layer; ties go to the lower level.
+        """Returns codes and scales of the rows of a layer; ties go to the lower level.
 
         Args:
             layer: the rows, with their metric and its factors.

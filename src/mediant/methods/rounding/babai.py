@@ -69,7 +69,7 @@ class Babai:
         return type(self) is Babai and self.order == NATURAL
 
     def round(self, layer: Layer, levels: NDArray[np.float64], setting: Setting) -> RoundedRows:
-        """Codes and scales of a layer's rows.
+        """Returns codes and scales of a layer's rows.
 
         Raises:
             PlanError: the scales are not exact, or of 16 bits, or the grid has zero points.
@@ -91,7 +91,7 @@ class Babai:
         group: int,
         form: ScaleForm,
     ) -> Rounded:
-        """Codes and scales of a matrix [rows, columns]; the factors may be those of reordered columns.
+        """Returns codes and scales of a matrix [rows, columns]; the factors may be those of reordered columns.
 
         Levels are [count], or points [2, 16], which need pairs to be neighbours in the factors' order.
 
@@ -122,7 +122,7 @@ class Babai:
         group: int,
         form: ScaleForm,
     ) -> Rounded:
-        """Codes and scales of a matrix [rows, columns] in the factors' order, before descent."""
+        """Returns codes and scales of a matrix [rows, columns] in the factors' order, before descent."""
         return babai(matrix, factored, levels, group, form)
 
 

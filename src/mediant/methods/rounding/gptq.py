@@ -68,7 +68,7 @@ class Gptq:
             raise ValueError(f"the order {self.order!r} is not one of {', '.join(get_args(Order))}")
 
     def round(self, layer: Layer, levels: NDArray[np.float64], setting: Setting) -> RoundedRows:
-        """Codes and scales of a layer's rows.
+        """Returns codes and scales of a layer's rows.
 
         Raises:
             PlanError: scales have fewer than 16 bits.
@@ -87,7 +87,7 @@ class Gptq:
     def on_factors(
         self, matrix: Floats, factored: MetricFactors, levels: NDArray[np.float64], group: int, scales: FitScales
     ) -> Found:
-        """Codes and scales of a matrix [rows, columns].
+        """Returns codes and scales of a matrix [rows, columns].
 
         Args:
             matrix: float32.
@@ -132,7 +132,7 @@ def _in_order(
 def _permuted(
     w: Floats, factored: MetricFactors, levels: NDArray[np.float64], scale: Floats, zero: Floats
 ) -> tuple[Codes, int]:
-    """Codes [rows, columns] with a scale and a zero for every weight, and how many were outside."""
+    """Returns codes [rows, columns] with a scale and a zero for every weight, and how many were outside."""
     width, w = 64, w.copy()
     blocks = [slice(a, min(a + width, w.shape[1])) for a in range(0, w.shape[1], width)]
     found = [_block(w, here, factored.feedback, levels, scale[:, here], zero[:, here]) for here in blocks]
@@ -142,7 +142,7 @@ def _permuted(
 def _block(
     w: Floats, here: slice, feedback: Floats, levels: NDArray[np.float64], scale: Floats, zero: Floats
 ) -> tuple[Codes, int]:
-    """Codes of some neighbouring columns of w [rows, columns], and how many weights were outside the grid.
+    """Returns codes of some neighbouring columns of w [rows, columns], and how many weights were outside the grid.
 
     Their errors are carried on into all later columns.
     """

@@ -50,7 +50,7 @@ class KBest(Babai):
         group: int,
         form: ScaleForm,
     ) -> Rounded:
-        """Codes and scales of a matrix [rows, columns] in the factors' order, before descent."""
+        """Returns codes and scales of a matrix [rows, columns] in the factors' order, before descent."""
         return k_best(matrix, factored, levels, group, form, self.beams)
 
 

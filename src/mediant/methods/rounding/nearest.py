@@ -43,7 +43,7 @@ class Nearest:
     """Nearest level, ties down; it has no parameters."""
 
     def round(self, layer: Layer, levels: NDArray[np.float64], setting: Setting) -> RoundedRows:
-        """Codes of a layer's rows, scales fitted to its groups."""
+        """Returns codes of a layer's rows, scales fitted to its groups."""
         rows, columns = layer.matrix.shape
         groups = to_groups(layer.matrix, setting.group)
         h = group_weights(sensitivities(layer.statistics, slice(0, rows)), (rows, columns), setting.group)
@@ -60,7 +60,7 @@ class Nearest:
         zero: NDArray[np.float32],
         levels: NDArray[np.float64],
     ) -> NDArray[np.uint8]:
-        """Codes of [groups, size] weights under the given scale and zero [groups].
+        """Returns codes of [groups, size] weights under the given scale and zero [groups].
 
         Raises:
             ValueError: the shapes do not fit.

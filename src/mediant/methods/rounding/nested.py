@@ -48,7 +48,7 @@ class Nested(Babai):
         group: int,
         form: ScaleForm,
     ) -> Rounded:
-        """Codes and scales of a matrix [rows, columns]; the levels must be those of the grid `nested`.
+        """Returns codes and scales of a matrix [rows, columns]; the levels must be those of the grid `nested`.
 
         Raises:
             ValueError: `form` has 16 bits, or the levels are others.

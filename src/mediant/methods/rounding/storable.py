@@ -41,7 +41,7 @@ class Storable:
     """Nearest level under the best scale that can be stored; it has no parameters."""
 
     def round(self, layer: Layer, levels: NDArray[np.float64], setting: Setting) -> RoundedRows:
-        """Codes and scales of a layer's rows.
+        """Returns codes and scales of a layer's rows.
 
         Raises:
             PlanError: the scales are not exact, or of 16 bits, or the grid has zero points.
@@ -58,7 +58,7 @@ class Storable:
 
 
 def _weights(layer: Layer) -> NDArray[np.float32]:
-    """The diagonal of the metric [columns], at most 1."""
+    """Returns the diagonal of the metric [columns], at most 1."""
     metric = layer.whole.metric()
     diagonal = metric if metric.ndim == 1 else np.diag(metric)
     peak = float(diagonal.max(initial=0))

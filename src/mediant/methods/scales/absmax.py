@@ -78,19 +78,19 @@ METHOD = Absmax
 
 
 def extremes(groups: Floats, weights: Floats | None) -> tuple[Doubles, Doubles]:
-    """The least and the largest of 0 and the weights that count, in each group."""
+    """Returns the least and the largest of 0 and the weights that count, in each group."""
     counting = groups if weights is None else np.where(weights > 0, groups, 0)
     return counting.min(1, initial=0).astype(np.float64), counting.max(1, initial=0).astype(np.float64)
 
 
 def inner_end(levels: Doubles) -> float:
-    """The end of the symmetric part of a table, or its outermost level if it lies to one side of 0."""
+    """Returns the end of the symmetric part of a table, or its outermost level if it lies to one side of 0."""
     inner = min(-levels[0], levels[-1])
     return float(inner if inner > 0 else np.abs(levels).max())
 
 
 def affine(lo: Doubles, hi: Doubles, levels: Doubles) -> Fit:
-    """Scale and integer zero for the range [lo, hi] that holds 0."""
+    """Returns the scale and integer zero for the range [lo, hi] that holds 0."""
     scale = to_float32((hi - lo) / (levels[-1] - levels[0]))
     quotient = np.divide(lo, scale, out=np.zeros(len(lo)), where=scale > 0)
     zero = np.clip(np.rint(levels[0] - quotient), levels[0], levels[-1])

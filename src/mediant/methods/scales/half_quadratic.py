@@ -107,7 +107,7 @@ def lp_error(w: Floats, h: Floats, fit: Fit, levels: Doubles, unit: Doubles, p: 
 
 
 def step(w: Floats, h: Floats, fit: Fit, levels: Doubles, zero_point: bool, p: float, beta: float) -> Fit:
-    """One iteration; a group whose scale is or becomes 0 keeps what it has."""
+    """Returns one iteration; a group whose scale is or becomes 0 keeps what it has."""
     scale = np.where(fit.scale != 0, fit.scale, 1).astype(np.float64)[:, None]
     zero = fit.zero.astype(np.float64)[:, None]
     q = levels[nearest_code(w, *fit, levels)]
@@ -133,7 +133,7 @@ def shrunk(r: Doubles, p: float, beta: float) -> Doubles:
 
 
 def weighted_mean(values: Doubles, h: Floats) -> Doubles:
-    """Mean of each row [groups, 1]; 0 where no weight counts."""
+    """Returns the mean of each row [groups, 1]; 0 where no weight counts."""
     total = h.sum(1, keepdims=True, dtype=np.float64)
     mean: Doubles = np.divide((h * values).sum(1, keepdims=True), total, out=np.zeros(total.shape), where=total > 0)
     return mean

@@ -54,7 +54,7 @@ class Kl:
             raise ValueError(f"a histogram has at least 2 bins, not {self.bins}")
 
     def fit(self, groups: Floats, weights: Floats | None, levels: Doubles, zero_point: bool) -> Fit:
-        """Scale of each group; 0 for a group of zeros.
+        """Returns the scale of each group; 0 for a group of zeros.
 
         Raises:
             ValueError: the grid has a zero point, or no level but 0.
@@ -89,7 +89,7 @@ def histogram(groups: Floats, h: Floats, most: Doubles, bins: int) -> Doubles:
 
 
 def best_threshold(counts: Doubles, magnitudes: Doubles) -> Doubles:
-    """The threshold of least KL as a share of the largest magnitude; of equal ones the largest.
+    """Returns the threshold of least KL as a share of the largest magnitude; of equal ones the largest.
 
     Args:
         counts: histograms [groups, bins].

@@ -29,7 +29,7 @@ class Edit(Protocol):
     """A change of a model's structure."""
 
     def edited(self, config: Config, tensors: Tensors) -> tuple[Config, Tensors]:
-        """The configuration and the tensors of the other model; the arguments stay as they are.
+        """Returns the configuration and the tensors of the other model; the arguments stay as they are.
 
         Raises:
             PlanError: the edit does not fit the model.
@@ -62,7 +62,7 @@ class Learner(Protocol):
 
 
 def edit_from(spec: Mapping[str, Any]) -> Edit | Learner:
-    """The edit that an entry of a plan's `structure` names.
+    """Returns the edit that an entry of a plan's `structure` names.
 
     Raises:
         PlanError: there is none of that name, or it does not have such parameters.

@@ -12,7 +12,7 @@ from mediant.errors import PlanError
 
 
 def to_text(indices: Iterable[int], count: int) -> str:
-    """The text of a set of indices below `count`.
+    """Returns the text of a set of indices below `count`.
 
     >>> to_text([0, 9], 10)
     'AQI='
@@ -23,7 +23,7 @@ def to_text(indices: Iterable[int], count: int) -> str:
 
 
 def from_text(text: object, count: int) -> list[int]:
-    """The inverse of `to_text`, ascending.
+    """Returns the inverse of `to_text`, ascending.
 
     Raises:
         PlanError: it is not the text of a set of indices below `count`.
@@ -39,7 +39,7 @@ def from_text(text: object, count: int) -> list[int]:
 
 
 def uniform(texts: object, layers: int, count: int, what: str) -> list[list[int]]:
-    """A set for each layer, all equally large: only so is the result an ordinary model.
+    """Returns a set for each layer, all equally large: only so is the result an ordinary model.
 
     Raises:
         PlanError: the number of sets or their sizes do not fit.

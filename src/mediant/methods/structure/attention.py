@@ -70,7 +70,7 @@ METHOD = AttentionPattern
 
 
 def _with_own_window(config: Config, layers: set[int], window: int, count: int) -> Config | None:
-    """The configuration in the architecture's own fields; None where they cannot say it."""
+    """Returns the configuration in the architecture's own fields; None where they cannot say it."""
     if "sliding_window" not in config:
         return None
     switch = {"use_sliding_window": True} if "use_sliding_window" in config else {}

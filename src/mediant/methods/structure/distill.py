@@ -52,7 +52,7 @@ class Distill:
         state: State | None,
         keep: Callable[[State], None],
     ) -> State:
-        """The learned weights; none where they are no better on windows that were not learned from.
+        """Returns the learned weights; none where they are no better on windows that were not learned from.
 
         Raises:
             PlanError: a parameter is out of range, or there is one window only.
@@ -76,7 +76,7 @@ METHOD = Distill
 
 
 def method_of(alpha: float, temperature: float, hidden: float, rate: float, lora_rank: int = 0) -> Distillation:
-    """The method with these parameters.
+    """Returns the method with these parameters.
 
     Raises:
         PlanError: one is out of range.

@@ -44,7 +44,7 @@ class DropLayers:
     layers: Sequence[int] = ()
 
     def edited(self, config: Config, tensors: Tensors) -> tuple[Config, Tensors]:
-        """The model without these blocks."""
+        """Returns the model without these blocks."""
         count = layer_count(config)
         dropped = set(self.layers)
         if not dropped or not all(type(n) is int and 0 <= n < count for n in dropped) or len(dropped) == count:
@@ -65,7 +65,7 @@ METHOD = DropLayers
 
 
 def layer_count(config: Config) -> int:
-    """Number of transformer blocks.
+    """Returns the number of transformer blocks.
 
     Raises:
         PlanError: the configuration does not say.

@@ -32,7 +32,7 @@ class KeepHeads:
     groups: Sequence[str] = ()
 
     def edited(self, config: Config, tensors: Tensors) -> tuple[Config, Tensors]:
-        """The model with these heads only."""
+        """Returns the model with these heads only."""
         blocks = Blocks.of(tensors)
         if not blocks.scheme.free_heads:
             raise PlanError(
@@ -50,7 +50,7 @@ class KeepHeads:
 
 
 def _rows(groups: Sequence[int], width: int) -> list[int]:
-    """The rows of some groups, each of `width` neighbouring rows."""
+    """Returns the rows of some groups, each of `width` neighbouring rows."""
     return [group * width + row for group in groups for row in range(width)]
 
 

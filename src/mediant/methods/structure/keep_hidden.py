@@ -36,7 +36,7 @@ class KeepHidden:
     gains: Mapping[str, float] = field(default_factory=dict)
 
     def edited(self, config: Config, tensors: Tensors) -> tuple[Config, Tensors]:
-        """The model with these components only."""
+        """Returns the model with these components only."""
         blocks = Blocks.of(tensors)
         if not blocks.scheme.norms or str(config.get("model_type", "")).startswith("gemma"):
             raise PlanError("The hidden width can only be pruned in models with RMS norms of plain gains.")

@@ -28,7 +28,7 @@ class KeepNeurons:
     neurons: Sequence[str] = ()
 
     def edited(self, config: Config, tensors: Tensors) -> tuple[Config, Tensors]:
-        """The model with these neurons only."""
+        """Returns the model with these neurons only."""
         blocks, name = Blocks.of(tensors), neuron_count(config)
         axes = list(blocks.neurons())
         count = tensors[axes[0].tensor].shape[axes[0].axis]

@@ -69,7 +69,7 @@ class Refit:
         state: State | None,
         keep: Callable[[State], None],
     ) -> State:
-        """The refitted matrices; none where they are no better on windows that were not learned from.
+        """Returns the refitted matrices; none where they are no better on windows that were not learned from.
 
         Raises:
             PlanError: the model has no such parts, the layers do not fit, or there is one window only.
@@ -121,7 +121,7 @@ def outlet(blocks: Blocks, part: str) -> str:
 
 
 def _part(name: str) -> str:
-    """The path of the module around the one that a tensor is in."""
+    """Returns the path of the module around the one that a tensor is in."""
     return name.removesuffix(WEIGHT).rpartition(".")[0]
 
 
@@ -145,7 +145,7 @@ class _Pair:
         self.products = products if self.products is None else self.products.add_(products)
 
     def refitted(self, damping: float) -> torch.Tensor:
-        """The matrix in the layout of its module."""
+        """Returns the matrix in the layout of its module."""
         assert self.squares is not None
         assert self.products is not None
         shift = damping * float(self.squares.diagonal().mean())
@@ -165,7 +165,7 @@ def _modules(network: nn.Module, outlet: str) -> tuple[Any, Any]:
 
 @torch.inference_mode()
 def _gathered(teacher: nn.Module, pairs: Sequence[_Pair], windows: torch.Tensor, progress: Progress) -> Sequence[_Pair]:
-    """The pairs with sums over all windows [windows, tokens], added in their order."""
+    """Returns the pairs with sums over all windows [windows, tokens], added in their order."""
     turns, seen = Turns(), threading.local()
     base: Any = teacher.base_model
 

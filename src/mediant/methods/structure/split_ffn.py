@@ -61,7 +61,7 @@ class SplitFfn:
     neurons: Sequence[str] = ()
 
     def edited(self, config: Config, tensors: Tensors) -> tuple[Config, Tensors]:
-        """The mixture."""
+        """Returns the mixture."""
         self._check(config)
         width = int(config["intermediate_size"])
         labels = [decoded(text, width, self.experts) for text in self.neurons]
@@ -103,12 +103,12 @@ METHOD = SplitFfn
 
 
 def encoded(labels: Labels, experts: int) -> str:
-    """The expert of each neuron, as a text: bit planes in base64."""
+    """Returns the expert of each neuron, as a text: bit planes in base64."""
     return base64.b64encode(pack(labels.astype(np.uint8), experts.bit_length()).tobytes()).decode()
 
 
 def decoded(text: str, width: int, experts: int) -> Labels:
-    """The inverse of `encoded` for `width` neurons.
+    """Returns the inverse of `encoded` for `width` neurons.
 
     Raises:
         PlanError: it is not such a text.

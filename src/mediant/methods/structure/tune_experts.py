@@ -99,7 +99,7 @@ class MixtureTuner(Tuner):
 
 
 def mixtures(network: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every mixture with fused experts and a linear router, by the path of its module."""
+    """Yields every mixture with fused experts and a linear router, by the path of its module."""
     for path, module in network.named_modules():
         if hasattr(module, "experts") and hasattr(module, "gate") and hasattr(module.experts, "down_proj"):
             yield path, module

@@ -120,7 +120,7 @@ class Descent:
 
 
 def curve(losses: Sequence[float], width: int = CURVE) -> str:
-    """A loss curve in one line, `width` means wide, and the newest value.
+    """Returns a loss curve in one line, `width` means wide, and the newest value.
 
     >>> curve([4, 3, 2, 1])
     '█▆▃▁ 1.000'
@@ -137,7 +137,7 @@ def curve(losses: Sequence[float], width: int = CURVE) -> str:
 
 
 def size_of(parameter: nn.Parameter) -> float:
-    """Its root mean square."""
+    """Returns its root mean square."""
     return float(parameter.detach().square().mean().sqrt())
 
 
@@ -146,7 +146,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _batches(windows: int, course: Course) -> list[list[int]]:
-    """Windows of each step: every window once before any comes again."""
+    """Yields windows of each step: every window once before any comes again."""
 
     def shuffled() -> Iterator[int]:
         generator = torch.Generator().manual_seed(course.seed)

@@ -67,7 +67,7 @@ def _linear(module: nn.Module) -> bool:
 
 
 def _transposed(module: nn.Module) -> bool:
-    """True for GPT-2's linear module, which stores its matrix [in, out]."""
+    """Returns True for GPT-2's linear module, which stores its matrix [in, out]."""
     return type(module).__name__ == "Conv1D"
 
 

@@ -73,7 +73,7 @@ class Distillation:
     lora_rank: int = 0
 
     def loss(self, student: nn.Module, teacher: nn.Module, window: torch.Tensor) -> torch.Tensor:
-        """The loss on a window of tokens [tokens], a scalar that can be run backwards through the student."""
+        """Returns the loss on a window of tokens [tokens], a scalar that can be run backwards through the student."""
         heads = pieces_for(student, len(window)), pieces_for(teacher, len(window))
         if heads[0] is not None and heads[1] is not None:
             return self._loss_in_pieces(heads[0], heads[1], window)
@@ -158,7 +158,7 @@ class Distiller:
                 adapters.fold()
 
     def divergence(self, windows: torch.Tensor) -> float:
-        """Mean KL of the student from the teacher, in nats per token, over windows [windows, tokens]."""
+        """Returns the mean KL of the student from the teacher, in nats per token, over windows [windows, tokens]."""
         plain = Distillation()
 
         def measured(window: torch.Tensor) -> float:
@@ -168,7 +168,7 @@ class Distiller:
         return float(np.mean(list(ordered(measured, windows, compute_alone))))
 
     def values(self) -> dict[str, torch.Tensor]:
-        """The student's trained parameters so far, by name."""
+        """Returns the student's trained parameters so far, by name."""
         return {name: parameter.detach() for name, parameter in self.student.named_parameters()}
 
     def _gradient(self, parameters: list[nn.Parameter], masks: Sequence[torch.Tensor | None]) -> Gradient:
@@ -189,7 +189,7 @@ def _kept(parameter: torch.Tensor) -> torch.Tensor | None:
 
 
 def hard_loss(student: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy, in nats per token, of logits [tokens, vocabulary] against labels [tokens]."""
+    """Returns the mean cross entropy, in nats per token, of logits [tokens, vocabulary] against labels [tokens]."""
     return nn.functional.cross_entropy(student, labels)
 
 
@@ -201,7 +201,7 @@ def soft_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) 
 
 
 def hidden_loss(student: Hidden, teacher: Hidden) -> torch.Tensor:
-    """Mean over layers and tokens of |h - h'|^2 / |h'|^2, of states [tokens, width]."""
+    """Returns the mean over layers and tokens of |h - h'|^2 / |h'|^2, of states [tokens, width]."""
     pairs = zip(student, (teacher[i] for i in matched(len(student), len(teacher))), strict=True)
     errors = [((h - t).square().sum(-1) / t.square().sum(-1).clamp(min=TINY)).mean() for h, t in pairs]
     return torch.stack(errors).mean()

@@ -46,13 +46,15 @@ class _Divergence(torch.autograd.Function):
 
 
 def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Mean KL of the student from the teacher, in nats per token; logits [tokens, vocabulary]. The teacher is fixed."""
+    """Returns the mean KL of the student from the teacher, in nats per token; logits [tokens, vocabulary]. The teacher
+    is fixed.
+    """
     found: torch.Tensor = _Divergence.apply(student, teacher)  # type: ignore[no-untyped-call]
     return found
 
 
 def loss_in_pieces(student: HeadInPieces, teacher: HeadInPieces, window: torch.Tensor) -> torch.Tensor:
-    """The divergence on a window of tokens [tokens], with the logits of only some positions in memory."""
+    """Returns the divergence on a window of tokens [tokens], with the logits of only some positions in memory."""
     with torch.no_grad():
         target = teacher.outputs(window[None]).last_hidden_state
     return mean_in_pieces(student, teacher, student.outputs(window[None]).last_hidden_state, target, _of_piece)
@@ -61,7 +63,8 @@ def loss_in_pieces(student: HeadInPieces, teacher: HeadInPieces, window: torch.T
 def mean_in_pieces(
     student: HeadInPieces, teacher: HeadInPieces, found: torch.Tensor, target: torch.Tensor, loss: Loss
 ) -> torch.Tensor:
-    """The mean over tokens of a loss of logits, from the last hidden states [1, tokens, width] of both networks.
+    """Returns the mean over tokens of a loss of logits, from the last hidden states [1, tokens, width] of both
+    networks.
 
     Logits are computed again for the gradient. Against whole logits, sums are added in another order.
     """

@@ -106,12 +106,13 @@ def straight_through(
 
 
 def nearest(position: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """The code of the level nearest to each position, int64; of two as near the lower. Levels ascend."""
+    """Returns the code of the level nearest to each position, int64; of two as near the lower. Levels ascend."""
     return torch.bucketize(position, (levels[1:] + levels[:-1]) / 2)
 
 
 def started(position: torch.Tensor, codes: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """Positions within the cells of these codes, a margin from their edges, as near to the given ones as they can be.
+    """Returns positions within the cells of these codes, a margin from their edges, as near to the given ones as they
+    can be.
 
     >>> levels = torch.tensor([0.0, 1.0, 2.0])
     >>> started(torch.tensor([1.1, 1.9, -5.0]), torch.tensor([1, 1, 0]), levels)
@@ -171,7 +172,7 @@ class Latent(nn.Module):
         return 0.0 if self.zero is None else self._wide(self.zero, where)
 
     def weight(self) -> torch.Tensor:
-        """The rounded matrix [rows, columns]."""
+        """Returns the rounded matrix [rows, columns]."""
         pieces = []
         for rows in self.runs:
             here = rows.where
@@ -185,7 +186,7 @@ class Latent(nn.Module):
         return nn.functional.linear(turned, self.weight(), bias)
 
     def codes(self, scale: torch.Tensor) -> list[torch.Tensor]:
-        """The codes of each run, uint8, for scales [rows, groups] as they are stored, gains included.
+        """Returns the codes of each run, uint8, for scales [rows, groups] as they are stored, gains included.
 
         Where a scale is 0, the code stays.
         """
@@ -213,5 +214,5 @@ class _Rotation(torch.autograd.Function):
 
 
 def block_loss(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Mean over tokens of the squared error relative to the token, of block outputs [..., width]."""
+    """Returns the mean over tokens of the squared error relative to the token, of block outputs [..., width]."""
     return ((found - wanted).square().sum(-1) / wanted.square().sum(-1).clamp(min=TINY)).mean()

@@ -86,7 +86,7 @@ class Tuner:
         self.descent.run(self._gradient, windows, Course(steps, seed=seed), progress, "Tuning scales", state, keep)
 
     def divergence(self, windows: torch.Tensor) -> float:
-        """Mean KL from the original in nats per token over windows [windows, tokens]."""
+        """Returns the mean KL from the original in nats per token over windows [windows, tokens]."""
 
         def measured(window: torch.Tensor) -> float:
             with torch.no_grad():
@@ -95,7 +95,7 @@ class Tuner:
         return float(np.mean(list(ordered(measured, windows, compute_alone))))
 
     def tuned(self) -> Tuned:
-        """The tuned values so far."""
+        """Returns the tuned values so far."""
         gains = {name: gain.detach().numpy() for name, gain in self.gains.items()}
         return Tuned(gains, {name: p.detach().float().numpy() for name, p in self.others.items()})
 

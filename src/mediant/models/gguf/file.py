@@ -62,11 +62,12 @@ class GGUFFile:
         return str(self.fields["general.architecture"])
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor in torch's order, slowest axis first."""
+        """Returns the shape of a tensor in torch's order, slowest axis first."""
         return tuple(int(n) for n in reversed(self.tensors[name].shape))
 
     def read(self, name: str, rows: slice | None = None) -> NDArray[np.float32]:
-        """A tensor's values in float32, dequantized now; those of some rows, entries of its first axis, if asked.
+        """Returns a tensor's values in float32, dequantized now; those of some rows, entries of its first axis, if
+        asked.
 
         Raises:
             ModelError: it is of a type that the gguf package cannot dequantize, or the file has become shorter.
@@ -84,7 +85,7 @@ class GGUFFile:
         return values.reshape(end - begin, *shape[1:])
 
     def _raw(self, tensor: ReaderTensor, shape: tuple[int, ...], begin: int, end: int) -> NDArray[Any]:
-        """The stored numbers of some entries of the first axis, in rows that are long enough to be fast."""
+        """Returns the stored numbers of some entries of the first axis, in rows that are long enough to be fast."""
         step = tensor.data.nbytes // shape[0]
         count = (end - begin) * step // tensor.data.itemsize
         found = np.fromfile(self.path, tensor.data.dtype, count, offset=int(tensor.data_offset) + begin * step)

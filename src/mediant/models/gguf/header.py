@@ -23,7 +23,7 @@ class Header:
         return self._prefix + name in self.file.fields
 
     def take(self, name: str, default: Any = REQUIRED) -> Any:
-        """The value of a key, or of every layer where they are equal; `default` where the header does not say.
+        """Returns the value of a key, or of every layer where they are equal; `default` where the header does not say.
 
         Raises:
             ModelError: it is required and missing, or layers differ.
@@ -40,7 +40,7 @@ class Header:
         return distinct[0]
 
     def take_any(self, name: str, default: Any = REQUIRED) -> Any:
-        """The value of a key, a list where layers have their own."""
+        """Returns the value of a key, a list where layers have their own."""
         self._taken.add(self._prefix + name)
         value = self.file.fields.get(self._prefix + name, default)
         if value is REQUIRED:

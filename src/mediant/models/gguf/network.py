@@ -45,7 +45,7 @@ class Network:
 
 
 def network(file: GGUFFile) -> Network:
-    """The network that `file` holds; values are dequantized when a tensor is read.
+    """Returns the network that `file` holds; values are dequantized when a tensor is read.
 
     Raises:
         ModelError: the architecture is none of `families`, or a number or tensor has no place, or lacks.
@@ -70,7 +70,7 @@ def network(file: GGUFFile) -> Network:
 
 
 def configuration(file: GGUFFile, family: Family) -> PretrainedConfig:
-    """The configuration that the header describes.
+    """Returns the configuration that the header describes.
 
     Raises:
         ModelError: a number of it is missing, contradicts another, or has no place in the configuration.
@@ -138,7 +138,9 @@ def _check_kept(file: GGUFFile, config: PretrainedConfig, settings: Mapping[str,
 
 
 def _sources(family: Family, name: str, file: GGUFFile) -> Part | None:
-    """The tensors of the file that a tensor of the network is made of, with the layer filled in; None if unknown."""
+    """Returns the tensors of the file that a tensor of the network is made of, with the layer filled in; None if
+    unknown.
+    """
     layer = LAYER.search(name)
     template = LAYER.sub(".{n}.", name, count=1)
     module, ending = template, ""

@@ -17,7 +17,7 @@ Change = Callable[[Sequence[Floats], PretrainedConfig], Floats]
 
 
 def alone(values: Sequence[Floats], config: PretrainedConfig) -> Floats:
-    """The one tensor as it is."""
+    """Returns the one tensor as it is."""
     return values[0]
 
 
@@ -46,18 +46,20 @@ class Family:
 
 
 def _rotary_halves(values: Floats, heads: int) -> Floats:
-    """Rows of each head: neighbours are rotated in llama.cpp's Llama, the two halves of a head in transformers."""
+    """Returns rows of each head: neighbours are rotated in llama.cpp's Llama, the two halves of a head in
+    transformers.
+    """
     pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
 
 
 def rotated_queries(values: Sequence[Floats], config: PretrainedConfig) -> Floats:
-    """Rows of queries, or their bias, in transformers' order."""
+    """Returns rows of queries, or their bias, in transformers' order."""
     return _rotary_halves(values[0], config.num_attention_heads)
 
 
 def rotated_keys(values: Sequence[Floats], config: PretrainedConfig) -> Floats:
-    """Rows of keys, or their bias, in transformers' order."""
+    """Returns rows of keys, or their bias, in transformers' order."""
     return _rotary_halves(values[0], config.num_key_value_heads)
 
 
@@ -72,7 +74,7 @@ def transposed(values: Sequence[Floats], config: PretrainedConfig) -> Floats:
 
 
 def as_row(values: Sequence[Floats], config: PretrainedConfig) -> Floats:
-    """A vector as a matrix of one row."""
+    """Returns a vector as a matrix of one row."""
     return values[0].reshape(1, -1)
 
 

@@ -121,7 +121,7 @@ def llama3_factors(
     high_freq_factor: float,
     original_max_position_embeddings: int,
 ) -> NDArray[np.float64]:
-    """The divisors [rotated / 2] of the rotary frequencies that Llama 3's scaling amounts to.
+    """Returns the divisors [rotated / 2] of the rotary frequencies that Llama 3's scaling amounts to.
 
     Waves longer than the original context over `low_freq_factor` are slowed by `factor`, those shorter than it over
     `high_freq_factor` stay, and between them the inverse goes linearly with the number of waves in the context.

@@ -53,7 +53,7 @@ UNSAID = ("", "default")
 
 
 def tokenizer(file: GGUFFile, progress: Progress = SILENT) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of the file; None if it has none.
+    """Returns the tokenizer of the file; None if it has none.
 
     Raises:
         ModelError: it is of a kind that is not known, or has a setting that has no place.
@@ -72,7 +72,9 @@ def tokenizer(file: GGUFFile, progress: Progress = SILENT) -> PreTrainedTokenize
 
 
 def files_of(found: PreTrainedTokenizerBase) -> dict[str, bytes]:
-    """The files of a tokenizer by name; `tokenizer.json` is as short as can be, for its bytes count ever after."""
+    """Returns the files of a tokenizer by name; `tokenizer.json` is as short as can be, for its bytes count ever
+    after.
+    """
     with tempfile.TemporaryDirectory() as folder:
         found.save_pretrained(folder)
         contents = {str(f.relative_to(folder)): f.read_bytes() for f in sorted(Path(folder).rglob("*")) if f.is_file()}
@@ -82,7 +84,7 @@ def files_of(found: PreTrainedTokenizerBase) -> dict[str, bytes]:
 
 
 def end_tokens(file: GGUFFile) -> int | list[int] | None:
-    """The tokens at which a text ends: of the text, of a turn and of a message, where the file says so."""
+    """Returns the tokens at which a text ends: of the text, of a turn and of a message, where the file says so."""
     keys = ("eos_token_id", "eot_token_id", "eom_token_id")
     said = [file.fields[f"{PREFIX}{key}"] for key in keys if f"{PREFIX}{key}" in file.fields]
     distinct = list(dict.fromkeys(int(token) for token in said))
@@ -90,7 +92,7 @@ def end_tokens(file: GGUFFile) -> int | list[int] | None:
 
 
 def compact(text: str) -> str:
-    """A tokenizer without white space, and its merges as "a b" where that reads back as the same."""
+    """Returns a tokenizer without white space, and its merges as "a b" where that reads back as the same."""
     data = json.loads(text)
     shortest = _dump(data | {"model": _joined_merges(data["model"])})
     return shortest if _same_tokenizer(shortest, text) else _dump(data)

@@ -79,7 +79,7 @@ class TrainCodes:
 
 
 def trainable(info: TensorInfo, plan: Form) -> bool:
-    """True if the codes of a tensor can learn: a matrix of a block, quantized as a whole."""
+    """Returns True if the codes of a tensor can learn: a matrix of a block, quantized as a whole."""
     return (
         plan.trainable and info.role == "linear" and info.layout in ("out_in", "in_out") and bool(block_path(info.name))
     )
@@ -99,7 +99,7 @@ def check_trainable(model: Model, plan: Plan) -> None:
 
 
 def train(run: Run, plan: Plan, encodings: Encodings) -> Learned:
-    """The parts of all tensors whose codes learned, by name; of those that did not become better, as they were.
+    """Returns the parts of all tensors whose codes learned, by name; of those that did not become better, as they were.
 
     Raises:
         PlanError: no codes can be trained.
@@ -125,7 +125,7 @@ def _name(what: str, plan: Plan) -> str:
 
 
 def replace_codes(run: Run, encodings: Encodings, learned: Learned) -> Generator[Encoding, None, None]:
-    """The encodings with the parts that were learned, and with certificates of what they are now."""
+    """Yields the encodings with the parts that were learned, and with certificates of what they are now."""
     with WeightReader(run.model) as weights, contextlib.closing(encodings()) as before:
         for encoding in before:
             name = encoding.info.name
@@ -148,7 +148,7 @@ class _Pupil:
         self.names = [t.name for t in run.model.tensors if trainable(t, plan.tensors[t.name])]
 
     def learn_blocks(self, windows: torch.Tensor) -> None:
-        """One block after another learns; those that an earlier run finished are taken up."""
+        """Returns one block after another learns; those that an earlier run finished are taken up."""
         windows = windows[np.unique(np.linspace(0, len(windows) - 1, BLOCK_WINDOWS).round().astype(int))]
         before = load_reference(self.run.model).requires_grad_(False)
         blocks = {block_path(name): [n for n in self.names if block_path(n) == block_path(name)] for name in self.names}
@@ -178,7 +178,7 @@ class _Pupil:
         )
 
     def learn_together(self, windows: torch.Tensor) -> None:
-        """All codes learn by KL to the original."""
+        """Returns all codes learn by KL to the original."""
         teacher, method = load_reference(self.run.original).requires_grad_(False), Distillation()
         held, steps, kept = held_out(len(windows)), self.run.steps(self.plan), _name("latents", self.plan)
         course = Course(self.plan.code_steps, seed=self.plan.seed, keep_every=KEEP_EVERY)
@@ -325,7 +325,7 @@ def _mean(loss: Callable[[torch.Tensor], torch.Tensor], windows: torch.Tensor) -
 
 
 def _stored(encoding: Encoding, latent: Latent) -> dict[str, Array]:
-    """The parts of an encoding with the gains in its scales, and codes rounded anew for these scales."""
+    """Returns the parts of an encoding with the gains in its scales, and codes rounded anew for these scales."""
     plan, info = encoding.plan, encoding.info
     parts = plan.with_row_gains(info, encoding.parts, latent.gain.detach().numpy())
     scales = plan.codes(info, parts, encoding.side).scales

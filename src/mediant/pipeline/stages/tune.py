@@ -84,7 +84,7 @@ def steps_within(run: Run, plan: Plan, minutes: float) -> int:
 
 
 def tunable(plan: Plan) -> set[str]:
-    """Names of the tensors whose rows can take up gains."""
+    """Returns the names of the tensors whose rows can take up gains."""
     return {name for name, tensor in plan.tensors.items() if tensor.tunable}
 
 
@@ -128,7 +128,9 @@ def _name(what: str, plan: Plan) -> str:
 
 
 def apply_gains(run: Run, encodings: Encodings, tuned: Tuned) -> Generator[Encoding, None, None]:
-    """The encodings with what was learned in their scales and values, and with certificates of what they are now."""
+    """Yields the encodings with what was learned in their scales and values, and with certificates of what they are
+    now.
+    """
     with WeightReader(run.model) as weights, contextlib.closing(encodings()) as before:
         for encoding in before:
             name = encoding.info.name

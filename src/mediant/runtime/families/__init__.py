@@ -21,7 +21,7 @@ from mediant.runtime.description import Config, Description, UnsupportedModel
 
 @cache
 def known() -> Mapping[str, Any]:
-    """The module of each family, by the `model_type`s it knows."""
+    """Returns the module of each family, by the `model_type`s it knows."""
     found: dict[str, Any] = {}
     for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):
@@ -31,7 +31,7 @@ def known() -> Mapping[str, Any]:
 
 
 def describe(configuration: Configuration) -> Description:
-    """The decoder that a configuration describes.
+    """Returns the decoder that a configuration describes.
 
     Raises:
         UnsupportedModel: no family knows it, or it has something that the native decoder lacks.

@@ -45,7 +45,7 @@ def llama_shaped(
     activation: str = "hidden_act",
     **differences: Any,
 ) -> Description:
-    """The description of a model that is Llama but for `differences`, which are fields of `Description`."""
+    """Returns the description of a model that is Llama but for `differences`, which are fields of `Description`."""
     count, head_dim = config.whole("num_hidden_layers"), head_size(config)
     windows, rope_of_layer = windows or [0] * count, rope_of_layer or [0] * count
     fields: dict[str, Any] = {
@@ -78,5 +78,5 @@ def head_size(config: Config) -> int:
 
 
 def biased(config: Config, entry: str, roles: Sequence[str]) -> frozenset[str]:
-    """The roles, if an entry of the configuration gives them biases."""
+    """Returns the roles, if an entry of the configuration gives them biases."""
     return frozenset(roles) if config.truth(entry) else frozenset()

@@ -13,7 +13,7 @@ ARCHITECTURE = "Gemma2ForCausalLM"
 
 
 def describe(config: Config) -> Description:
-    """Windows as `layer_types` say."""
+    """Returns windows as `layer_types` say."""
     return llama_shaped(config, "gemma2", windows=config.windows(), norms=SANDWICH_NORMS, **gemma(config))
 
 

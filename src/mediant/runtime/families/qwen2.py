@@ -15,7 +15,7 @@ def describe(config: Config) -> Description:
 
 
 def qwen_windows(config: Config) -> list[int]:
-    """The reach of each layer. The switch and the first layer with a window are in `layer_types` already."""
+    """Returns the reach of each layer. The switch and the first layer with a window are in `layer_types` already."""
     for settled in ("use_sliding_window", "max_window_layers"):
         config.get(settled)
     return config.windows()

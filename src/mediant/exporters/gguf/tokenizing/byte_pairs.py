@@ -10,14 +10,14 @@ from mediant.exporters.gguf.tokenizing.vocabulary import Vocabulary
 
 
 def byte_letters() -> dict[int, str]:
-    """The letter that stands for each byte, GPT-2's `bytes_to_unicode`."""
+    """Returns the letter that stands for each byte, GPT-2's `bytes_to_unicode`."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
     return {byte: chr(byte) for byte in plain} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
 def byte_pairs(vocabulary: Vocabulary) -> Callable[[str], list[int]]:
-    """The function from a text without special tokens to ids."""
+    """Returns the function from a text without special tokens to ids."""
     rule = next(rule for rule in RULES if rule.name == vocabulary.pre)
     ids = {token: i for i, token in enumerate(vocabulary.tokens)}
     letters = byte_letters()

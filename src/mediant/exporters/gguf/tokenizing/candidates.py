@@ -42,7 +42,7 @@ def candidates(data: Mapping[str, Any], size: int) -> Iterator[Vocabulary]:
 
 
 def steps(part: Mapping[str, Any] | None, inside: str) -> list[Mapping[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer, those of sequences one by one."""
+    """Returns the steps of a normalizer or pre-tokenizer, those of sequences one by one."""
     if not part:
         return []
     return [s for inner in part[inside] for s in steps(inner, inside)] if part.get("type") == "Sequence" else [part]

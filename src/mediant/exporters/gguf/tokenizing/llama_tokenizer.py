@@ -42,7 +42,7 @@ class LlamaTokenizer:
         self._strips = {i for i in special if strips and vocabulary.tokens[i] not in NOT_STRIPPED}
 
     def __call__(self, text: str) -> list[int]:
-        """The ids of a text with the tokens that begin and end it; special tokens in it are found."""
+        """Returns the ids of a text with the tokens that begin and end it; special tokens in it are found."""
         v = self._vocabulary
         found: list[int] = []
         after_special = True

@@ -11,7 +11,7 @@ SPACE = "\u2581"
 
 
 def scored_pairs(vocabulary: Vocabulary) -> Callable[[str], list[int]]:
-    """The function from a text without special tokens, its first space added, to ids."""
+    """Returns the function from a text without special tokens, its first space added, to ids."""
     ids = {token: i for i, token in enumerate(vocabulary.tokens)}
     scores = vocabulary.scores or [0.0] * len(ids)
 

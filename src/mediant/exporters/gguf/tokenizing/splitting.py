@@ -87,7 +87,7 @@ RULES = (
 
 
 def split(text: str, rule: Rule) -> list[str]:
-    """The pieces that `rule` makes of a text.
+    """Returns the pieces that `rule` makes of a text.
 
     >>> split("I'm 1234", RULES[0])
     ['I', "'m", ' 1234']

@@ -33,7 +33,7 @@ MOST_SPECIAL, MOST_WORDS = 24, 96
 
 
 def texts(vocabulary: Vocabulary, normalizes: bool) -> Iterator[str]:
-    """All texts for a vocabulary; `normalizes` leaves out what is not composed (NFC)."""
+    """Yields all texts for a vocabulary; `normalizes` leaves out what is not composed (NFC)."""
     yield ""
     yield from TEXTS
     if not normalizes:

@@ -16,7 +16,7 @@ PENALTY = 10.0
 
 
 def unigram(vocabulary: Vocabulary) -> Callable[[str], list[int]]:
-    """The function from a text without special tokens to ids."""
+    """Returns the function from a text without special tokens to ids."""
     kinds = gguf.TokenType
     costs: dict[bytes, tuple[int, float]] = {}
     normal = []
@@ -56,7 +56,7 @@ def _improve(best: list[tuple[float, int, int]], start: int, end: int, token: in
 
 
 def _path(best: list[tuple[float, int, int]], unknown: int) -> list[int]:
-    """Tokens from the end back; neighbouring unknown ones are one."""
+    """Returns tokens from the end back; neighbouring unknown ones are one."""
     found: list[int] = []
     at = len(best) - 1
     while at > 0:
@@ -107,7 +107,7 @@ def _mapped(data: bytes, charsmap: bytes | None) -> bytes:
 
 
 def _longest(data: bytes, at: int, nodes: tuple[int, ...]) -> tuple[int, int]:
-    """Bytes of the longest prefix in the double array, and where its replacement is."""
+    """Returns the bytes of the longest prefix in the double array, and where its replacement is."""
     found = (0, 0)
     node = _base(nodes[0])
     for i in range(at, len(data)):
@@ -126,5 +126,5 @@ def _base(node: int) -> int:
 
 
 def _width(byte: int) -> int:
-    """Bytes of the character that begins with this one."""
+    """Returns the bytes of the character that begins with this one."""
     return (1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 4)[byte >> 4]

@@ -66,7 +66,7 @@ class Vocabulary:
 
 
 def read(file: Path) -> tuple[Vocabulary, str]:
-    """The tokenizer in a file, and the model's name, by which llama.cpp strips spaces for some models."""
+    """Returns the tokenizer in a file, and the model's name, by which llama.cpp strips spaces for some models."""
     fields = gguf.GGUFReader(file).fields
     given: dict[str, Any] = {}
     for name, key in KEYS.items():

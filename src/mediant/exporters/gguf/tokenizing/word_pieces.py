@@ -16,7 +16,7 @@ CHINESE = (
 
 
 def word_pieces(vocabulary: Vocabulary) -> Callable[[str], list[int]]:
-    """The function from a text without special tokens to ids."""
+    """Returns the function from a text without special tokens to ids."""
     ids = {token: i for i, token in enumerate(vocabulary.tokens)}
     unknown = 100 if vocabulary.unknown is None else vocabulary.unknown
     longest = max(map(len, ids), default=1)
@@ -30,7 +30,7 @@ def word_pieces(vocabulary: Vocabulary) -> Callable[[str], list[int]]:
 
 
 def _pieces(word: str, ids: dict[str, int], longest: int) -> list[int]:
-    """The pieces of a word; none where a part of it is no piece."""
+    """Returns the pieces of a word; none where a part of it is no piece."""
     found, at = [], 0
     while at < len(word):
         ends = (end for end in range(min(len(word), at + longest), at, -1) if word[at:end] in ids)
@@ -59,7 +59,7 @@ def _words(text: str, vocabulary: Vocabulary) -> list[str]:
 
 
 def _base(char: str) -> str:
-    """The first character of its decomposition, which is all that llama.cpp keeps."""
+    """Returns the first character of its decomposition, which is all that llama.cpp keeps."""
     return unicodedata.normalize("NFD", char)[0]
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def largest(scores: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
-    """A mask [rows, columns] of the `count` largest entries of each row; of equal ones the first.
+    """Returns a mask [rows, columns] of the `count` largest entries of each row; of equal ones the first.
 
     >>> largest(np.array([[1.0, 2.0, 2.0, 2.0]]), 2).astype(int).tolist()
     [[0, 1, 1, 0]]

@@ -46,7 +46,7 @@ class Blocks:
         return Positions("blocks", rows, columns, rows * row, row, height=self.height, width=self.width)
 
     def mask(self, scores: NDArray[np.float64], begin: int = 0, total: int | None = None) -> NDArray[np.bool_]:
-        """The blocks of the highest sums; `begin` and the number of columns are multiples of the width."""
+        """Returns the blocks of the highest sums; `begin` and the number of columns are multiples of the width."""
         rows, columns = scores.shape
         whole, first, count = (n // self.width for n in (total or columns, begin, columns))
         sums = scores.reshape(rows // self.height, self.height, count, self.width).sum(axis=(1, 3))

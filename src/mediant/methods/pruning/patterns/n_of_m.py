@@ -38,7 +38,7 @@ class NOfM:
         return self.m
 
     def positions(self, rows: int, columns: int) -> Positions:
-        """The rank of each group's combination where it fits a byte, else as for any zeros."""
+        """Returns the rank of each group's combination where it fits a byte, else as for any zeros."""
         if columns % self.m:
             raise ValueError(f"{columns} columns are no multiple of {self.m}")
         row = columns * self.n // self.m
@@ -47,7 +47,7 @@ class NOfM:
         return Positions("combinations", rows, columns, rows * row, row, keep=self.n, of=self.m)
 
     def mask(self, scores: NDArray[np.float64], begin: int = 0, total: int | None = None) -> NDArray[np.bool_]:
-        """The highest scores of each group; `begin` and the number of columns are multiples of m."""
+        """Returns the highest scores of each group; `begin` and the number of columns are multiples of m."""
         return largest(scores.reshape(-1, self.m), self.n).reshape(scores.shape)
 
 

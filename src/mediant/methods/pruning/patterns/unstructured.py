@@ -49,7 +49,7 @@ class Unstructured:
         return Positions.smallest(rows, columns, rows * row, row)
 
     def mask(self, scores: NDArray[np.float64], begin: int = 0, total: int | None = None) -> NDArray[np.bool_]:
-        """The highest scores of each row, or of all."""
+        """Returns the highest scores of each row, or of all."""
         rows, columns = scores.shape
         whole = total or columns
         if self.scope == "row":

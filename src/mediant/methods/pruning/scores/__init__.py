@@ -22,6 +22,6 @@ class Score(Protocol):
 
 
 def kept(layer: Layer, scores: Doubles, pattern: Pattern) -> tuple[Mask, Doubles]:
-    """The weights of the highest scores, unchanged."""
+    """Returns the weights of the highest scores, unchanged."""
     mask = pattern.mask(scores)
     return mask, np.where(mask, layer.matrix.astype(np.float64), 0.0)

@@ -23,7 +23,7 @@ class Influence:
     """No parameters."""
 
     def prune(self, layer: Layer, pattern: Pattern) -> tuple[Mask, Doubles]:
-        """The weights whose loss costs most."""
+        """Returns the weights whose loss costs most."""
         scores = np.zeros(layer.matrix.shape)
         for term in layer.terms:
             columns = term.columns if term.columns.ndim == 1 else np.diag(term.columns)

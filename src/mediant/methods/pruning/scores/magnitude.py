@@ -19,7 +19,7 @@ class Magnitude:
     """No parameters."""
 
     def prune(self, layer: Layer, pattern: Pattern) -> tuple[Mask, Doubles]:
-        """The largest weights."""
+        """Returns the largest weights."""
         return kept(layer, np.abs(layer.matrix.astype(np.float64)), pattern)
 
 

@@ -39,7 +39,7 @@ class SparseGPT:
     refits: int = 25
 
     def prune(self, layer: Layer, pattern: Pattern) -> tuple[Mask, Doubles]:
-        """The mask, and the weights that make up for what it removes."""
+        """Returns the mask, and the weights that make up for what it removes."""
         metric = torch.from_numpy(damped(np.asarray(layer.terms[-1].full()), self.damping))
         matrix = torch.from_numpy(layer.matrix.astype(np.float64))
         block = max(pattern.step, self.block - self.block % pattern.step)

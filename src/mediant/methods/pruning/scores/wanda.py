@@ -24,7 +24,7 @@ class Wanda:
     """No parameters."""
 
     def prune(self, layer: Layer, pattern: Pattern) -> tuple[Mask, Doubles]:
-        """The weights that add most to their outputs."""
+        """Returns the weights that add most to their outputs."""
         h = np.ones(layer.matrix.shape[1]) if layer.statistics is None else layer.statistics.input_square
         return kept(layer, np.abs(layer.matrix.astype(np.float64)) * np.sqrt(h), pattern)
 

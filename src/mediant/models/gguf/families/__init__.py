@@ -15,6 +15,6 @@ from mediant.models.gguf.parts import Family
 
 @cache
 def families() -> dict[str, Family]:
-    """All architectures that are known, by llama.cpp's names."""
+    """Returns all architectures that are known, by llama.cpp's names."""
     files = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
     return {name.replace("_", "-"): importlib.import_module(f"{__name__}.{name}").FAMILY for name in sorted(files)}

@@ -18,7 +18,7 @@ NORMS_AROUND = {
 
 
 def less_one_in_norms(parts: dict[str, Part]) -> dict[str, Part]:
-    """The parts, with one taken off every norm."""
+    """Returns the parts, with one taken off every norm."""
     return {
         name: dataclasses.replace(part, change=less_one) if name.endswith("norm") else part
         for name, part in parts.items()
@@ -26,8 +26,8 @@ def less_one_in_norms(parts: dict[str, Part]) -> dict[str, Part]:
 
 
 def query_scalar(header: Header, head: int, large: int) -> int:
-    """The number whose inverse root scales attention: the head's size, but the model's width over its heads in the
-    largest of a generation, which llama.cpp knows by its `large` layers. A scale in the header goes before.
+    """Returns the number whose inverse root scales attention: the head's size, but the model's width over its heads in
+    the largest of a generation, which llama.cpp knows by its `large` layers. A scale in the header goes before.
     """
     if scale := float(header.take("attention.scale", 0.0)):
         return round(scale**-2)
@@ -36,7 +36,9 @@ def query_scalar(header: Header, head: int, large: int) -> int:
 
 
 def window(header: Header, pattern: int) -> dict[str, Any]:
-    """The sliding window and which layers have it: all but every `pattern`-th, unless the header says otherwise."""
+    """Returns the sliding window and which layers have it: all but every `pattern`-th, unless the header says
+    otherwise.
+    """
     layers = int(header.take("block_count"))
     said = header.take_any("attention.sliding_window_pattern", pattern)
     sliding = [bool(x) for x in said] if isinstance(said, list) else [bool((n + 1) % said) for n in range(layers)]
@@ -47,7 +49,7 @@ def window(header: Header, pattern: int) -> dict[str, Any]:
 
 
 def soft_caps(header: Header, attention: float | None, final: float | None) -> dict[str, float | None]:
-    """The bounds of attention scores and logits, by default those that llama.cpp takes; 0 means none."""
+    """Returns the bounds of attention scores and logits, by default those that llama.cpp takes; 0 means none."""
     return {
         "attn_logit_softcapping": header.take("attn_logit_softcapping", attention) or None,
         "final_logit_softcapping": header.take("final_logit_softcapping", final) or None,

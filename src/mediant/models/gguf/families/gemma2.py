@@ -13,7 +13,7 @@ LARGE = 46
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `Gemma2Config`."""
+    """Returns the arguments of `Gemma2Config`."""
     found = shaped.settings(header)
     found |= gemma.window(header, 2) | gemma.soft_caps(header, 50.0, 30.0)
     return found | {"query_pre_attn_scalar": gemma.query_scalar(header, found["head_dim"], LARGE)}

@@ -14,7 +14,7 @@ USUAL_BASE, SLIDING_BASE = 1_000_000.0, 10_000.0
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `Gemma3TextConfig`."""
+    """Returns the arguments of `Gemma3TextConfig`."""
     found = shaped.settings(header)
     full = found["rope_parameters"]
     if "rope.freq_base" not in header:

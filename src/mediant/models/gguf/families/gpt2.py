@@ -11,7 +11,7 @@ LAYER = "transformer.h.{n}."
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `GPT2Config`."""
+    """Returns the arguments of `GPT2Config`."""
     vocabulary = header.file.shape("token_embd.weight")[0]
     header.expect("vocab_size", vocabulary)
     heads = int(header.take("attention.head_count"))

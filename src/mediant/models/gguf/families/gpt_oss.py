@@ -17,14 +17,14 @@ LAYER = shaped.LAYER
 
 
 def alternating(values: Sequence[Floats], config: PretrainedConfig) -> Floats:
-    """Rows of gate and up in turn: [experts, rows] of biases, [experts, columns, rows] of matrices."""
+    """Returns rows of gate and up in turn: [experts, rows] of biases, [experts, columns, rows] of matrices."""
     gate, up = values
     rows = np.stack([gate, up], axis=2).reshape(gate.shape[0], 2 * gate.shape[1], *gate.shape[2:])
     return rows if rows.ndim == 2 else np.ascontiguousarray(rows.swapaxes(1, 2))
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `GptOssConfig`."""
+    """Returns the arguments of `GptOssConfig`."""
     found = shaped.settings(header)
     header.expect("expert_feed_forward_length", found["intermediate_size"])
     if found["rope_parameters"]["rope_type"] == "yarn":

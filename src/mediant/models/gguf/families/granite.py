@@ -11,7 +11,7 @@ from mediant.models.gguf.parts import Family
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `GraniteConfig`, whose heads have no size of their own."""
+    """Returns the arguments of `GraniteConfig`, whose heads have no size of their own."""
     found = llama.settings(header)
     header.expect("attention.key_length", found["hidden_size"] // found["num_attention_heads"])
     usual = found.pop("head_dim") ** -0.5

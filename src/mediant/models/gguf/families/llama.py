@@ -10,7 +10,7 @@ from mediant.models.gguf.parts import Family
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `LlamaConfig`."""
+    """Returns the arguments of `LlamaConfig`."""
     biases = {
         "attention_bias": shaped.has_attention_biases(header),
         "mlp_bias": shaped.has_mlp_biases(header),

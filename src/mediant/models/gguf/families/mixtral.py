@@ -10,7 +10,7 @@ from mediant.models.gguf.parts import Family
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `MixtralConfig`."""
+    """Returns the arguments of `MixtralConfig`."""
     return shaped.settings(header) | {
         "num_local_experts": int(header.take("expert_count")),
         "num_experts_per_tok": int(header.take("expert_used_count")),

@@ -12,7 +12,7 @@ LAYER = shaped.LAYER
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `Olmo2Config`, whose heads have no size of their own."""
+    """Returns the arguments of `Olmo2Config`, whose heads have no size of their own."""
     found = shaped.settings(header)
     header.expect("attention.key_length", found["hidden_size"] // found["num_attention_heads"])
     return {name: value for name, value in found.items() if name != "head_dim"}

@@ -13,7 +13,7 @@ LAYER = shaped.LAYER
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `PhiConfig`."""
+    """Returns the arguments of `PhiConfig`."""
     found = shaped.sizes(header)
     head = shaped.head_size(header)
     header.expect("attention.key_length", found["hidden_size"] // found["num_attention_heads"])

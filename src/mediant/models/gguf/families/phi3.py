@@ -21,7 +21,7 @@ PARTS = shaped.OUTSIDE | {
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `Phi3Config`."""
+    """Returns the arguments of `Phi3Config`."""
     found = shaped.sizes(header)
     head = shaped.head_size(header)
     header.expect("attention.key_length", found["hidden_size"] // found["num_attention_heads"])

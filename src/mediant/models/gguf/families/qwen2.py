@@ -8,7 +8,7 @@ from mediant.models.gguf.parts import Family
 
 
 def settings(header: Header) -> dict[str, object]:
-    """The arguments of `Qwen2Config`, which has no head size of its own."""
+    """Returns the arguments of `Qwen2Config`, which has no head size of its own."""
     found = shaped.settings(header)
     header.expect("attention.key_length", found["hidden_size"] // found["num_attention_heads"])
     return {name: value for name, value in found.items() if name != "head_dim"}

@@ -18,7 +18,7 @@ SHARED = {
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `Qwen2MoeConfig`; sizes that old files do not say are those of the tensors."""
+    """Returns the arguments of `Qwen2MoeConfig`; sizes that old files do not say are those of the tensors."""
     shape = header.file.shape
     return qwen2.settings(header) | {
         "num_experts": int(header.take("expert_count")),

@@ -10,7 +10,7 @@ from mediant.models.gguf.parts import Family
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `Qwen3Config`."""
+    """Returns the arguments of `Qwen3Config`."""
     return shaped.settings(header) | {"attention_bias": shaped.has_attention_biases(header)}
 
 

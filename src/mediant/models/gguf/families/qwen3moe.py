@@ -11,7 +11,7 @@ from mediant.models.gguf.parts import Family
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `Qwen3MoeConfig`."""
+    """Returns the arguments of `Qwen3MoeConfig`."""
     return qwen3.settings(header) | {
         "num_experts": int(header.take("expert_count")),
         "num_experts_per_tok": int(header.take("expert_used_count")),

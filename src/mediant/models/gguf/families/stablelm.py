@@ -11,7 +11,7 @@ from mediant.models.gguf.parts import Family
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `StableLmConfig`."""
+    """Returns the arguments of `StableLmConfig`."""
     found = shaped.sizes(header)
     head = shaped.head_size(header)
     header.expect("attention.key_length", found["hidden_size"] // found["num_attention_heads"])

@@ -11,7 +11,7 @@ from mediant.models.gguf.parts import Family, Part
 
 
 def settings(header: Header) -> dict[str, Any]:
-    """The arguments of `Starcoder2Config`."""
+    """Returns the arguments of `Starcoder2Config`."""
     found = shaped.sizes(header)
     header.expect("attention.key_length", found["hidden_size"] // found["num_attention_heads"])
     return found | {
