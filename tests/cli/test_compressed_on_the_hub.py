@@ -21,12 +21,15 @@ import mediant
 from mediant.cli import app
 original, work = sys.argv[1:]
 name = "some/small"
+Path(work, "t").write_text("the quick brown fox jumps over the lazy dog . " * 20)
 for line in (
     [name, "generate", "the quick", "--max-tokens", "2"], [name, "inspect"],
     [name, "evaluate", "--reference", original, "--windows", "1", "--window", "16"],
     [original, "evaluate", "--reference", name, "--windows", "1", "--window", "16"],
     [name, "analyze", "--no-spectrum"], [name, "export", "--out", work + "/plain"],
     [name, "report", "--out", work + "/r"],
+    [name, "bench", "--rounds", "1", "--prompt-tokens", "16", "--tokens", "1", "--threads", "1"],
+    [name, "ranges", "--calibration", work + "/t", "--windows", "1", "--window", "16", "--out", work + "/ranges"],
 ):
     found = CliRunner().invoke(app, [line[1], line[0], *line[2:]])
     print(line[1], found.exit_code, repr(found.exception))
@@ -43,7 +46,7 @@ def small(tiny_folder, tmp_path_factory):
     text = place / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog . " * 100)
     out = place / "small"
-    compress(CompressRequest(str(tiny_folder("llama")), out, size="45000", recipe="rtn", calibration=text))
+    compress(CompressRequest(str(tiny_folder("llama")), out, size="45%", recipe="quick", calibration=text))
     return out
 
 
@@ -61,7 +64,7 @@ def test_every_command_takes_its_id(small, tiny_folder, tmp_path):
         timeout=600,
     )
     *lines, refusal = shown.stdout.splitlines()
-    assert [line.split()[1] for line in lines] == ["0"] * 10, shown.stdout + shown.stderr
+    assert [line.split()[1] for line in lines] == ["0"] * 12, shown.stdout + shown.stderr
     assert {line.split()[2] for line in lines if line.startswith("load")} == {"LlamaForCausalLM"}
     assert refusal.endswith("is a Mediant checkpoint; give the model it was made from, llama.")
 

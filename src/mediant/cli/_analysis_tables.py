@@ -169,7 +169,7 @@ def _sensitivity_cells(tensor: TensorAnalysis) -> tuple[str, ...]:
 
 
 def _print_kept(console: Console, analysis: Analysis) -> None:
-    """Returns one line for all the tensors that are not worth it."""
+    """Prints one line for all the tensors that are not worth it."""
     kept = [t for t in analysis.targets if t.verdict == "keep"]
     if kept:
         weights, share = human_count(sum(t.weights for t in kept)), human_share(sum(t.share for t in kept))

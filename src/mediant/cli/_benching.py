@@ -40,7 +40,7 @@ class Session:
         self.found = [speed.Speeds() for _ in self.runners]
 
     def rates(self) -> None:
-        """Returns tokens a second; at an interruption those of the rounds before it."""
+        """Measures tokens a second; keeps at an interruption those of the rounds before it."""
         planned = speed.steps(len(self.runners), self.counts, self.rounds)
         self.progress.say(
             f"Writing {self.tokens} and reading {self.prompt} tokens, {self.rounds} rounds and one to warm up, "
@@ -60,7 +60,7 @@ class Session:
             self._keep_rates()
 
     def bandwidths(self, size: int) -> None:
-        """Returns the bytes that threads draw from memory, and the share of it that decoding reaches."""
+        """Measures the bytes that threads draw from memory, and the share of it that decoding reaches."""
         self.progress.say("Measuring the memory's bandwidth.")
         found = {str(count): speed.bandwidth(count) for count in self.counts}
         decode = self.figures["decode_tokens_per_second"]
@@ -68,7 +68,7 @@ class Session:
         self.figures["bandwidth_fraction"] = {count: decode[count] * size / found[count] for count in found}
 
     def memory(self, folder: str, against: str | None) -> None:
-        """Peak memory and seconds to load, each in a process of its own."""
+        """Measures peak memory and seconds to load, each in a process of its own."""
         self.progress.say("Measuring memory and loading in a process of its own.")
         options = str(self.prompt), str(self.tokens)
         bits = str(self.figures["activation_bits"])
@@ -77,7 +77,7 @@ class Session:
             self.figures["against"] |= {"model": against} | speed.alone("mediant.runtime.llama_cpp", against, *options)
 
     def precisions(self, ours: Any) -> None:
-        """KL divergence of each precision of a nested model from the full one, and its speed."""
+        """Measures the KL divergence of each precision of a nested model from the full one, and its speed."""
         from mediant.runtime.precision import divergence, own_text
 
         decoder, threads = ours.decoder, self.counts[-1]

@@ -94,8 +94,8 @@ class Conversation:
                 self._answer(line, request, stops)
 
     def _answer(self, line: str, request: Any, stops: tuple[str, ...]) -> None:
-        """Returns an answer that Ctrl-C stopped stays in the conversation as far as it came; a mistake leaves it as it
-        was.
+        """Writes an answer; one that Ctrl-C stopped stays in the conversation as far as it came. A mistake leaves it as
+        it was.
         """
         before = len(self.messages)
         self.messages.append({"role": "user", "content": line})

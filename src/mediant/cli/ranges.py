@@ -13,7 +13,9 @@ METHODS = ("min_max", "percentile", "kl")
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="DIR", help="A compressed model.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(metavar="{model}", help="A compressed model, or its id on the hub.", show_default=False)
+    ],
     calibration: Annotated[Path, typer.Option(metavar="FILE", help="Text to measure on.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write them.", show_default=False)],
     method: Annotated[
@@ -34,16 +36,18 @@ def command(
     from mediant.claims import claimed
     from mediant.errors import UsageError
     from mediant.evaluation.windows import cut
+    from mediant.models.source import locate
     from mediant.runtime import static_ranges
     from mediant.statistics.calibration_text import token_ids
 
     if method not in METHODS:
         raise UsageError(f"There is no method {method!r}; it is {', '.join(METHODS[:-1])} or {METHODS[-1]}.")
     progress = RichProgress()
-    text = cut(token_ids(model, calibration), windows, window)
+    folder = locate(model, progress)
+    text = cut(token_ids(folder, calibration), windows, window)
     with claimed(out, progress, wait):
         files.check_writable(out)
-        found = static_ranges.measure(model, text, {"name": method}, progress)
+        found = static_ranges.measure(folder, text, {"name": method}, progress)
         static_ranges.write(out, found)
     progress.say(f"{out}: ranges of the inputs of {len(found)} matrices, by {method} over {text.numel()} tokens.")
     write_json(json, {"out": str(out), "method": method, "tokens": text.numel(), "matrices": len(found)})

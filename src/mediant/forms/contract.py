@@ -211,10 +211,10 @@ class Form:
         self.verify_sound(info, arrays, side)
 
     def verify_sound(self, info: TensorInfo, arrays: Arrays, side: Side) -> None:
-        """Returns the part of `verify` that looks into arrays of the right types and shapes, of finite numbers."""
+        """Does the part of `verify` that looks into arrays of the right types and shapes, of finite numbers."""
 
     def verify_mapped(self, info: TensorInfo, arrays: Arrays, side: Side) -> None:
-        """Returns the part of `verify` that tells finite weights whatever the codes are; few bytes are read."""
+        """Does the part of `verify` that tells finite weights whatever the codes are; few bytes are read."""
 
     # Abilities
 

@@ -205,7 +205,7 @@ class _Run:
         return self.request.steps or min(MOST_STEPS, fitting), max(1, round(KEEP_SECONDS / pace))
 
     def write(self, found: DistillResult, student: Model | None) -> None:
-        """Returns the student as an ordinary folder, each weight in the type it was stored in."""
+        """Writes the student as an ordinary folder, each weight in the type it was stored in."""
         folder = Path(self.request.student) if student is None else student.path
         config = {k: v for k, v in read_config(folder).items() if k != "quantization_config"}
         state = self.network.state_dict()

@@ -128,7 +128,7 @@ def _plan(model: Model, wanted: PruneRequest, seed: int) -> Plan:
 
 
 def _write(model: Model, out: Path, progress: Progress) -> None:
-    """Returns the edited model as an ordinary folder, with what was done to it beside."""
+    """Writes the edited model as an ordinary folder, with what was done to it beside."""
     record = {"original": model.unedited.name, "fingerprint": model.unedited.fingerprint, "structure": model.edits}
     beside: dict[str, bytes | Path] = dict(travelling(model.path))
     beside[EDITS] = (json.dumps(record, indent=1) + "\n").encode()

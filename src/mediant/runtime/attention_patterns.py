@@ -193,7 +193,7 @@ def _check_causal(
     window: int | None,
     device: torch.device | str,
 ) -> None:
-    """Returns a look at each query's next token and at the farthest one that it should see; packed texts and such
+    """Looks at each query's next token and at the farthest one that it should see; packed texts and such
     differ.
     """
     rows, head = torch.arange(batch, device=device)[:, None], torch.zeros(1, dtype=torch.int64, device=device)

@@ -64,7 +64,7 @@ class Sampler:
         self._seen: set[int] = set()
 
     def saw(self, tokens: Iterable[int]) -> None:
-        """Returns tokens that the repetition penalty counts as used."""
+        """Counts tokens as used, for the repetition penalty."""
         self._seen.update(int(token) for token in tokens)
 
     def next(self, logits: Floats) -> int:

@@ -169,7 +169,7 @@ class _Steps:
         next(self._items, None)
 
     def done(self) -> None:
-        """Returns one more step is finished."""
+        """Counts one more step as finished."""
         with self._lock:
             next(self._items, None)
 

@@ -126,7 +126,7 @@ class Quantize(Settings):
         return decoding.matrix(self, info, arrays, self.side(info) if side is None else side, planes)
 
     def verify_sound(self, info: TensorInfo, arrays: Arrays, side: Side) -> None:
-        """Returns every code has a level, and no scale makes a weight infinite."""
+        """Checks that every code has a level, and no scale makes a weight infinite."""
         decoding.verify(self, info, arrays, side)
 
     def verify_mapped(self, info: TensorInfo, arrays: Arrays, side: Side) -> None:

@@ -48,7 +48,7 @@ def pieces(begin: int, end: int, block: int) -> Iterator[Piece]:
 
 
 def triangle(rows: int, columns: int, device: torch.device) -> Edge:
-    """Returns the last `rows` of the columns are the queries themselves."""
+    """Returns a mask; the last `rows` of the columns are the queries themselves."""
     return edge(columns - rows, torch.ones(rows, rows, dtype=torch.bool, device=device).tril_())
 
 

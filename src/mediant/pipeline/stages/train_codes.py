@@ -148,7 +148,7 @@ class _Pupil:
         self.names = [t.name for t in run.model.tensors if trainable(t, plan.tensors[t.name])]
 
     def learn_blocks(self, windows: torch.Tensor) -> None:
-        """Returns one block after another learns; those that an earlier run finished are taken up."""
+        """Trains one block after another; those that an earlier run finished are taken up."""
         windows = windows[np.unique(np.linspace(0, len(windows) - 1, BLOCK_WINDOWS).round().astype(int))]
         before = load_reference(self.run.model).requires_grad_(False)
         blocks = {block_path(name): [n for n in self.names if block_path(n) == block_path(name)] for name in self.names}
@@ -178,7 +178,7 @@ class _Pupil:
         )
 
     def learn_together(self, windows: torch.Tensor) -> None:
-        """Returns all codes learn by KL to the original."""
+        """Trains all codes by KL to the original."""
         teacher, method = load_reference(self.run.original).requires_grad_(False), Distillation()
         held, steps, kept = held_out(len(windows)), self.run.steps(self.plan), _name("latents", self.plan)
         course = Course(self.plan.code_steps, seed=self.plan.seed, keep_every=KEEP_EVERY)

@@ -23,7 +23,7 @@ NORMS = {
 
 
 def describe(config: Config) -> Description:
-    """Returns positions are counted from 2: rows 0 and 1 of their table belong to padding."""
+    """Describes OPT, whose positions are counted from 2: rows 0 and 1 of their table belong to padding."""
     hidden, heads = config.whole("hidden_size"), config.whole("num_attention_heads")
     embedding = config.whole("word_embed_proj_dim")
     first, bare_end = config.truth("do_layer_norm_before"), config.truth("_remove_final_layer_norm")
