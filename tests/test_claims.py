@@ -102,6 +102,20 @@ def test_never_two_at_once_even_where_folders_come_and_go(tmp_path: Path) -> Non
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
 
 
+def test_a_folder_that_goes_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pathlib raises where another run removes the folder between its two looks."""
+    made, failures = Path.mkdir, iter([FileExistsError, FileNotFoundError])
+
+    def mkdir(self: Path, *arguments: object, **options: object) -> None:
+        if (failure := next(failures, None)) is not None:
+            raise failure(self)
+        made(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with claimed(tmp_path / "a" / "out"):
+        assert (tmp_path / "a").is_dir()
+
+
 def test_a_failure_inside_lets_go_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), claimed(tmp_path / "new" / "out"):
         raise ZeroDivisionError

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 POLL_SECONDS = 0.1
+# How often a folder that others remove is made again.
+ATTEMPTS = 100
 # What file systems without locks answer.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -52,7 +54,7 @@ def claimed(target: Path, progress: Progress = SILENT, wait: bool = True, needed
     made = [folder for folder in place.parents if not os.path.lexists(folder)]
     try:
         with storage_errors(target):
-            place.parent.mkdir(parents=True, exist_ok=True)
+            _make(place.parent)
             check_space(place.parent, needed)
         lock = _acquired(place, progress, wait)
         try:
@@ -64,6 +66,18 @@ def claimed(target: Path, progress: Progress = SILENT, wait: bool = True, needed
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def _make(folder: Path) -> None:
+    """Makes a folder where there is none, also while other runs remove it or its parents when they end."""
+    for _ in range(ATTEMPTS):
+        try:
+            return folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError):
+            # mkdir saw it, and it was gone when mkdir looked whether it is a folder; or a parent went in between.
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise
+    return folder.mkdir(parents=True, exist_ok=True)
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -5,7 +5,7 @@ import pytest
 from mediant.cli import app
 
 TAKES_MODELS = ("analyze", "bench", "chat", "compare", "compress", "distill", "evaluate", "experts", "export", "factor",
-                "generate", "prune")  # fmt: skip
+                "generate", "prune", "ranges")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", [c.name for c in app.registered_commands])

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -16,6 +17,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from mediant.cli._opening import opened
+from mediant.errors import ModelError
+from mediant.progress import SILENT
 from mediant.runtime import transformers_hook
 from mediant.runtime.loading import load
 
@@ -162,3 +166,39 @@ def test_a_pipeline(tiny_checkpoint):
     pipe = transformers.pipeline("text-generation", model=str(tiny_checkpoint("llama")), device="cpu")
     (answer,) = pipe("the quick", max_new_tokens=2, do_sample=False)
     assert answer["generated_text"].startswith("the quick")
+
+
+@pytest.fixture
+def tuned(tiny_checkpoint, tmp_path, _hook):
+    """A copy of a compressed model, the folder of an adapter made over it, and what both together give."""
+    copy, adapter = tmp_path / "small", tmp_path / "adapter"
+    shutil.copytree(tiny_checkpoint("llama"), copy)
+    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    network = get_peft_model(AutoModelForCausalLM.from_pretrained(copy), settings)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in network.named_parameters():
+        if "lora_" in name:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    network.eval().save_pretrained(adapter)
+    return copy, adapter, outputs(network)
+
+
+def test_an_adapter_loads_over_a_compressed_model(tuned):
+    """By the adapter's folder, and from beside the checkpoint; without it the model is another."""
+    copy, adapter, expected = tuned
+    assert not torch.equal(outputs(AutoModelForCausalLM.from_pretrained(copy).eval()), expected)
+    torch.testing.assert_close(outputs(AutoModelForCausalLM.from_pretrained(adapter).eval()), expected)
+    for file in adapter.glob("adapter_*"):
+        shutil.copy(file, copy)
+    for kind in (AutoModelForCausalLM, LlamaForCausalLM):
+        torch.testing.assert_close(outputs(kind.from_pretrained(copy).eval()), expected)
+
+
+def test_what_does_not_load_an_adapter_refuses_it(tuned):
+    copy, adapter, _ = tuned
+    for file in adapter.glob("adapter_*"):
+        shutil.copy(file, copy)
+    with pytest.raises(ModelError, match="beside a compressed model"):
+        load(copy)
+    with pytest.raises(ModelError, match="beside a compressed model"):
+        opened(str(copy), SILENT)

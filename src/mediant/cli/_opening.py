@@ -92,6 +92,7 @@ def existing(folder: Path) -> Path:
 
 def _checkpoint(folder: Path) -> Opened:
     from mediant.checkpoint.reader import open_checkpoint
+    from mediant.models.adapter_files import refuse_beside
 
     def load() -> Any:
         from mediant.runtime.loading import load
@@ -99,6 +100,7 @@ def _checkpoint(folder: Path) -> Opened:
         return load(folder)
 
     checkpoint = open_checkpoint(folder)
+    refuse_beside(folder)
     origin = checkpoint.model
     return Opened(folder, files.folder_bytes(folder), origin.weights, origin.causal, load, checkpoint)
 

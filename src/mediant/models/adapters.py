@@ -18,11 +18,11 @@ from mediant import files
 from mediant.claims import claimed
 from mediant.errors import ModelError
 from mediant.models import cached, folder, impostors
+from mediant.models.adapter_files import CONFIG, PICKLE, WEIGHTS
 from mediant.models.dense_folder import write_folder
 from mediant.models.lazy import LazyTensor
 from mediant.progress import SILENT, Progress
 
-CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 FORMAT = 2
 """Part of the cache key: raise it when the same files would give another folder."""
 
@@ -39,11 +39,6 @@ def merging(wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         _merging.reset(before)
-
-
-def lies_in(path: Path) -> bool:
-    """Says whether a folder has the files of an adapter at its top."""
-    return any((path / name).is_file() for name in (CONFIG, WEIGHTS, PICKLE))
 
 
 def merged(path: Path, name: str, resolve: Callable[[str], Path], progress: Progress = SILENT) -> Path:

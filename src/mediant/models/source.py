@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from mediant import files
 from mediant.errors import ModelError, StorageError
-from mediant.models import adapters, folder, impostors, quantized
+from mediant.models import adapter_files, adapters, folder, impostors, quantized
 from mediant.models.sidecar_files import CONFIG, download_filter
 from mediant.progress import SILENT, Progress
 
@@ -38,7 +38,7 @@ def resolve(spec: str, progress: Progress = SILENT) -> Path:
         StorageError: a converted or downloaded model cannot be kept.
     """
     found = locate(spec, progress)
-    if adapters.lies_in(found) and not (found / folder.CHECKPOINT).exists():
+    if adapter_files.lies_in(found) and not (found / folder.CHECKPOINT).exists():
         return adapters.merged(found, model_name(found), lambda base: resolve(base, progress), progress)
     folder.check(found)
     return quantized.plain(found, model_name(found), progress, before=partial(_ask, found))

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from mediant.checkpoint.reader import Checkpoint, open_checkpoint
 from mediant.errors import CheckpointError
-from mediant.models import architecture, generation_settings
+from mediant.models import adapter_files, architecture, generation_settings
 from mediant.models.remote_code import trusting
 from mediant.models.source import locate
 from mediant.runtime.block_sparse_layers import skip_zero_blocks
@@ -36,6 +36,7 @@ def load(folder: str | Path, planes: int | None = None, trust_remote_code: bool 
 
 def _load(folder: str | Path, planes: int | None) -> PreTrainedModel:
     checkpoint = open_checkpoint(Path(folder) if Path(folder).exists() else locate(str(folder)))
+    adapter_files.refuse_beside(checkpoint.folder)
     config = architecture.load_config(checkpoint.folder)
     network_class = architecture.network_class(config)
     settings = {"output_loading_info": True, "ignore_mismatched_sizes": True}

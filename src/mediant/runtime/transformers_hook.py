@@ -16,7 +16,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ def wrap(module: ModuleType) -> None:
         if folder is not None and not folder.exists():
             folder = _downloaded(str(name), settings) or folder
         if folder is not None and (folder / MANIFEST_FILE).is_file():
-            return _load(cls, folder, settings, arguments)
+            return _with_adapter(folder, settings, lambda: _load(cls, folder, settings, arguments))
         result = original(cls, name, *arguments, **settings)
         # The classes named Auto… put what they are asked for into the configuration.
         asked = getattr(settings.get("config"), "_attn_implementation_internal", None)
@@ -125,6 +125,23 @@ def _downloaded(name: str, settings: dict[str, Any]) -> Path | None:
         return Path(snapshot_download(name, **where)) if method == "mediant" else None
     except (OSError, ValueError):
         return None
+
+
+def _with_adapter(folder: Path, settings: dict[str, Any], load: Callable[[], Any]) -> Any:
+    """Loads a network, and over it the adapter that the Auto classes found, or that lies beside the checkpoint.
+
+    The Auto classes put an adapter's path into `adapter_kwargs` and ask for the model that it was made for.
+    """
+    from mediant.models.adapter_files import CONFIG
+
+    given = dict(settings.pop("adapter_kwargs", None) or {})
+    beside = folder if (folder / CONFIG).is_file() else None
+    adapter = given.pop("_adapter_model_path", None) or beside
+    loaded = load()
+    if adapter is not None:
+        network = loaded[0] if isinstance(loaded, tuple) else loaded
+        network.load_adapter(str(adapter), adapter_name=settings.pop("adapter_name", None), adapter_kwargs=given)
+    return loaded
 
 
 def _load(cls: type[PreTrainedModel], folder: Path, settings: dict[str, Any], arguments: Sequence[Any]) -> Any:
