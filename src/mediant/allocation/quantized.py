@@ -18,7 +18,7 @@ def check_quantized(recipe: Recipe) -> None:
         if "name" not in getattr(recipe, kind):
             raise ValueError(f"the {kind} names no method")
     if recipe.equalize and ("name" not in recipe.equalize or recipe.rotate):
-        raise ValueError("the balance names no method, or goes with rotate, which it cannot")
+        raise ValueError("the field equalize names no method, or goes with rotate, which it cannot")
     if recipe.outliers < 0:
         raise ValueError("the outliers are not a whole number from 0")
     if not recipe.bit_widths:
@@ -41,6 +41,6 @@ def check_pattern(recipe: Recipe) -> None:
     """
     apart = recipe.rotate or bool(recipe.equalize) or recipe.outliers > 0 or recipe.storage != "rows"
     if recipe.pattern and apart:
-        raise ValueError("a pattern goes with a score and storage rows, and not with rotate, balance or outliers")
+        raise ValueError("a pattern goes with a score and storage rows, and not with rotate, equalize or outliers")
     if recipe.pattern and (recipe.block_steps or recipe.code_steps):
         raise ValueError("codes are trained where matrices are quantized as a whole: no pattern")

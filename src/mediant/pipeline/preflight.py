@@ -33,7 +33,7 @@ def check(run: Run) -> None:
 
     Raises:
         PlanError: the plan that was given does not fit the model.
-        UsageError: the size is none; or the model predicts no tokens, which the wish needs.
+        UsageError: the size is none; or the model predicts no tokens, which the request needs.
         SizeError: the size is outside what the recipe offers.
         StorageError: there is not room enough for it.
     """

@@ -81,7 +81,7 @@ def static_steps(
 ) -> dict[str, torch.Tensor]:
     """Steps from recorded inputs by a method of `methods/activations`: one a module, or one for every column.
 
-    With `per_channel`, columns are first divided by their largest magnitudes, as balancing would, so all share a range.
+    With `per_channel`, columns are first divided by their largest magnitudes, as equalizing does, so all share a range.
     """
     method = discovery.make("activations", range_spec)
     steps = {}

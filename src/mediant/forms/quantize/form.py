@@ -193,7 +193,7 @@ class Quantize(Settings):
         columns = info.matrix_shape[1]
         if not 0 <= self.outliers < columns:
             raise PlanError(f"The outliers of {info.name!r} are {self.outliers}; its columns are {columns}.")
-        if self.basis and not _is_rotation(self.basis) and not _is_balance(self.basis):
+        if self.basis and not _is_rotation(self.basis) and not _is_equalized(self.basis):
             raise PlanError(
                 f"The basis of {info.name!r} is {dict(self.basis)}; it is empty, a rotation with a seed, or 'columns' "
                 "with 'by'."
@@ -230,7 +230,7 @@ def _is_rotation(basis: Mapping[str, Any]) -> bool:
     return set(basis) == {"name", "seed"} and basis["name"] == "rotation" and type(seed) is int and 0 <= seed < 1 << 63
 
 
-def _is_balance(basis: Mapping[str, Any]) -> bool:
+def _is_equalized(basis: Mapping[str, Any]) -> bool:
     return set(basis) == {"name", "by"} and basis["name"] == "columns" and isinstance(basis["by"], Mapping)
 
 

@@ -94,7 +94,7 @@ def check_trainable(model: Model, plan: Plan) -> None:
     if not any(trainable(info, plan.tensors[info.name]) for info in model.tensors):
         raise PlanError(
             "No codes of this plan can be trained; these are codes of matrices within blocks that are quantized "
-            "without outliers, balancing, sparsity or factors."
+            "without outliers, equalization, sparsity or factors."
         )
 
 
